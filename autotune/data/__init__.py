@@ -1,0 +1,1 @@
+"""Labelled samples: decoded once, kept as arrays on disk, preprocessed batch by batch."""

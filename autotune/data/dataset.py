@@ -1,0 +1,54 @@
+"""Dataset: the samples of one split, as named arrays with an equal first dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.spec.model import PreprocessSpec
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """Samples as stored (`arrays`, each (n, …), possibly memory-mapped), their `labels`, and what turns them into inputs.
+
+    `digest` names the content, preprocessing included. Reading is safe from several threads.
+    """
+
+    arrays: Mapping[str, NDArray[Any]]
+    labels: NDArray[Any] | None
+    preprocess: PreprocessSpec | None
+    digest: str
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def batch(self, start: int, stop: int) -> Arrays:
+        """Model inputs of the samples `start`…`stop`, by input name: contiguous arrays of shape (stop − start, …)."""
+        return self.take(np.arange(start, min(stop, len(self))))
+
+    def take(self, indices: NDArray[np.intp]) -> Arrays:
+        """Model inputs of the named samples, in that order."""
+        return {name: preprocessed(array[indices], self.preprocess) for name, array in self.arrays.items()}
+
+
+def preprocessed(raw: NDArray[Any], spec: PreprocessSpec | None) -> NDArray[Any]:
+    """(raw·scale − mean)/std per channel as float32 in the layout asked for; without a spec the array as it is.
+
+    `raw`: (n, height, width, channels), or any shape for layout none, where mean and std broadcast over the last axis.
+    """
+    if spec is None:
+        return np.ascontiguousarray(raw)
+    values = raw.astype(np.float32)
+    values *= np.float32(spec.scale)
+    values -= np.asarray(spec.mean, dtype=np.float32)
+    values /= np.asarray(spec.std, dtype=np.float32)
+    if spec.layout == "NCHW" and values.ndim == 4:
+        values = values.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(values)

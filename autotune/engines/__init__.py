@@ -1,0 +1,1 @@
+"""Inference engines behind one protocol; nothing outside this room knows one by name."""

@@ -1,0 +1,95 @@
+"""Names for contents: the digests that caches, studies and devices are known by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+KEY_LENGTH = 24
+"""Hex digits of a key: 96 bits, a collision is out of reach for any number of artifacts a disk can hold."""
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no blanks, the same for equal values on every machine. Raises TypeError for non-JSON."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of the canonical JSON, shortened to KEY_LENGTH hex digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:KEY_LENGTH]
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hex digits. Raises OSError."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@cache
+def library_version(distribution: str) -> str | None:
+    """The installed version of a distribution, without importing it; None where it is not installed."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceFingerprint:
+    """What a measurement depends on and cannot change: the device, the system, and the versions of the libraries."""
+
+    device: str
+    kind: str
+    cores: int
+    memory_mib: int
+    system: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The digest under which the environment is stored."""
+        return digest_of(asdict(self))
+
+
+def usable_cores() -> int:
+    """CPUs that this process may run on: affinity and the container's CPU quota, at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cores = min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return cores
+
+
+@cache
+def cpu_fingerprint(distributions: tuple[str, ...] = ()) -> DeviceFingerprint:
+    """This machine's CPU, with the versions of the named distributions that are installed."""
+    versions = {d: v for d in distributions if (v := library_version(d))}
+    return DeviceFingerprint(
+        device=f"{_cpu_model()} × {usable_cores()}",
+        kind="cpu",
+        cores=usable_cores(),
+        memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
+        system=f"{platform.system()} {platform.release()} {platform.machine()}, Python {platform.python_version()}",
+        versions=versions,
+    )
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

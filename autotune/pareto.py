@@ -1,0 +1,39 @@
+"""Dominance, fronts and hypervolume: pure functions on arrays of shape (n, m), every objective to be maximized."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Points = NDArray[np.float64]
+
+
+def dominates(a: Points, b: Points) -> bool:
+    """True when `a`, shape (m,), is at least as good as `b` everywhere and better somewhere."""
+    return bool(np.all(a >= b) and np.any(a > b))
+
+
+def front_mask(points: Points) -> NDArray[np.bool_]:
+    """Which of `points`, shape (n, m), no other point dominates. Of equal points all stay. O(n²·m)."""
+    points = np.asarray(points, dtype=float)
+    if len(points) == 0:
+        return np.zeros(0, dtype=bool)
+    at_least = np.all(points[:, None, :] >= points[None, :, :], axis=2)
+    better = np.any(points[:, None, :] > points[None, :, :], axis=2)
+    return ~np.any(at_least & better, axis=0)
+
+
+def hypervolume_2d(points: Points, reference: Points) -> float:
+    """Area between `points`, shape (n, 2), and the `reference` corner, shape (2,), that they dominate."""
+    inside = np.asarray(points, dtype=float)
+    inside = inside[np.all(inside > reference, axis=1)]
+    if len(inside) == 0:
+        return 0.0
+    inside = inside[front_mask(inside)]
+    inside = inside[np.argsort(-inside[:, 0])]
+    area, floor = 0.0, float(reference[1])
+    for x, y in inside:
+        if y > floor:
+            area += float((x - reference[0]) * (y - floor))
+            floor = float(y)
+    return area

@@ -1,0 +1,76 @@
+"""Names that study files may use, and the code behind them, loaded when first asked for.
+
+This is the only dispatch in the package: an engine, a metric, an export target or a sampler is one line here, or an
+entry point of another distribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from autotune.errors import SpecError, SpecProblem
+
+
+class Registry:
+    """Lazy map from a name to an object given by its dotted path `module:attribute`. Outsiders register by entry point."""
+
+    def __init__(self, kind: str, group: str, builtin: Mapping[str, str]) -> None:
+        self.kind = kind
+        self.group = group
+        self._paths = dict(builtin)
+
+    def names(self) -> tuple[str, ...]:
+        """Every known name, ours first, without loading any."""
+        outside = (e.name for e in entry_points(group=self.group))
+        return tuple(dict.fromkeys((*self._paths, *outside)))
+
+    def add(self, name: str, path: str) -> None:
+        """`name` now means the object at `path`; for tests and for programs that embed autotune."""
+        self._paths[name] = path
+
+    def load(self, name: str) -> Any:
+        """The object behind `name`. Raises SpecError naming what is known."""
+        if name in self._paths:
+            return load_object(self._paths[name])
+        for entry in entry_points(group=self.group):
+            if entry.name == name:
+                return entry.load()
+        raise SpecError([SpecProblem(key=self.kind, found=repr(name), allowed=", ".join(self.names()))])
+
+
+def load_object(path: str) -> Any:
+    """The object at `module:attribute`. Raises ImportError or AttributeError as the import does."""
+    module, _, attribute = path.partition(":")
+    found: Any = import_module(module)
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    return found
+
+
+ENGINES = Registry(
+    "engines",
+    "autotune.engines",
+    {
+        "onnxruntime": "autotune.engines.onnxruntime_cpu:OnnxRuntimeCpu",
+        "openvino": "autotune.engines.openvino_cpu:OpenVinoCpu",
+        "fake": "autotune.engines.fake:FakeBackend",
+    },
+)
+METRICS = Registry(
+    "data.metric",
+    "autotune.metrics",
+    {
+        "top1": "autotune.bench.metrics:top1",
+        "top5": "autotune.bench.metrics:top5",
+        "mse": "autotune.bench.metrics:negative_mse",
+        "spearman_pairs": "autotune.bench.metrics:spearman_pairs",
+    },
+)
+EXPORTERS = Registry(
+    "export target",
+    "autotune.exporters",
+    {"onnxruntime": "autotune.export.onnxruntime_target:export", "openvino": "autotune.export.openvino_target:export"},
+)

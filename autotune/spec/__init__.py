@@ -1,0 +1,1 @@
+"""study.yaml and what it means: `load_spec` turns the file into a frozen StudySpec or refuses it whole."""

@@ -1,0 +1,171 @@
+"""StudySpec: the study file as frozen, validated values. Unknown keys are refused; paths are absolute once loaded.
+
+The shape of each section is checked here; what needs a look at other files (presets, the model, the data) is checked by
+`spec.load`, which also knows the line of every key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from autotune.candidate import KNOBS, Choices, Domain
+
+ObjectiveName = Literal["accuracy", "throughput", "latency_p99", "energy", "memory", "cost"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class ModelSpec(_Section):
+    """Either an ONNX file (`path`), or a torch callable (`torch`, "module:function") with its `weights`."""
+
+    path: Path | None = Field(None, description="an ONNX file")
+    torch: str | None = Field(None, description="module:callable that returns an nn.Module in eval mode")
+    weights: Path | None = Field(None, description="state dict: .safetensors, or a torch file loaded with weights_only")
+    input_shape: tuple[int, ...] | None = Field(None, description="one sample's shape, without the batch")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelSpec:
+        if (self.path is None) == (self.torch is None):
+            raise ValueError("give exactly one of path (an ONNX file) and torch (module:callable)")
+        if self.torch is not None and self.input_shape is None:
+            raise ValueError("a torch model needs input_shape, one sample's shape without the batch")
+        return self
+
+
+class SplitSpec(_Section):
+    """Labelled samples: an image folder with a CSV (file,label[,split]), or arrays in an .npz file."""
+
+    images: Path | None = Field(None, description="folder of the images that the CSV names")
+    labels: Path | str | None = Field(None, description="images: a CSV file; npz: the name of the label array")
+    split: str | None = Field(None, description="rows of the CSV whose column `split` has this value")
+    npz: Path | None = Field(None, description="an .npz file of arrays with equal first dimension")
+    inputs: str | tuple[str, ...] | Mapping[str, str] | None = Field(
+        None, description="npz: the input array, a list, or {model input: array}; default x"
+    )
+    limit: int | None = Field(None, ge=1, description="use only the first samples")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> SplitSpec:
+        if (self.images is None) == (self.npz is None):
+            raise ValueError("give exactly one of images (a folder, with labels: a CSV) and npz (a file)")
+        if self.images is not None and not isinstance(self.labels, Path):
+            raise ValueError("images needs labels, a CSV file with the columns file,label[,split]")
+        return self
+
+
+class PreprocessSpec(_Section):
+    """(pixel·scale − mean)/std on images, or on the arrays of an .npz; resize and crop are for images only."""
+
+    color: Literal["RGB", "BGR", "L"] = "RGB"
+    layout: Literal["NCHW", "NHWC", "none"] = Field("NCHW", description="none: arrays go in as they are stored")
+    scale: float = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    resize: int | tuple[int, int] | None = Field(None, description="shorter side, or [height, width], bilinear")
+    crop: int | tuple[int, int] | None = Field(None, description="centre crop: side, or [height, width]")
+
+    @field_validator("std")
+    @classmethod
+    def _no_zero(cls, std: tuple[float, ...]) -> tuple[float, ...]:
+        if any(s == 0 for s in std):
+            raise ValueError("std must not hold 0")
+        return std
+
+
+class DataSpec(_Section):
+    """The labelled data that accuracy is measured on, and what calibration and recovery may use."""
+
+    validation: SplitSpec
+    calibration: SplitSpec | None = None
+    train: SplitSpec | None = None
+    preprocess: PreprocessSpec | None = None
+    metric: str = Field("top1", description="a registered metric, or module:function")
+
+
+class ConstraintsSpec(_Section):
+    """Limits that a configuration must keep to be a candidate for deployment."""
+
+    accuracy_drop: float | None = Field(None, ge=0, description="at most this much under the unmodified model")
+    accuracy: float | None = Field(None, description="at least this much")
+    latency_p99_ms: float | None = Field(None, gt=0)
+    throughput: float | None = Field(None, gt=0, description="at least this many items per second")
+    memory_mib: float | None = Field(None, gt=0, description="peak memory under load, at most")
+
+
+class LoadSpec(_Section):
+    """How each candidate is loaded while it is measured, and when the measurement may stop."""
+
+    scenario: Literal["offline", "singlestream"] = "offline"
+    window_s: float = Field(1.0, ge=0.05, le=60, description="length of one measuring window")
+    min_windows: int = Field(5, ge=3, le=1000)
+    max_s: float = Field(15.0, gt=0, description="cap of the measurement, without the warm-up")
+    warmup_s: float = Field(1.0, ge=0, le=60)
+    precision: float = Field(0.01, gt=0, lt=1, description="stop when the 95 % half-width is this share of the mean")
+
+
+class BudgetSpec(_Section):
+    """When the search ends: whichever is reached first."""
+
+    trials: int = Field(60, ge=1, le=100_000)
+    hours: float | None = Field(None, gt=0)
+
+
+class LimitsSpec(_Section):
+    """What one trial may take before it is ended with a reason."""
+
+    deadline_s: float = Field(900.0, gt=0, description="wall time of one trial")
+    memory_mib: int | None = Field(
+        None, ge=64, description="resident memory of the trial's process; default 90 % of the machine's"
+    )
+
+
+class RecoverySpec(_Section):
+    """Fine-tuning after pruning, with the unmodified model as teacher."""
+
+    epochs: int = Field(3, ge=0, le=10_000)
+    steps: int = Field(3, ge=1, le=100, description="pruning is done in this many steps, with recovery after each")
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    max_s: float = Field(600.0, gt=0, description="cap of the whole recovery")
+
+
+class StudySpec(_Section):
+    """A whole study. `space` holds one Domain per knob, the preset merged in; `file` is where it was read from."""
+
+    study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    model: ModelSpec
+    data: DataSpec
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    engines: tuple[str, ...] | None = Field(None, description="default: every engine that this machine can run")
+    space: Mapping[str, Domain] = Field(default_factory=dict)
+    objectives: tuple[ObjectiveName, ...] = ("accuracy", "throughput")
+    constraints: ConstraintsSpec = ConstraintsSpec()  # type: ignore[call-arg]  # every field has a default
+    load: LoadSpec = LoadSpec()  # type: ignore[call-arg]  # every field has a default
+    budget: BudgetSpec = BudgetSpec()  # type: ignore[call-arg]  # every field has a default
+    limits: LimitsSpec = LimitsSpec()  # type: ignore[call-arg]  # every field has a default
+    recovery: RecoverySpec = RecoverySpec()  # type: ignore[call-arg]  # every field has a default
+    priors: tuple[Mapping[str, Any], ...] = Field((), description="configurations to try first; may name some knobs only")
+    storage: str = "sqlite:///autotune.db"
+    cache: Path | None = Field(None, description="folder for variants and engines; default ~/.cache/autotune")
+    seed: int = 0
+    file: Path | None = Field(None, exclude=True)
+
+    @field_validator("objectives")
+    @classmethod
+    def _distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) != len(names) or not names:
+            raise ValueError("name each objective once, and at least one")
+        return names
+
+    def domain(self, knob: str) -> Domain:
+        """The domain of a knob: the study's, or the knob's default as the only choice. Raises KeyError on no such knob."""
+        if knob in self.space:
+            return self.space[knob]
+        default = KNOBS[knob].default
+        return Choices(values=() if default is None else (default,))
