@@ -52,7 +52,7 @@ class Cache:
             scratch = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=target.parent))
             try:
                 self._fill(scratch, make)
-                os.replace(scratch, target)
+                scratch.replace(target)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
         made = self._read(key, target)

@@ -20,7 +20,8 @@ def front_mask(points: Points) -> NDArray[np.bool_]:
         return np.zeros(0, dtype=bool)
     at_least = np.all(points[:, None, :] >= points[None, :, :], axis=2)
     better = np.any(points[:, None, :] > points[None, :, :], axis=2)
-    return ~np.any(at_least & better, axis=0)
+    dominated: NDArray[np.bool_] = np.any(at_least & better, axis=0)
+    return ~dominated
 
 
 def hypervolume_2d(points: Points, reference: Points) -> float:

@@ -120,9 +120,7 @@ class LimitsSpec(_Section):
     """What one trial may take before it is ended with a reason."""
 
     deadline_s: float = Field(900.0, gt=0, description="wall time of one trial")
-    memory_mib: int | None = Field(
-        None, ge=64, description="resident memory of the trial's process; default 90 % of the machine's"
-    )
+    memory_mib: int | None = Field(None, ge=64, description="resident memory of the trial; default 90 % of the machine's")
 
 
 class RecoverySpec(_Section):
@@ -145,11 +143,11 @@ class StudySpec(_Section):
     engines: tuple[str, ...] | None = Field(None, description="default: every engine that this machine can run")
     space: Mapping[str, Domain] = Field(default_factory=dict)
     objectives: tuple[ObjectiveName, ...] = ("accuracy", "throughput")
-    constraints: ConstraintsSpec = ConstraintsSpec()  # type: ignore[call-arg]  # every field has a default
-    load: LoadSpec = LoadSpec()  # type: ignore[call-arg]  # every field has a default
-    budget: BudgetSpec = BudgetSpec()  # type: ignore[call-arg]  # every field has a default
-    limits: LimitsSpec = LimitsSpec()  # type: ignore[call-arg]  # every field has a default
-    recovery: RecoverySpec = RecoverySpec()  # type: ignore[call-arg]  # every field has a default
+    constraints: ConstraintsSpec = ConstraintsSpec()
+    load: LoadSpec = LoadSpec()
+    budget: BudgetSpec = BudgetSpec()
+    limits: LimitsSpec = LimitsSpec()
+    recovery: RecoverySpec = RecoverySpec()
     priors: tuple[Mapping[str, Any], ...] = Field((), description="configurations to try first; may name some knobs only")
     storage: str = "sqlite:///autotune.db"
     cache: Path | None = Field(None, description="folder for variants and engines; default ~/.cache/autotune")
