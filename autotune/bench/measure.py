@@ -1,0 +1,99 @@
+"""measure_load: one session under full load with telemetry beside it, as estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from autotune.bench import memory
+from autotune.bench.load import LoadResult, run_closed_loop, summarize
+from autotune.data.dataset import Arrays, Dataset
+from autotune.engines.protocol import Inputs, Session
+from autotune.records import Estimate, Series
+from autotune.spec.model import LoadSpec
+from autotune.telemetry.sampler import Probe, Sampler
+
+_MIN_POOL_SAMPLES = 64
+_MAX_POOL_BYTES = 512 << 20
+_FALLBACK_CACHE_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What one load gave: throughput and latency, memory, energy where it can be read, and the telemetry beside it."""
+
+    load: LoadResult
+    peak_memory_mib: float | None
+    energy_j_per_item: Estimate | None
+    power_w: Estimate | None
+    telemetry: tuple[Series, ...]
+
+
+def input_pool(dataset: Dataset, batch_size: int) -> list[Inputs]:
+    """Batches of real samples for the loop to cycle through: at least 64 samples, together larger than the last-level cache.
+
+    Where the dataset is too small its samples repeat; the pool stays under 512 MiB or one batch, whichever is more.
+    """
+    one = dataset.batch(0, 1)
+    sample_bytes = max(1, sum(a.nbytes for a in one.values()))
+    wanted = max(_MIN_POOL_SAMPLES, 2 * batch_size, 1 + last_level_cache_bytes() // sample_bytes)
+    available = max(len(dataset), 2 * batch_size, _MIN_POOL_SAMPLES)
+    n = max(batch_size, min(wanted, available, _MAX_POOL_BYTES // sample_bytes)) // batch_size * batch_size
+    pool: Arrays = dataset.take(np.arange(n) % len(dataset))
+    return [{name: array[i : i + batch_size] for name, array in pool.items()} for i in range(0, n, batch_size)]
+
+
+def last_level_cache_bytes() -> int:
+    """Size of the largest cache that CPU 0 sees, from sysfs; 32 MiB where sysfs does not say."""
+    sizes = []
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = path.read_text().strip()
+        if text.endswith("K") and text[:-1].isdigit():
+            sizes.append(int(text[:-1]) << 10)
+    return max(sizes, default=_FALLBACK_CACHE_BYTES)
+
+
+def measure_load(
+    session: Session, pool: Sequence[Inputs], batch_size: int, plan: LoadSpec, probes: Sequence[Probe], idle_mib: float | None
+) -> Measurement:
+    """The session's throughput, latency and peak memory. `idle_mib`: resident memory before the engine was opened."""
+    if idle_mib is not None:
+        memory.resident_mib()
+        memory.reset_peak()
+    with Sampler(probes) as sampler:
+        trace = run_closed_loop(session, pool, batch_size, plan)
+    peak = None if idle_mib is None else max(0.0, memory.peak_mib() - idle_mib)
+    load = summarize(trace, plan)
+    series = sampler.series()
+    power = _power(series, load.warmup_s)
+    rate = load.throughput_items_per_s
+    per_item = None
+    if power is not None and rate.low > 0:
+        per_item = Estimate(
+            value=power.value / rate.value,
+            low=power.low / rate.high,
+            high=power.high / rate.low,
+            n=power.n,
+            method="RAPL / items",
+        )
+    return Measurement(load=load, peak_memory_mib=peak, energy_j_per_item=per_item, power_w=power, telemetry=series)
+
+
+def _power(series: Sequence[Series], warmup_s: float) -> Estimate | None:
+    """Mean power of the CPU packages over the measured span, from the energy counter; None below 2 s or without a counter.
+
+    The interval is the counter's resolution against the span: one refresh at either end.
+    """
+    energy = next((s for s in series if s.metric == "cpu_energy_j"), None)
+    if energy is None:
+        return None
+    points = [(t, j) for t, j in zip(energy.t_s, energy.values, strict=True) if t >= warmup_s]
+    if len(points) < 2 or points[-1][0] - points[0][0] < 2.0:
+        return None
+    (t0, j0), (t1, j1) = points[0], points[-1]
+    watts = (j1 - j0) / (t1 - t0)
+    slack = watts * 0.1 / (t1 - t0)
+    return Estimate(value=watts, low=watts - slack, high=watts + slack, n=len(points), method="RAPL counter difference")

@@ -1,0 +1,67 @@
+"""Metrics: functions of outputs and labels. Higher is better; shape (n,) of scores per sample, or one number for the whole set.
+
+A metric that gives one number may carry `rows_per_sample`, the number of consecutive rows that are resampled together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.errors import SpecError, SpecProblem
+from autotune.registry import METRICS, load_object
+
+Metric = Callable[[Mapping[str, NDArray[Any]], NDArray[Any]], NDArray[np.float64] | float]
+
+
+def load_metric(name: str) -> Metric:
+    """The metric registered as `name`, or the function at `module:function`. Raises SpecError."""
+    if ":" not in name:
+        return cast(Metric, METRICS.load(name))
+    try:
+        return cast(Metric, load_object(name))
+    except (ImportError, AttributeError) as exc:
+        allowed = f"{', '.join(METRICS.names())}, or module:function that Python can import from here"
+        raise SpecError([SpecProblem(key="data.metric", found=f"{name!r} ({exc})", allowed=allowed)]) from exc
+
+
+def top1(outputs: Mapping[str, NDArray[Any]], labels: NDArray[Any]) -> NDArray[np.float64]:
+    """1 where the largest logit of the first output, shape (n, classes), is at the label."""
+    return cast(NDArray[np.float64], (_first(outputs).argmax(axis=1) == labels).astype(np.float64))
+
+
+def top5(outputs: Mapping[str, NDArray[Any]], labels: NDArray[Any]) -> NDArray[np.float64]:
+    """1 where the label is among the five largest logits of the first output, shape (n, classes)."""
+    best = np.argpartition(-_first(outputs), min(5, _first(outputs).shape[1]) - 1, axis=1)[:, :5]
+    return cast(NDArray[np.float64], np.any(best == labels[:, None], axis=1).astype(np.float64))
+
+
+def negative_mse(outputs: Mapping[str, NDArray[Any]], labels: NDArray[Any]) -> NDArray[np.float64]:
+    """Minus the mean squared error of the first output against labels of the same shape (n, …)."""
+    found = _first(outputs).reshape(len(labels), -1)
+    return cast(NDArray[np.float64], -np.mean((found - labels.reshape(len(labels), -1)) ** 2, axis=1, dtype=np.float64))
+
+
+def spearman_pairs(outputs: Mapping[str, NDArray[Any]], labels: NDArray[Any]) -> float:
+    """Spearman's rank correlation between the cosine similarity of rows 2i and 2i+1 of the first output and labels[2i]."""
+    rows = _first(outputs).astype(np.float64)
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    similarity = np.sum(rows[0::2] * rows[1::2], axis=1)
+    return float(np.corrcoef(_ranks(similarity), _ranks(labels[0::2]))[0, 1])
+
+
+spearman_pairs.rows_per_sample = 2  # type: ignore[attr-defined]  # functions carry attributes; see the module's docstring
+
+
+def _first(outputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    return next(iter(outputs.values()))
+
+
+def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Ranks from 0; equal values share the mean of their ranks."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return (ends - (counts + 1) / 2)[inverse]

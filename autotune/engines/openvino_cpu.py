@@ -1,0 +1,143 @@
+"""OpenVINO on the CPU: static batch, N inference streams, a bounded number of inference threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from autotune.candidate import Candidate, Scalar
+from autotune.engines.protocol import Capabilities, Engine, Inputs, Outputs
+from autotune.errors import BuildFailed, OutOfMemory, Unstable, Unsupported
+from autotune.fingerprint import library_version, usable_cores
+from autotune.variants.variant import ModelVariant, QuantScheme
+
+_FILE = "model.xml"
+
+
+class OpenVinoCpu:
+    """The backend. A stream is one of OpenVINO's CPU streams with one request in flight; threads are divided among them."""
+
+    name = "openvino"
+    build_knobs = frozenset({"batch_size"})
+    run_knobs = frozenset({"streams", "worker_threads"})
+    preload = ("openvino",)
+
+    def capabilities(self) -> Capabilities:
+        """What the CPU plug-in says of this CPU: bf16 is offered only where the processor has the instructions."""
+        if not library_version("openvino"):
+            return Capabilities(
+                available=False, missing="the package openvino is not installed", remedy="pip install 'autotune[openvino]'"
+            )
+        import openvino as ov
+
+        able = set(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        refused = {} if "BF16" in able else {"bf16": "this CPU has neither AVX512_BF16 nor AMX"}
+        precisions = ("fp32", "fp16", "bf16", "int8", "int8-tensor")
+        return Capabilities(
+            available=True,
+            precisions=tuple(p for p in precisions if p not in refused),
+            refused=refused,
+            limits={"worker_threads": (1, usable_cores()), "streams": (1, 4 * usable_cores())},
+            distributions=("openvino",),
+            knob_docs={
+                "batch_size": "first dimension of the compiled model's shape, which is static",
+                "streams": "NUM_STREAMS, with one infer request in flight for each",
+                "worker_threads": "INFERENCE_NUM_THREADS, divided among the streams",
+            },
+        )
+
+    def scheme(self, precision: str) -> QuantScheme:
+        """Asymmetric uint8 activations, as OpenVINO's own quantizer (NNCF) makes them for ReLU networks."""
+        return QuantScheme(activations="uint8", quantize_bias=True)
+
+    def defaults(self) -> Mapping[str, Scalar | None]:
+        """One synchronous request on all cores, which is what compile_model without a hint gives."""
+        return {"batch_size": 1, "streams": 1, "worker_threads": usable_cores()}
+
+    def build(self, variant: ModelVariant, candidate: Candidate, folder: Path) -> None:
+        """The graph as OpenVINO IR with the candidate's batch as a static dimension."""
+        import openvino as ov
+
+        try:
+            model = ov.Core().read_model(str(variant.path))
+            shapes = {}
+            for port in model.inputs:
+                shape = port.get_partial_shape()
+                shape[0] = candidate.batch_size
+                shapes[port] = shape
+            model.reshape(shapes)
+            ov.save_model(model, str(folder / _FILE), compress_to_fp16=False)
+        except RuntimeError as exc:
+            raise BuildFailed(
+                f"OpenVINO could not convert the graph at batch {candidate.batch_size}: {exc}", stage="engine"
+            ) from exc
+
+    def open(self, engine: Engine, candidate: Candidate) -> OpenVinoSession:
+        """The IR compiled for the candidate's streams and threads, in the precision that the graph carries."""
+        import openvino as ov
+
+        settings = self.deployment(candidate)["compile_model"]
+        try:
+            compiled = ov.Core().compile_model(str(engine.folder / _FILE), "CPU", settings)
+        except RuntimeError as exc:
+            kind = OutOfMemory if "bad_alloc" in str(exc) else BuildFailed
+            raise kind(f"OpenVINO could not compile with {settings}: {exc}", stage="open") from exc
+        n_streams = int(compiled.get_property("NUM_STREAMS"))
+        if candidate.streams is not None and n_streams != candidate.streams:
+            raise Unsupported(f"OpenVINO was asked for {candidate.streams} streams and took {n_streams}", stage="open")
+        return OpenVinoSession(compiled, candidate.streams or 1)
+
+    def deployment(self, candidate: Candidate) -> dict[str, Any]:
+        """The properties of compile_model.
+
+        The precision hint is always set: left alone, OpenVINO runs an fp32 graph in bf16 wherever the CPU can.
+        """
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "bf16" if candidate.precision == "bf16" else "f32"}
+        if candidate.streams is not None:
+            settings["NUM_STREAMS"] = candidate.streams
+        if candidate.worker_threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = candidate.worker_threads
+        return {"compile_model": settings, "requests": candidate.streams}
+
+
+class OpenVinoSession:
+    """One compiled model with an infer request per slot; inputs are shared with the caller, not copied."""
+
+    def __init__(self, compiled: Any, slots: int) -> None:
+        self.slots = slots
+        self._compiled = compiled
+        self._requests = [compiled.create_infer_request() for _ in range(slots)]
+        self._names = [_name(port, i) for i, port in enumerate(compiled.outputs)]
+
+    def submit(self, inputs: Inputs, slot: int) -> None:
+        """The slot's request has started. Raises Unstable when it cannot."""
+        try:
+            self._requests[slot].start_async(dict(inputs), share_inputs=True)
+        except RuntimeError as exc:
+            raise Unstable(f"OpenVINO could not start a request: {exc}", stage="load") from exc
+
+    def wait(self, slot: int) -> Outputs:
+        """Views of the request's output tensors, valid until the next submit on this slot."""
+        request = self._requests[slot]
+        try:
+            request.wait()
+        except RuntimeError as exc:
+            kind = OutOfMemory if "bad_alloc" in str(exc) else Unstable
+            raise kind(f"OpenVINO failed while it ran: {exc}", stage="load") from exc
+        return {name: request.get_output_tensor(i).data for i, name in enumerate(self._names)}
+
+    def close(self) -> None:
+        """Requests and compiled model are released."""
+        self._requests, self._compiled = [], None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _name(port: Any, index: int) -> str:
+    names = port.get_names()
+    return min(names) if names else f"output{index}"

@@ -1,0 +1,1 @@
+"""What may be searched on this device, and Optuna's view of it."""

@@ -1,0 +1,220 @@
+"""TrialProcess: runs trials in child processes that a deadline, a memory limit or a crash ends without ending the study."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any, Self
+
+from autotune import errors
+from autotune.errors import CandidateRejected, DeadlineExceeded, EnvironmentProblem, OutOfMemory, WorkerCrashed
+from autotune.fingerprint import cpu_fingerprint
+from autotune.records import Rejection, TrialRecord
+from autotune.trial.pipeline import now_utc
+from autotune.trial.request import TrialRequest
+
+_log = logging.getLogger(__name__)
+_POLL_S = 0.1
+_DEFAULT_MEMORY_SHARE = 0.9
+
+
+class Interrupted(Exception):
+    """The trial was ended because `should_abort` said so; it has no record and may be put back."""
+
+
+class TrialProcess:
+    """A warm process that forks a child per trial. One trial at a time; use as a context manager, from one thread."""
+
+    def __init__(self, preload: Sequence[str] = ()) -> None:
+        self._preload = tuple(preload)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._conn: Connection | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """The warm process has ended."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        if self._conn is not None:
+            self._conn.close()
+        self._process = self._conn = None
+
+    def run(
+        self,
+        request: TrialRequest,
+        on_stage: Callable[[str], None] = lambda stage: None,
+        should_abort: Callable[[], bool] = lambda: False,
+    ) -> TrialRecord:
+        """The trial's record, crashed and killed trials included.
+
+        Raises Interrupted when `should_abort` turns true, and SpecError or EnvironmentProblem when the study, and not the
+        candidate, is at fault.
+        """
+        started_at = now_utc()
+        watch = _Watch(request, on_stage)
+        try:
+            conn = self._connect()
+            conn.send(("run", request))
+            self._follow(conn, watch, should_abort)
+        except CandidateRejected as exc:
+            return watch.crashed(exc, started_at)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self.close()
+            return watch.crashed(WorkerCrashed("the process that forks trials died", stage=watch.stage), started_at)
+        return watch.outcome(started_at)
+
+    def _connect(self) -> Connection:
+        if self._process is not None and self._process.poll() is None and self._conn is not None:
+            return self._conn
+        self.close()
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "autotune.trial.zygote", str(theirs.fileno()), str(os.getpid()), *self._preload]
+        # A session of its own: Ctrl-C on the terminal is for the study, which decides what becomes of the trial.
+        self._process = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        theirs.close()
+        self._conn = Connection(ours.detach())
+        return self._conn
+
+    def _follow(self, conn: Connection, watch: _Watch, should_abort: Callable[[], bool]) -> None:
+        while True:
+            if conn.poll(_POLL_S):
+                message = conn.recv()
+                if message[0] == "exit":
+                    watch.status = message[1]
+                    return
+                watch.hear(message)
+                continue
+            if should_abort():
+                self._kill(conn, watch)
+                raise Interrupted
+            try:
+                watch.check_limits()
+            except CandidateRejected:
+                self._kill(conn, watch)
+                raise
+
+    def _kill(self, conn: Connection, watch: _Watch) -> None:
+        """The child is dead and the connection is ready for the next request."""
+        while watch.pid is None:
+            message = conn.recv()
+            watch.hear(message)
+        try:
+            os.kill(watch.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        while conn.recv()[0] != "exit":
+            pass
+
+
+class _Watch:
+    """What the study's process knows of the trial under way."""
+
+    def __init__(self, request: TrialRequest, on_stage: Callable[[str], None]) -> None:
+        self.request = request
+        self.stage = "start"
+        self.pid: int | None = None
+        self.status = 0
+        self._record: TrialRecord | None = None
+        self._error: tuple[str, str, str] | None = None
+        self._on_stage = on_stage
+        self._deadline = time.monotonic() + request.spec.limits.deadline_s
+        share = int(_DEFAULT_MEMORY_SHARE * cpu_fingerprint().memory_mib)
+        self._limit_mib = request.spec.limits.memory_mib or share
+
+    def hear(self, message: tuple[Any, ...]) -> None:
+        """A message of the child is taken in."""
+        kind, *rest = message
+        if kind == "started":
+            self.pid = rest[0]
+        elif kind == "stage":
+            self.stage = rest[0]
+            self._on_stage(self.stage)
+        elif kind == "record":
+            self._record = rest[0]
+        elif kind == "error":
+            self._error = (rest[0], rest[1], rest[2])
+
+    def check_limits(self) -> None:
+        """Raises DeadlineExceeded or OutOfMemory when the child has taken more than it may."""
+        limits = self.request.spec.limits
+        if time.monotonic() > self._deadline:
+            raise DeadlineExceeded(f"the trial was still in stage {self.stage} after {limits.deadline_s:g} s", stage=self.stage)
+        resident = None if self.pid is None else _resident_mib(self.pid)
+        if resident is not None and resident > self._limit_mib:
+            raise OutOfMemory(
+                f"the trial held {resident:.0f} MiB in stage {self.stage}; allowed: {self._limit_mib} MiB (limits.memory_mib)",
+                stage=self.stage,
+            )
+
+    def outcome(self, started_at: str) -> TrialRecord:
+        """The child's record, or what its end means."""
+        if self._record is not None:
+            return self._record
+        if self._error is not None:
+            kind, message, trace = self._error
+            if kind == "bug":
+                return self.crashed(WorkerCrashed(trace, stage=self.stage), started_at)
+            raise _raised_again(kind, message)
+        return self.crashed(WorkerCrashed(self._death(), stage=self.stage), started_at)
+
+    def crashed(self, exc: CandidateRejected, started_at: str) -> TrialRecord:
+        """A record of a trial that could not write its own."""
+        _log.warning("trial=%d stage=%s %s: %s", self.request.number, exc.stage, exc.reason, str(exc).splitlines()[-1])
+        limits = isinstance(exc, DeadlineExceeded | OutOfMemory)
+        return TrialRecord(
+            number=self.request.number,
+            role=self.request.role,
+            candidate=self.request.candidate,
+            state="rejected" if limits else "crashed",
+            reject=Rejection(reason=exc.reason, stage=exc.stage, message=str(exc)),
+            metric=self.request.spec.data.metric,
+            device=cpu_fingerprint().device,
+            started_at=started_at,
+            finished_at=now_utc(),
+        )
+
+    def _death(self) -> str:
+        if os.WIFSIGNALED(self.status):
+            number = os.WTERMSIG(self.status)
+            how = f"was ended by {signal.Signals(number).name}"
+            how += " (perhaps the kernel's out-of-memory killer)" if number == signal.SIGKILL else ""
+        else:
+            how = f"left with exit code {os.waitstatus_to_exitcode(self.status)}"
+        return f"the trial's process {how} in stage {self.stage}{self._log_tail()}"
+
+    def _log_tail(self) -> str:
+        try:
+            lines = self.request.log_path.read_text(errors="replace").splitlines()
+        except OSError:
+            return ""
+        return f". Log: {self.request.log_path}" + "".join(f"\n  {line}" for line in lines[-12:])
+
+
+def _raised_again(kind: str, message: str) -> Exception:
+    if kind == "EnvironmentProblem":
+        return EnvironmentProblem(message)
+    found: type[Exception] = getattr(errors, kind, errors.AutotuneError)
+    return found(message)
+
+
+def _resident_mib(pid: int) -> float | None:
+    try:
+        with open(f"/proc/{pid}/statm") as handle:  # noqa: PTH123  # ten times a second: no Path object
+            return int(handle.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    except (OSError, IndexError):
+        return None

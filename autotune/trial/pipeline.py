@@ -1,0 +1,149 @@
+"""run_trial: candidate → variant → engine → measurement → record, whatever happens on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from autotune.bench.accuracy import accuracy_estimate, drop_estimate
+from autotune.bench.measure import Measurement, input_pool, measure_load
+from autotune.bench.memory import resident_mib
+from autotune.cache import Cache
+from autotune.data.load import bind_inputs, load_split
+from autotune.engines.build import build_engine, load_backend
+from autotune.engines.protocol import Backend
+from autotune.errors import CandidateRejected
+from autotune.fingerprint import cpu_fingerprint
+from autotune.records import Rejection, TrialRecord
+from autotune.telemetry.host import host_probes
+from autotune.trial.request import TrialRequest
+from autotune.trial.stages import measured_scores, require_accuracy, require_support, scores_key, stored_scores
+from autotune.variants.make import VariantRequest, base_model, make_variant, model_inputs
+
+
+class _Draft:
+    """The record as far as it is known; stages add to it, so that a rejected trial keeps what was measured before."""
+
+    def __init__(self, request: TrialRequest, report: Callable[[str], None]) -> None:
+        self.known: dict[str, Any] = {"metric": request.spec.data.metric, "started_at": now_utc()}
+        self.stage_s: dict[str, float] = {}
+        self.cached: list[str] = []
+        self._request, self._report = request, report
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """The block's wall time is the stage's; the parent hears of it as it begins."""
+        self._report(name)
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.stage_s[name] = self.stage_s.get(name, 0.0) + time.monotonic() - begin
+
+    def record(self, state: str, reject: Rejection | None = None) -> TrialRecord:
+        """The trial as it stands."""
+        built = [self.stage_s[s] for s in ("variant", "engine", "open") if s in self.stage_s]
+        measured = [self.stage_s[s] for s in ("accuracy", "load") if s in self.stage_s]
+        return TrialRecord(
+            number=self._request.number,
+            role=self._request.role,
+            candidate=self._request.candidate,
+            state=state,  # type: ignore[arg-type]  # one of TrialState, from the two callers below
+            reject=reject,
+            stage_s={k: round(v, 4) for k, v in self.stage_s.items()},
+            cached=tuple(self.cached),
+            build_s=sum(built) if built else None,
+            measure_s=sum(measured) if measured else None,
+            finished_at=now_utc(),
+            **self.known,
+        )
+
+
+def run_trial(request: TrialRequest, report: Callable[[str], None] = lambda stage: None) -> TrialRecord:
+    """The record of one candidate, complete or rejected. `report` hears each stage as it begins.
+
+    Raises what is not the candidate's fault: SpecError, EnvironmentProblem, and bugs.
+    """
+    draft = _Draft(request, report)
+    try:
+        _walk(request, draft)
+    except CandidateRejected as exc:
+        return draft.record("rejected", Rejection(reason=exc.reason, stage=exc.stage, message=str(exc)))
+    return draft.record("complete")
+
+
+def _walk(request: TrialRequest, draft: _Draft) -> None:
+    spec, candidate, cache = request.spec, request.candidate, Cache(request.cache_root)
+    backend = load_backend(candidate.engine)
+    device = cpu_fingerprint(backend.capabilities().distributions)
+    draft.known |= {"device": device.device, "versions": dict(device.versions)}
+    require_support(backend, candidate)
+
+    with draft.stage("data"):
+        inputs = model_inputs(base_model(spec.model, cache).folder / "model.onnx")
+        validation = bind_inputs(load_split(spec.data.validation, spec.data.preprocess, cache), inputs)
+    with draft.stage("variant"):
+        variant, hits = make_variant(_variant_request(request, backend), *_training_data(request, cache, inputs), cache)
+        draft.cached += hits
+        draft.known |= {"variant": variant.info, "model_bytes": variant.info.model_bytes}
+    with draft.stage("engine"):
+        engine, hit = build_engine(backend, variant, candidate, cache)
+        draft.cached += ["engine"] if hit else []
+        draft.known["engine_key"] = engine.key
+    with draft.stage("data"):
+        pool = input_pool(validation, candidate.batch_size)
+        idle_mib = resident_mib()
+    with draft.stage("open"):
+        session = backend.open(engine, candidate)
+    with session:
+        with draft.stage("accuracy"):
+            key = scores_key(engine, backend, validation, spec.data.metric)
+            scores, hit = measured_scores(session, validation, candidate, spec.data.metric, key, cache)
+            draft.cached += ["accuracy"] if hit else []
+            accuracy = accuracy_estimate(scores)
+            reference = stored_scores(cache.root / "accuracy" / (request.reference_scores or key))
+            drop = drop_estimate(reference, scores)
+            draft.known |= {"accuracy": accuracy, "accuracy_drop": drop}
+            require_accuracy(accuracy, drop, spec.constraints)
+        with draft.stage("load"):
+            found = measure_load(session, pool, candidate.batch_size, spec.load, host_probes(), idle_mib)
+            draft.known |= _measured(found)
+
+
+def _measured(found: Measurement) -> dict[str, Any]:
+    return {
+        "throughput_items_per_s": found.load.throughput_items_per_s,
+        "latency_ms": found.load.latency_ms,
+        "peak_memory_mib": found.peak_memory_mib,
+        "energy_j_per_item": found.energy_j_per_item,
+        "power_w": found.power_w,
+        "telemetry": found.telemetry,
+        "flags": found.load.flags,
+    }
+
+
+def _variant_request(request: TrialRequest, backend: Backend) -> VariantRequest:
+    spec, candidate = request.spec, request.candidate
+    return VariantRequest(
+        model=spec.model,
+        precision=candidate.precision,
+        pruning_ratio=candidate.pruning_ratio,
+        scheme=backend.scheme(candidate.precision),
+        recovery=spec.recovery,
+        seed=spec.seed,
+    )
+
+
+def _training_data(request: TrialRequest, cache: Cache, inputs: Any) -> tuple[Any, Any]:
+    """Calibration and training data, each None where the study names none."""
+    data = request.spec.data
+    splits = (data.calibration, data.train)
+    return tuple(None if s is None else bind_inputs(load_split(s, data.preprocess, cache), inputs) for s in splits)  # type: ignore[return-value]  # two in, two out
+
+
+def now_utc() -> str:
+    """The time as ISO 8601 in UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

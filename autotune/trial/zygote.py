@@ -1,0 +1,101 @@
+"""The trial's warm parent: a process that has imported the engines and forks a fresh child for every trial.
+
+Imports are paid once, and yet each trial starts from the same clean memory: an arena that one trial capped, a thread pool that
+it started or memory that it leaked cannot touch the next. Run as `python -m autotune.trial.zygote FD PID MODULE…`, where FD is
+a socket to the study's process PID. Messages, all pickled tuples: ("run", TrialRequest) in; ("started", pid), ("stage", name),
+("record", TrialRecord), ("error", exception name, message, traceback) and ("exit", status) out. When the study's process dies,
+so do the zygote and its child.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import importlib
+import os
+import signal
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def main() -> None:
+    """Serves requests until the socket closes."""
+    die_with_parent(int(sys.argv[2]))
+    conn = Connection(int(sys.argv[1]))
+    for module in ("autotune.trial.pipeline", "onnx", *sys.argv[3:]):
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            pass  # the trial that needs it says what is missing and how to get it
+    while True:
+        try:
+            _, request = conn.recv()
+        except EOFError:
+            return
+        zygote = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            _child(conn, request, zygote)
+        conn.send(("started", pid))
+        _, status = os.waitpid(pid, 0)
+        conn.send(("exit", status))
+
+
+def die_with_parent(parent: int) -> None:
+    """The kernel kills this process when `parent` dies (Linux; elsewhere nothing happens)."""
+    try:
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    except (OSError, AttributeError):
+        return
+    if os.getppid() != parent:  # it died before the call
+        os._exit(1)
+
+
+def _child(conn: Connection, request: Any, parent: int) -> None:
+    """Runs the trial and leaves the process without running the parent's exit handlers."""
+    die_with_parent(parent)
+    status = 1
+    try:
+        _redirect_output(request.log_path)
+        _offer_to_oom_killer()
+        from autotune.trial.pipeline import run_trial
+
+        record = run_trial(request, report=lambda stage: conn.send(("stage", stage)))
+        conn.send(("record", record))
+        status = 0
+    except BaseException as exc:
+        from autotune.errors import AutotuneError
+
+        kind = type(exc).__name__ if isinstance(exc, AutotuneError) else "bug"
+        text = traceback.format_exc()
+        sys.stderr.write(text)
+        conn.send(("error", kind, str(exc) or type(exc).__name__, text))
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _redirect_output(log_path: Path) -> None:
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    faulthandler.enable()
+
+
+def _offer_to_oom_killer() -> None:
+    """Out of memory, the kernel ends the trial and not the study."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    except OSError:
+        pass
+
+
+if __name__ == "__main__":
+    main()
