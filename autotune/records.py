@@ -10,7 +10,7 @@ from autotune.candidate import Candidate
 
 TrialState = Literal["running", "complete", "rejected", "crashed"]
 TrialRole = Literal["reference", "search", "bench"]
-PERCENTILES = (50, 90, 95, 99)
+FINISHED: tuple[TrialState, ...] = ("complete", "rejected", "crashed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +112,7 @@ class TrialRecord:
     model_bytes: int | None = None
     variant: VariantInfo | None = None
     engine_key: str | None = None
+    scores_key: str | None = None
     build_s: float | None = None
     measure_s: float | None = None
     stage_s: Mapping[str, float] = field(default_factory=dict)

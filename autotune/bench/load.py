@@ -17,7 +17,7 @@ from autotune.spec.model import LoadSpec
 
 _NS = 1_000_000_000
 _MIN_WARMUP_CALLS = 20
-_MAX_WARMUP_S = 10.0
+MAX_WARMUP_S = 10.0
 _SETTLED = 0.03
 """Warm-up ends when two consecutive quarters of it agree within 3 %: the run-to-run spread of one setting on shared cores."""
 
@@ -207,7 +207,7 @@ def _throughput(
 def _warm_up(clients: _Clients, plan: LoadSpec, clock: Callable[[], int]) -> bool:
     """True when throughput has settled: enough time and calls have passed and the last two quarters agree; False at the cap."""
     begin = clock()
-    cap = max(_MAX_WARMUP_S, plan.warmup_s)
+    cap = max(MAX_WARMUP_S, plan.warmup_s)
     quarter = max(plan.warmup_s, 0.2) / 4
     counts = [0]
     while True:

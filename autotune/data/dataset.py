@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.spec.model import PreprocessSpec
+from autotune.spec.inputs import InputSpec as InputSpec  # re-exported: what a dataset is bound to
+from autotune.spec.model import PreprocessSpec, SplitSpec
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -18,13 +19,16 @@ Arrays = dict[str, NDArray[Any]]
 class Dataset:
     """Samples as stored (`arrays`, each (n, …), possibly memory-mapped), their `labels`, and what turns them into inputs.
 
-    `digest` names the content, preprocessing included. Reading is safe from several threads.
+    `digest` names the content, preprocessing included. `casts`: array → dtype that its batches are given after preprocessing.
+    `source` is the section of the study that named the samples, for messages. Reading is safe from several threads.
     """
 
     arrays: Mapping[str, NDArray[Any]]
     labels: NDArray[Any] | None
     preprocess: PreprocessSpec | None
     digest: str
+    casts: Mapping[str, str] = field(default_factory=dict)
+    source: SplitSpec | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
@@ -35,7 +39,11 @@ class Dataset:
 
     def take(self, indices: NDArray[np.intp]) -> Arrays:
         """Model inputs of the named samples, in that order."""
-        return {name: preprocessed(array[indices], self.preprocess) for name, array in self.arrays.items()}
+        return {name: self._input(name, array[indices]) for name, array in self.arrays.items()}
+
+    def _input(self, name: str, raw: NDArray[Any]) -> NDArray[Any]:
+        values = preprocessed(raw, self.preprocess)
+        return values.astype(self.casts[name], copy=False) if name in self.casts else values
 
 
 def preprocessed(raw: NDArray[Any], spec: PreprocessSpec | None) -> NDArray[Any]:

@@ -109,6 +109,10 @@ class OpenVinoSession:
         self._compiled = compiled
         self._requests = [compiled.create_infer_request() for _ in range(slots)]
         self._names = [_name(port, i) for i, port in enumerate(compiled.outputs)]
+        # The first Type.to_dtype() of a process fills a C++ static while it gives up the GIL: two threads that both come first
+        # wait for each other for ever (OpenVINO 2026.4.1, seen in a stack dump). So it happens here, on one thread.
+        for port in (*compiled.inputs, *compiled.outputs):
+            port.get_element_type().to_dtype()
 
     def submit(self, inputs: Inputs, slot: int) -> None:
         """The slot's request has started. Raises Unstable when it cannot."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from autotune.candidate import KNOBS, Candidate, Choices, Domain, Range, Scalar
 from autotune.errors import EnvironmentProblem, SpecError, SpecProblem
@@ -14,8 +13,9 @@ SHARED_KNOBS = tuple(k for k in KNOBS if k not in ("engine", "precision"))
 """The knobs that are sampled one by one; engine and precision are drawn together, because engines differ in precisions."""
 
 
-class EngineView(Protocol):
-    """What the filter needs to know of a backend (engines.protocol.Capabilities gives it)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineView:
+    """What the filter needs to know of a backend; `engines.protocol.Capabilities` explains the fields."""
 
     name: str
     knobs: frozenset[str]

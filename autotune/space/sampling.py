@@ -27,7 +27,7 @@ def distribution(knob: str, domain: Domain) -> BaseDistribution:
         step = _even_step(domain.values)
         if step is None:
             return CategoricalDistribution(domain.values)
-        low, high = min(domain.values), max(domain.values)  # type: ignore[type-var]  # _even_step took only numbers
+        low, high = min(domain.values), max(domain.values)
         if whole:
             return IntDistribution(int(low), int(high), step=round(step))
         return FloatDistribution(float(low), float(high), step=step)
@@ -111,7 +111,7 @@ def _nearest(knob: str, domain: Domain, value: Scalar | None) -> Scalar:
     """The value of the domain closest to `value`; its largest for None, which means "as much as there is"."""
     if isinstance(domain, Choices):
         if value in domain.values:
-            return value  # type: ignore[return-value]  # None is never among the values
+            return value
         numbers = [v for v in domain.values if isinstance(v, int | float)]
         if not numbers:
             return domain.values[0]

@@ -10,31 +10,60 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from autotune.candidate import KNOBS, Choices, Domain
+from autotune.errors import SpecProblem
+from autotune.spec.positions import Positions
 
 ObjectiveName = Literal["accuracy", "throughput", "latency_p99", "energy", "memory", "cost"]
 
 
+PositiveInt = Annotated[int, Field(ge=1)]
+Numbers = Annotated[tuple[float, ...], Field(min_length=1)]
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+
+    # Where the section was read, so that a stage that finds a fault later can still name the line; not in the JSON.
+    _positions: Positions = PrivateAttr(default=Positions())
+    _key: str = PrivateAttr(default="")
+
+    def problem(self, key: str, found: str, allowed: str) -> SpecProblem:
+        """A fault at `key` of this section ("" for the section itself), with the file and line it was read from, if any."""
+        dotted = ".".join(part for part in (self._key, key) if part)
+        return self._positions.problem(dotted, found, allowed)
+
+    def _placed(self, positions: Positions, key: str) -> None:
+        """This section and those inside it know that they were read at `key`. Defaults, which are shared, are left alone."""
+        self._positions, self._key = positions, key
+        for name in self.model_fields_set:
+            inner = getattr(self, name)
+            if isinstance(inner, _Section):
+                inner._placed(positions, f"{key}.{name}" if key else name)
 
 
 class ModelSpec(_Section):
     """Either an ONNX file (`path`), or a torch callable (`torch`, "module:function") with its `weights`."""
 
     path: Path | None = Field(None, description="an ONNX file")
-    torch: str | None = Field(None, description="module:callable that returns an nn.Module in eval mode")
+    torch: str | None = Field(
+        None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$", description="module:callable that returns an nn.Module in eval mode"
+    )
     weights: Path | None = Field(None, description="state dict: .safetensors, or a torch file loaded with weights_only")
-    input_shape: tuple[int, ...] | None = Field(None, description="one sample's shape, without the batch")
+    input_shape: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = Field(
+        None, description="one sample's shape, without the batch"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:
         if (self.path is None) == (self.torch is None):
-            raise ValueError("give exactly one of path (an ONNX file) and torch (module:callable)")
+            raise ValueError("exactly one of path (an ONNX file) and torch (module:callable)")
+        if self.path is not None and self.weights is not None:
+            raise ValueError("weights only together with torch; an ONNX file carries its own")
         if self.torch is not None and self.input_shape is None:
-            raise ValueError("a torch model needs input_shape, one sample's shape without the batch")
+            raise ValueError("torch together with input_shape, one sample's shape without the batch")
         return self
 
 
@@ -42,7 +71,7 @@ class SplitSpec(_Section):
     """Labelled samples: an image folder with a CSV (file,label[,split]), or arrays in an .npz file."""
 
     images: Path | None = Field(None, description="folder of the images that the CSV names")
-    labels: Path | str | None = Field(None, description="images: a CSV file; npz: the name of the label array")
+    labels: str | Path | None = Field(None, description="images: a CSV file; npz: the name of the label array")
     split: str | None = Field(None, description="rows of the CSV whose column `split` has this value")
     npz: Path | None = Field(None, description="an .npz file of arrays with equal first dimension")
     inputs: str | tuple[str, ...] | Mapping[str, str] | None = Field(
@@ -50,12 +79,23 @@ class SplitSpec(_Section):
     )
     limit: int | None = Field(None, ge=1, description="use only the first samples")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _labels_are_a_file(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("images") is not None and isinstance(values.get("labels"), str):
+            return {**values, "labels": Path(values["labels"])}
+        return values
+
     @model_validator(mode="after")
     def _one_source(self) -> SplitSpec:
         if (self.images is None) == (self.npz is None):
-            raise ValueError("give exactly one of images (a folder, with labels: a CSV) and npz (a file)")
+            raise ValueError("exactly one of images (a folder, with labels: a CSV) and npz (a file)")
         if self.images is not None and not isinstance(self.labels, Path):
-            raise ValueError("images needs labels, a CSV file with the columns file,label[,split]")
+            raise ValueError("images together with labels, a CSV file with the columns file,label[,split]")
+        if self.images is not None and self.inputs is not None:
+            raise ValueError("inputs only together with npz; images go to the model's only input")
+        if self.npz is not None and (self.split is not None or isinstance(self.labels, Path)):
+            raise ValueError("npz with inputs and labels as names of arrays, without split")
         return self
 
 
@@ -65,16 +105,20 @@ class PreprocessSpec(_Section):
     color: Literal["RGB", "BGR", "L"] = "RGB"
     layout: Literal["NCHW", "NHWC", "none"] = Field("NCHW", description="none: arrays go in as they are stored")
     scale: float = 1.0
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-    resize: int | tuple[int, int] | None = Field(None, description="shorter side, or [height, width], bilinear")
-    crop: int | tuple[int, int] | None = Field(None, description="centre crop: side, or [height, width]")
+    mean: Numbers = (0.0,)
+    std: Numbers = (1.0,)
+    resize: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
+        None, description="shorter side, or [height, width], bilinear"
+    )
+    crop: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
+        None, description="centre crop: side, or [height, width]"
+    )
 
     @field_validator("std")
     @classmethod
     def _no_zero(cls, std: tuple[float, ...]) -> tuple[float, ...]:
         if any(s == 0 for s in std):
-            raise ValueError("std must not hold 0")
+            raise ValueError("numbers other than 0")
         return std
 
 
@@ -101,7 +145,7 @@ class ConstraintsSpec(_Section):
 class LoadSpec(_Section):
     """How each candidate is loaded while it is measured, and when the measurement may stop."""
 
-    scenario: Literal["offline", "singlestream"] = "offline"
+    scenario: Literal["offline", "singlestream"] = Field("offline", description="this version runs no other scenario")
     window_s: float = Field(1.0, ge=0.05, le=60, description="length of one measuring window")
     min_windows: int = Field(5, ge=3, le=1000)
     max_s: float = Field(15.0, gt=0, description="cap of the measurement, without the warm-up")
@@ -140,7 +184,9 @@ class StudySpec(_Section):
     model: ModelSpec
     data: DataSpec
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    engines: tuple[str, ...] | None = Field(None, description="default: every engine that this machine can run")
+    engines: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        None, description="default: every engine that this machine can run"
+    )
     space: Mapping[str, Domain] = Field(default_factory=dict)
     objectives: tuple[ObjectiveName, ...] = ("accuracy", "throughput")
     constraints: ConstraintsSpec = ConstraintsSpec()
@@ -151,6 +197,7 @@ class StudySpec(_Section):
     priors: tuple[Mapping[str, Any], ...] = Field((), description="configurations to try first; may name some knobs only")
     storage: str = "sqlite:///autotune.db"
     cache: Path | None = Field(None, description="folder for variants and engines; default ~/.cache/autotune")
+    price_per_hour: float | None = Field(None, gt=0, description="of this device, in any currency; for the objective cost")
     seed: int = 0
     file: Path | None = Field(None, exclude=True)
 
@@ -158,8 +205,19 @@ class StudySpec(_Section):
     @classmethod
     def _distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(names)) != len(names) or not names:
-            raise ValueError("name each objective once, and at least one")
+            raise ValueError("each objective once, and at least one")
         return names
+
+    @model_validator(mode="after")
+    def _priced(self) -> StudySpec:
+        if "cost" in self.objectives and self.price_per_hour is None:
+            raise ValueError("the objective cost needs price_per_hour, what this device costs per hour")
+        return self
+
+    def placed(self, positions: Positions) -> StudySpec:
+        """This study, whose sections now know where they were read."""
+        self._placed(positions, "")
+        return self
 
     def domain(self, knob: str) -> Domain:
         """The domain of a knob: the study's, or the knob's default as the only choice. Raises KeyError on no such knob."""

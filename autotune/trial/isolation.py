@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Self
 
 from autotune import errors
+from autotune.bench.load import MAX_WARMUP_S
 from autotune.errors import CandidateRejected, DeadlineExceeded, EnvironmentProblem, OutOfMemory, WorkerCrashed
 from autotune.fingerprint import cpu_fingerprint
 from autotune.records import Rejection, TrialRecord
@@ -132,7 +133,8 @@ class _Watch:
         self._record: TrialRecord | None = None
         self._error: tuple[str, str, str] | None = None
         self._on_stage = on_stage
-        self._deadline = time.monotonic() + request.spec.limits.deadline_s
+        self._began = time.monotonic()
+        self._deadline = self._began + request.spec.limits.deadline_s
         share = int(_DEFAULT_MEMORY_SHARE * cpu_fingerprint().memory_mib)
         self._limit_mib = request.spec.limits.memory_mib or share
 
@@ -143,6 +145,8 @@ class _Watch:
             self.pid = rest[0]
         elif kind == "stage":
             self.stage = rest[0]
+            if self.stage == "load":
+                self._deadline = min(self._deadline, time.monotonic() + self._longest_load_s())
             self._on_stage(self.stage)
         elif kind == "record":
             self._record = rest[0]
@@ -153,13 +157,22 @@ class _Watch:
         """Raises DeadlineExceeded or OutOfMemory when the child has taken more than it may."""
         limits = self.request.spec.limits
         if time.monotonic() > self._deadline:
-            raise DeadlineExceeded(f"the trial was still in stage {self.stage} after {limits.deadline_s:g} s", stage=self.stage)
+            raise DeadlineExceeded(
+                f"the trial was still in stage {self.stage} after {time.monotonic() - self._began:.0f} s; allowed: "
+                f"limits.deadline_s {limits.deadline_s:g} in all, of which {self._longest_load_s():.0f} s for the load",
+                stage=self.stage,
+            )
         resident = None if self.pid is None else _resident_mib(self.pid)
         if resident is not None and resident > self._limit_mib:
             raise OutOfMemory(
                 f"the trial held {resident:.0f} MiB in stage {self.stage}; allowed: {self._limit_mib} MiB (limits.memory_mib)",
                 stage=self.stage,
             )
+
+    def _longest_load_s(self) -> float:
+        """Twice what the load plan allows, and a minute: a load that takes longer hangs."""
+        load = self.request.spec.load
+        return 60 + 2 * (MAX_WARMUP_S + load.warmup_s + load.max_s + load.window_s)
 
     def outcome(self, started_at: str) -> TrialRecord:
         """The child's record, or what its end means."""

@@ -12,16 +12,21 @@ from autotune.bench.accuracy import accuracy_estimate, drop_estimate
 from autotune.bench.measure import Measurement, input_pool, measure_load
 from autotune.bench.memory import resident_mib
 from autotune.cache import Cache
-from autotune.data.load import bind_inputs, load_split
 from autotune.engines.build import build_engine, load_backend
-from autotune.engines.protocol import Backend
 from autotune.errors import CandidateRejected
 from autotune.fingerprint import cpu_fingerprint
 from autotune.records import Rejection, TrialRecord
 from autotune.telemetry.host import host_probes
 from autotune.trial.request import TrialRequest
-from autotune.trial.stages import measured_scores, require_accuracy, require_support, scores_key, stored_scores
-from autotune.variants.make import VariantRequest, base_model, make_variant, model_inputs
+from autotune.trial.stages import (
+    bound_split,
+    measured_scores,
+    require_accuracy,
+    require_support,
+    scores_key,
+    stored_scores,
+    variant_of,
+)
 
 
 class _Draft:
@@ -83,10 +88,9 @@ def _walk(request: TrialRequest, draft: _Draft) -> None:
     require_support(backend, candidate)
 
     with draft.stage("data"):
-        inputs = model_inputs(base_model(spec.model, cache).folder / "model.onnx")
-        validation = bind_inputs(load_split(spec.data.validation, spec.data.preprocess, cache), inputs)
+        validation = bound_split(spec, spec.data.validation, cache)
     with draft.stage("variant"):
-        variant, hits = make_variant(_variant_request(request, backend), *_training_data(request, cache, inputs), cache)
+        variant, hits = variant_of(spec, candidate, backend, cache)
         draft.cached += hits
         draft.known |= {"variant": variant.info, "model_bytes": variant.info.model_bytes}
     with draft.stage("engine"):
@@ -106,8 +110,10 @@ def _walk(request: TrialRequest, draft: _Draft) -> None:
             accuracy = accuracy_estimate(scores)
             reference = stored_scores(cache.root / "accuracy" / (request.reference_scores or key))
             drop = drop_estimate(reference, scores)
-            draft.known |= {"accuracy": accuracy, "accuracy_drop": drop}
+            draft.known |= {"accuracy": accuracy, "accuracy_drop": drop, "scores_key": key}
             require_accuracy(accuracy, drop, spec.constraints)
+        if not request.with_load:
+            return
         with draft.stage("load"):
             found = measure_load(session, pool, candidate.batch_size, spec.load, host_probes(), idle_mib)
             draft.known |= _measured(found)
@@ -123,25 +129,6 @@ def _measured(found: Measurement) -> dict[str, Any]:
         "telemetry": found.telemetry,
         "flags": found.load.flags,
     }
-
-
-def _variant_request(request: TrialRequest, backend: Backend) -> VariantRequest:
-    spec, candidate = request.spec, request.candidate
-    return VariantRequest(
-        model=spec.model,
-        precision=candidate.precision,
-        pruning_ratio=candidate.pruning_ratio,
-        scheme=backend.scheme(candidate.precision),
-        recovery=spec.recovery,
-        seed=spec.seed,
-    )
-
-
-def _training_data(request: TrialRequest, cache: Cache, inputs: Any) -> tuple[Any, Any]:
-    """Calibration and training data, each None where the study names none."""
-    data = request.spec.data
-    splits = (data.calibration, data.train)
-    return tuple(None if s is None else bind_inputs(load_split(s, data.preprocess, cache), inputs) for s in splits)  # type: ignore[return-value]  # two in, two out
 
 
 def now_utc() -> str:

@@ -12,7 +12,10 @@ from autotune.spec.model import StudySpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRequest:
-    """One candidate of one study. `reference_scores`: cache key of the reference's accuracy, None for the reference itself."""
+    """One candidate of one study. `reference_scores`: cache key of the reference's accuracy, None for the reference itself.
+
+    `with_load` false ends the trial after accuracy, for a reference whose speed nobody asked for.
+    """
 
     spec: StudySpec
     number: int
@@ -21,3 +24,4 @@ class TrialRequest:
     cache_root: Path
     log_path: Path
     reference_scores: str | None = None
+    with_load: bool = True

@@ -11,12 +11,17 @@ from autotune.bench.accuracy import Scores, predict, score, scores_from_arrays
 from autotune.bench.metrics import load_metric
 from autotune.cache import Cache
 from autotune.candidate import Candidate
+from autotune.data.binding import bind_inputs
 from autotune.data.dataset import Dataset
+from autotune.data.split import load_split
 from autotune.engines.protocol import Backend, Engine, Session
 from autotune.errors import AccuracyTooLow, SpecError, Unsupported
 from autotune.fingerprint import cpu_fingerprint, digest_of
 from autotune.records import Estimate
-from autotune.spec.model import ConstraintsSpec
+from autotune.spec.model import ConstraintsSpec, SplitSpec, StudySpec
+from autotune.variants.graph import MODEL_FILE
+from autotune.variants.make import VariantRequest, base_model, make_variant, model_inputs
+from autotune.variants.variant import ModelVariant
 
 _SCORES = "scores.npz"
 
@@ -31,6 +36,28 @@ def require_support(backend: Backend, candidate: Candidate) -> None:
         raise Unsupported(
             f"{backend.name} cannot run {candidate.precision}: {able.refused.get(candidate.precision, known)}", stage="engine"
         )
+
+
+def bound_split(spec: StudySpec, split: SplitSpec, cache: Cache) -> Dataset:
+    """A split as the model's inputs. Raises SpecError where it does not fit the model."""
+    inputs = model_inputs(base_model(spec.model, cache).folder / MODEL_FILE)
+    return bind_inputs(load_split(split, spec.data.preprocess, cache), inputs)
+
+
+def variant_of(spec: StudySpec, candidate: Candidate, backend: Backend, cache: Cache) -> tuple[ModelVariant, tuple[str, ...]]:
+    """The candidate's variant as the backend wants it, and which of its stages were known already."""
+    request = VariantRequest(
+        model=spec.model,
+        precision=candidate.precision,
+        pruning_ratio=candidate.pruning_ratio,
+        scheme=backend.scheme(candidate.precision),
+        recovery=spec.recovery,
+        seed=spec.seed,
+    )
+    data = spec.data
+    calibration = None if data.calibration is None else bound_split(spec, data.calibration, cache)
+    train = None if data.train is None else bound_split(spec, data.train, cache)
+    return make_variant(request, calibration, train, cache)
 
 
 def scores_key(engine: Engine, backend: Backend, dataset: Dataset, metric: str) -> str:
@@ -64,6 +91,11 @@ def measured_scores(
 
     made = cache.get_or_make("accuracy", key, make)
     return stored_scores(made.folder), made.hit
+
+
+def scores_exist(cache: Cache, key: str | None) -> bool:
+    """True when the accuracy artifact `key` is in the cache."""
+    return key is not None and (cache.root / "accuracy" / key / _SCORES).exists()
 
 
 def stored_scores(folder: Path) -> Scores:

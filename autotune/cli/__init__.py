@@ -1,0 +1,1 @@
+"""The command line: parse, call, print, and map errors to exit codes."""

@@ -1,0 +1,73 @@
+"""From what a person typed to a store, a study and its specification."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from autotune.errors import SpecError
+from autotune.records import FINISHED, TrialRecord
+from autotune.spec.model import StudySpec
+from autotune.store.repository import SEARCHED, Store
+from autotune.store.studies import StudyRow
+
+DEFAULT_STORAGE = "sqlite:///autotune.db"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenStudy:
+    """A study in its database. `spec` is the file's where a file was named, else the one stored with the study."""
+
+    store: Store
+    row: StudyRow
+    spec: StudySpec
+
+    def records(self) -> list[TrialRecord]:
+        """The finished trials of the search, by number."""
+        return self.store.trials(self.row.id, FINISHED, SEARCHED)
+
+    def reference(self) -> TrialRecord | None:
+        """The reference's record, or None before it was measured."""
+        found = self.store.trials(self.row.id, ["complete"], ["reference"])
+        return found[-1] if found else None
+
+    def trial(self, which: str) -> TrialRecord:
+        """The trial of that number, or the reference for "ref". Raises SpecError naming the numbers there are."""
+        if which in ("ref", "reference"):
+            found = self.reference()
+        else:
+            found = next((r for r in self.records() if str(r.number) == which), None)
+        if found is None:
+            numbers = [r.number for r in self.records()]
+            known = f"{numbers[0]} to {numbers[-1]} and ref" if numbers else "none yet"
+            raise SpecError(f"trial {which!r} is not in the study {self.row.name!r}; its trials: {known}")
+        return found
+
+
+def open_study(study: str, storage: str | None) -> OpenStudy:
+    """The study named by its name or its file. Raises SpecError listing the studies that are there."""
+    from autotune.store.repository import open_store
+
+    spec = _spec_if_file(study)
+    store = open_store(storage or (spec.storage if spec else storage_from_environment()), create=False)
+    name = spec.study if spec else study
+    row = store.study(name)
+    if row is None:
+        known = ", ".join(s.name for s in store.studies()) or "none"
+        raise SpecError(f"no study {name!r} in {store.shown_url}; studies there: {known}. Begin one: autotune start STUDY.yaml")
+    return OpenStudy(store=store, row=row, spec=spec or StudySpec.model_validate(row.spec))
+
+
+def storage_from_environment() -> str:
+    """$AUTOTUNE_STORAGE, or the database file in the current folder."""
+    return os.environ.get("AUTOTUNE_STORAGE", DEFAULT_STORAGE)
+
+
+def _spec_if_file(study: str) -> StudySpec | None:
+    path = Path(study)
+    if path.suffix not in (".yaml", ".yml") and not path.is_file():
+        return None
+    from autotune.spec.load import load_spec
+
+    return load_spec(path)

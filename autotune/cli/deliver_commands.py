@@ -1,0 +1,62 @@
+"""export and dashboard: the commands that hand results on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from autotune.cli.options import storage_option, study_argument
+
+
+@click.command()
+@study_argument
+@click.option("--trial", metavar="N", help="The trial to export; default: the best one.")
+@click.option("--target", help="onnxruntime or openvino; default: the trial's engine.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder.")
+@storage_option
+def export(study: str, trial: str | None, target: str | None, out: Path, storage: str | None) -> None:
+    """Write a deployment bundle: model, settings, manifest with checksums and intervals, and a script that runs it."""
+    from autotune.cache import Cache, default_cache_root
+    from autotune.cli.context import open_study
+    from autotune.cli.query_commands import best_of
+    from autotune.engines.build import load_backend
+    from autotune.errors import CandidateRejected, ExportError
+    from autotune.export.bundle import BundleSource, export_bundle
+    from autotune.trial.materialize import materialize
+
+    found = open_study(study, storage)
+    record = found.trial(trial) if trial else best_of(found.records(), found.spec, None)
+    try:
+        materials = materialize(found.spec, record.candidate, Cache(found.spec.cache or default_cache_root()))
+    except CandidateRejected as exc:
+        raise ExportError(f"trial {record.number} cannot be made again: {exc}") from exc
+    preprocess = found.spec.data.preprocess
+    source = BundleSource(
+        record=record,
+        materials=materials,
+        settings=load_backend(record.candidate.engine).deployment(record.candidate),
+        preprocess=preprocess.model_dump(mode="json") if preprocess else None,
+    )
+    folder = export_bundle(source, target or record.candidate.engine, out)
+    click.echo(f"wrote {folder}: trial {record.number} [{record.candidate}]. Run it: python {folder}/run.py", err=True)
+
+
+@click.command()
+@study_argument
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="The dashboard has no login: other addresses are at your own risk."
+)
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@storage_option
+def dashboard(study: str, host: str, port: int, storage: str | None) -> None:
+    """Serve optuna-dashboard for a study, on loopback unless told otherwise."""
+    from autotune.cli.context import open_study
+    from autotune.report.dashboard import serve_dashboard
+
+    found = open_study(study, storage)
+    if host not in ("127.0.0.1", "::1", "localhost"):
+        click.echo(f"warning: whoever reaches {host}:{port} can change and delete studies", err=True)
+    serve_dashboard(
+        found.store.url, host, port, lambda address: click.echo(f"{found.row.name}: {address}  (Ctrl-C ends)", err=True)
+    )

@@ -1,0 +1,149 @@
+"""status, stop, front, best, show, trials: the commands that read the database."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import click
+
+from autotune.cli.options import json_option, storage_option, study_argument
+from autotune.errors import EnvironmentProblem, SpecError
+from autotune.records import TrialRecord
+
+
+@click.command()
+@click.argument("study", metavar="[STUDY]", required=False)
+@storage_option
+@json_option
+def status(study: str | None, storage: str | None, as_json: bool) -> None:
+    """What runs, since when, how far, best so far; of one study, or of all in the database."""
+    from autotune.cli.context import open_study, storage_from_environment
+    from autotune.cli.render import emit_json
+    from autotune.cli.status import print_status, status_document
+    from autotune.store.repository import open_store
+
+    if study is not None:
+        names = [open_study(study, storage)]
+    else:
+        store = open_store(storage or storage_from_environment(), create=False)
+        names = [open_study(row.name, storage or storage_from_environment()) for row in store.studies()]
+    documents = [status_document(found) for found in names]
+    if as_json:
+        emit_json(documents[0] if study is not None else documents)
+    else:
+        print_status(documents)
+
+
+@click.command()
+@study_argument
+@storage_option
+def stop(study: str, storage: str | None) -> None:
+    """Ask a running study to finish its trial and stop; its workers on this host get SIGTERM."""
+    from autotune.cli.context import open_study
+    from autotune.store.worker import is_alive
+
+    found = open_study(study, storage)
+    workers = {t.worker.worker_id: t.worker for t in found.store.running(found.row.id)}
+    here = [w for w in workers.values() if is_alive(w)]
+    for worker in here:
+        os.kill(worker.pid, signal.SIGTERM)
+    elsewhere = [w.host for w in workers.values() if is_alive(w) is None]
+    if elsewhere:
+        raise EnvironmentProblem(
+            f"workers on {', '.join(sorted(set(elsewhere)))} can only be stopped there.", remedy=f"autotune stop {study}"
+        )
+    click.echo(
+        f"{len(here)} worker(s) of {found.row.name} asked to stop" if here else f"nothing of {found.row.name} runs here",
+        err=True,
+    )
+
+
+@click.command()
+@study_argument
+@storage_option
+@json_option
+def front(study: str, storage: str | None, as_json: bool) -> None:
+    """The Pareto front with intervals, and the reference beside it."""
+    from autotune.cli.context import open_study
+    from autotune.cli.render import emit_json, print_trials
+    from autotune.cli.running import front_document
+    from autotune.study.scoring import front as front_of
+
+    found = open_study(study, storage)
+    records, reference = found.records(), found.reference()
+    members = front_of(records, found.spec)
+    if as_json:
+        emit_json({"study": found.row.name} | front_document(reference, members, records))
+        return
+    print_trials(members, reference, f"{found.row.name}: Pareto front of {len(records)} trials")
+    if not members:
+        click.echo("no trial keeps to the constraints yet", err=True)
+
+
+@click.command()
+@study_argument
+@click.option("--prefer", help="The objective to be best in; default throughput.")
+@storage_option
+@json_option
+def best(study: str, prefer: str | None, storage: str | None, as_json: bool) -> None:
+    """One configuration under the constraints; among statistical ties the simplest."""
+    from autotune.cli.context import open_study
+    from autotune.cli.render import print_trials
+
+    found = open_study(study, storage)
+    _emit_trial(best_of(found.records(), found.spec, prefer), as_json, lambda r: print_trials([r], found.reference()))
+
+
+@click.command()
+@study_argument
+@click.argument("trial", metavar="TRIAL")
+@storage_option
+@json_option
+def show(study: str, trial: str, storage: str | None, as_json: bool) -> None:
+    """Everything known of one trial; `ref` is the reference."""
+    from autotune.cli.context import open_study
+    from autotune.cli.render import print_trial
+
+    _emit_trial(open_study(study, storage).trial(trial), as_json, print_trial)
+
+
+@click.command()
+@study_argument
+@storage_option
+@json_option
+def trials(study: str, storage: str | None, as_json: bool) -> None:
+    """All trials, rejected ones with their reasons."""
+    from autotune.cli.context import open_study
+    from autotune.cli.render import emit_json, print_trials
+
+    found = open_study(study, storage)
+    records = found.records()
+    if as_json:
+        emit_json([r.as_json() for r in records])
+    else:
+        print_trials(records, found.reference())
+
+
+def best_of(records: list[TrialRecord], spec: Any, prefer: str | None) -> TrialRecord:
+    """The best feasible trial. Raises SpecError when `prefer` is no objective or nothing keeps to the constraints."""
+    from autotune.study.scoring import OBJECTIVES
+    from autotune.study.scoring import best as best_in
+
+    if prefer and prefer not in OBJECTIVES:
+        raise SpecError(f"--prefer {prefer}: allowed: {', '.join(OBJECTIVES)}")
+    chosen = best_in(records, spec, prefer or "")
+    if chosen is None:
+        limits = spec.constraints.model_dump(exclude_none=True)
+        raise SpecError(f"none of {len(records)} trials keeps to the constraints {limits}; see: autotune trials {spec.study}")
+    return chosen
+
+
+def _emit_trial(record: TrialRecord, as_json: bool, otherwise: Any) -> None:
+    from autotune.cli.render import emit_json
+
+    if as_json:
+        emit_json(record.as_json())
+    else:
+        otherwise(record)

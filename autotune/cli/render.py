@@ -1,0 +1,127 @@
+"""Records as tables for people; numbers with their intervals, and a dash where nothing was measured."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from autotune.records import Estimate, TrialRecord
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+DASH = "–"
+
+
+def emit_json(document: Any) -> None:
+    """One JSON document on stdout."""
+    json.dump(document, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where tables go; when piped, wide enough that no column is cut."""
+    from rich.console import Console
+
+    found = Console(stderr=stderr, highlight=False)
+    return found if found.is_terminal else Console(stderr=stderr, highlight=False, width=180)
+
+
+def with_interval(estimate: Estimate | None, digits: int = 1, factor: float = 1.0) -> str:
+    """ "812.3 ±4.1", or a dash."""
+    if estimate is None:
+        return DASH
+    return f"{estimate.value * factor:.{digits}f} ±{estimate.half_width * factor:.{digits}f}"
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return DASH if value is None else f"{value:.{digits}f}"
+
+
+def _knob(value: object) -> str:
+    return DASH if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _columns(record: TrialRecord, reference: TrialRecord | None) -> list[str]:
+    c = record.candidate
+    rate = record.throughput_items_per_s
+    base = reference.throughput_items_per_s if reference else None
+    gain = f"{rate.value / base.value:.2f}×" if rate and base and base.value > 0 else DASH
+    return [
+        "ref" if record.role == "reference" else str(record.number),
+        c.engine,
+        c.precision,
+        _knob(c.pruning_ratio),
+        _knob(c.batch_size),
+        _knob(c.streams),
+        _knob(c.worker_threads),
+        _knob(c.memory_pool_mib),
+        with_interval(record.accuracy, 2, 100.0) if _is_share(record) else with_interval(record.accuracy, 4),
+        with_interval(rate),
+        gain,
+        _number(record.latency_ms.p99.value if record.latency_ms.p99 else None, 2),
+        _number(record.peak_memory_mib, 0),
+    ]
+
+
+def _is_share(record: TrialRecord) -> bool:
+    return record.metric.startswith("top")
+
+
+def trial_table(records: Sequence[TrialRecord], reference: TrialRecord | None, title: str = "") -> Table:
+    """One row per trial, the reference's first."""
+    from rich import box
+    from rich.table import Table
+
+    metric = next((r.metric for r in [*records, *([reference] if reference else [])] if r.metric), "accuracy")
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    share = metric.startswith("top")
+    heads = ("#", "engine", "precision", "prune", "batch", "streams", "threads", "pool MiB", metric + (" %" if share else ""))
+    for head in (*heads, "items/s", "× ref", "p99 ms", "MiB"):
+        table.add_column(head, justify="left" if head in ("engine", "precision") else "right", no_wrap=True)
+    rows = ([reference] if reference else []) + list(records)
+    for record in rows:
+        table.add_row(*_columns(record, reference), style="dim" if record.role == "reference" else "")
+    return table
+
+
+def print_trials(records: Sequence[TrialRecord], reference: TrialRecord | None, title: str = "") -> None:
+    """The table on stdout, then a line per trial that has no result."""
+    out = console()
+    out.print(trial_table(records, reference, title))
+    for record in records:
+        if record.reject is not None:
+            out.print(f"{record.number:>4} {reject_line(record)}", markup=False, soft_wrap=True)
+
+
+def reject_line(record: TrialRecord) -> str:
+    """ "rejected in accuracy: …": the first line of the reason, of a crash the last, which names the exception."""
+    if record.reject is None:
+        return record.state
+    lines = record.reject.message.strip().splitlines() or [record.reject.reason]
+    return f"{record.state} in {record.reject.stage}: {lines[-1] if record.state == 'crashed' else lines[0]}"
+
+
+def print_trial(record: TrialRecord) -> None:
+    """Everything known of one trial, in lines of "name  value"."""
+    out = console()
+    document = record.as_json()
+    for name, value in document.items():
+        if isinstance(value, dict) and {"value", "low", "high"} <= value.keys():
+            text = f"{value['value']:.6g} [{value['low']:.6g}, {value['high']:.6g}] (n={value['n']}, {value['method']})"
+        elif isinstance(value, dict):
+            text = ", ".join(f"{k}={_inner(v)}" for k, v in value.items())
+        elif isinstance(value, list | tuple):
+            text = ", ".join(map(str, value)) or DASH
+        else:
+            text = DASH if value is None else str(value)
+        out.print(f"{name:<24}{text}", markup=False, soft_wrap=True)
+
+
+def _inner(value: Any) -> str:
+    if isinstance(value, dict) and "value" in value:
+        return f"{value['value']:.4g} [{value['low']:.4g}, {value['high']:.4g}]"
+    return DASH if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

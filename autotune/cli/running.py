@@ -1,0 +1,204 @@
+"""What start, worker and bench do once their arguments are read."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from autotune.candidate import KNOBS, Candidate, Range
+from autotune.cli.progress import LiveProgress, PlainProgress
+from autotune.cli.render import emit_json, print_trials
+from autotune.data.study_data import load_study_data
+from autotune.errors import SpecError
+from autotune.records import TrialRecord
+from autotune.spec.check import check_model
+from autotune.spec.load import load_spec
+from autotune.store.repository import open_store
+from autotune.store.worker import this_worker
+from autotune.study.lock import device_lock
+from autotune.study.loop import StopSwitch, StudyResult, run_study
+from autotune.study.plan import StudyPlan, make_plan
+from autotune.trial.isolation import TrialProcess
+from autotune.trial.request import TrialRequest
+
+
+def checked_plan(study_file: str) -> StudyPlan:
+    """The plan of a study file whose model and data were looked at as well. Raises SpecError or EnvironmentProblem."""
+    spec = load_spec(Path(study_file))
+    plan = make_plan(spec)
+    load_study_data(spec, check_model(spec), plan.cache)
+    return plan
+
+
+def run_here(study_file: str, *, storage: str | None, trials: int | None, hours: float | None) -> tuple[StudyResult, int]:
+    """The study, run in this process with progress on stderr; the exit code is 130 when it was stopped by a signal."""
+    plan = checked_plan(study_file)
+    store = open_store(storage or plan.spec.storage)
+    observer = LiveProgress() if sys.stderr.isatty() else PlainProgress()
+    switch = StopSwitch()
+    with observer, _signals_press(switch):
+        result = run_study(plan, store, this_worker(), observer, switch, trials=trials, hours=hours)
+    return result, 130 if result.ended == "stopped" and switch.count else 0
+
+
+def print_result(result: StudyResult, *, as_json: bool) -> None:
+    """The front beside the reference, and where the time went."""
+    if as_json:
+        emit_json(
+            front_document(result.reference, result.front, result.records) | {"ended": result.ended, "wall_s": result.wall_s}
+        )
+        return
+    print_trials(result.front, result.reference, f"Pareto front of {len(result.records)} trials ({result.ended})")
+    click.echo("  ".join(f"{name} {share:.1%}" for name, share in time_shares(result).items()))
+
+
+def time_shares(result: StudyResult) -> dict[str, float]:
+    """Share of the wall time by what it was spent on; stages of trials made in this run, search, database, everything else."""
+    spent = {"search": result.overhead_s.get("search", 0.0), "database": result.overhead_s.get("store", 0.0)}
+    spent["waiting"] = result.overhead_s.get("waiting for the device", 0.0)
+    spent["trials"] = result.overhead_s.get("trials", 0.0)
+    wall = max(result.wall_s, 1e-9)
+    shares = {name: seconds / wall for name, seconds in spent.items()}
+    return shares | {"everything else": max(0.0, 1 - sum(shares.values()))}
+
+
+def front_document(
+    reference: TrialRecord | None, front: Sequence[TrialRecord], records: Sequence[TrialRecord]
+) -> dict[str, Any]:
+    """The document of `front --json`, without the study's name."""
+    counts = {state: sum(r.state == state for r in records) for state in ("complete", "rejected", "crashed")}
+    return {
+        "reference": reference.as_json() if reference else None,
+        "front": [r.as_json() for r in front],
+        "n_trials": counts,
+    }
+
+
+def dry_run_report(study_file: str, trials: int | None, *, as_json: bool) -> None:
+    """The space after the capability filter with the reasons, and what the study will about cost."""
+    plan = checked_plan(study_file)
+    estimate = _estimated_cost(plan, trials or plan.spec.budget.trials)
+    document = {
+        "study": plan.spec.study,
+        "device": plan.fingerprint.device,
+        "engines_precisions": [f"{e}/{p}" for e, p in plan.space.pairs],
+        "knobs": {knob: str(domain) for knob, domain in plan.space.domains.items()},
+        "engine_knobs": {engine: sorted(knobs) for engine, knobs in plan.space.knobs_of.items()},
+        "removed": [str(r) for r in plan.space.removed],
+        "reference": plan.reference.as_json(),
+        "priors": [c.as_json() for c in plan.priors],
+        "estimate": estimate,
+    }
+    if as_json:
+        emit_json(document)
+        return
+    click.echo(f"study {plan.spec.study} on {plan.fingerprint.device}")
+    click.echo(f"  reference: {plan.reference}")
+    click.echo(f"  engine/precision: {', '.join(document['engines_precisions'])}")  # type: ignore[arg-type]  # a list of str
+    for knob, domain in plan.space.domains.items():
+        takers = [e for e in plan.space.engines if plan.space.has(e, knob)]
+        only = "" if len(takers) == len(plan.space.engines) else f"   ({', '.join(takers)} only)"
+        click.echo(f"  {knob}: {domain}{' ' + KNOBS[knob].unit if KNOBS[knob].unit not in ('', '1') else ''}{only}")
+    for removal in plan.space.removed:
+        click.echo(f"  not searched: {removal}")
+    click.echo(f"  {len(plan.priors)} priors are tried first")
+    click.echo(
+        f"  estimate: {estimate['trials']} trials, {estimate['minutes_low']:.0f} to {estimate['minutes_high']:.0f} minutes, "
+        f"up to {estimate['disk_mib']:.0f} MiB in {plan.cache_root}"
+    )
+
+
+def _estimated_cost(plan: StudyPlan, trials: int) -> dict[str, float]:
+    """Bounds from the load plan alone: the shortest and the longest measurement; variants and engines at the model's size."""
+    load = plan.spec.load
+    low = trials * (load.warmup_s + load.min_windows * load.window_s)
+    high = trials * (10 * max(1.0, load.warmup_s) + load.max_s)
+    pruning = plan.space.domains["pruning_ratio"]
+    ratios = 6 if isinstance(pruning, Range) else len(pruning.values)
+    high += plan.spec.recovery.max_s * (ratios - 1)
+    model_file = plan.spec.model.path or plan.spec.model.weights
+    size_mib = model_file.stat().st_size / 2**20 if model_file else 0.0
+    return {
+        "trials": trials,
+        "minutes_low": low / 60,
+        "minutes_high": high / 60,
+        "disk_mib": size_mib * (1 + 2 * ratios * len(plan.space.pairs)),
+    }
+
+
+def bench_candidate(study_file: str, settings: Sequence[str]) -> TrialRecord:
+    """The record of one candidate, paired with a reference whose predictions are made first if the cache lacks them."""
+    plan = checked_plan(study_file)
+    candidate = _candidate_from_settings(plan, settings)
+    with TrialProcess(plan.preload) as process, device_lock(plan.fingerprint.kind):
+        if candidate == plan.reference:
+            return _run_once(plan, process, candidate, None)
+        reference = _run_once(plan, process, plan.reference, None, with_load=False)
+        if reference.state != "complete":
+            return reference
+        return _run_once(plan, process, candidate, reference.scores_key)
+
+
+def _run_once(
+    plan: StudyPlan, process: TrialProcess, candidate: Candidate, scores: str | None, *, with_load: bool = True
+) -> TrialRecord:
+    with tempfile.TemporaryDirectory() as folder:
+        request = TrialRequest(
+            spec=plan.spec,
+            number=0,
+            role="bench",
+            candidate=candidate,
+            cache_root=plan.cache_root,
+            log_path=Path(folder) / "bench.log",
+            reference_scores=scores,
+            with_load=with_load,
+        )
+        return process.run(request)
+
+
+def _candidate_from_settings(plan: StudyPlan, settings: Sequence[str]) -> Candidate:
+    """The engine's defaults with the named knobs replaced. Raises SpecError on an unknown knob, engine or value."""
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, sep, text = setting.partition("=")
+        if not sep or name not in KNOBS:
+            raise SpecError(f"--set {setting}: found {name!r}; allowed: KNOB=VALUE with KNOB one of {', '.join(KNOBS)}")
+        kind = {"int": int, "float": float, "choice": str}[KNOBS[name].kind]
+        try:
+            values[name] = kind(text)
+        except ValueError as exc:
+            raise SpecError(f"--set {setting}: found {text!r}; allowed: a value of kind {KNOBS[name].kind}") from exc
+        _require_in_bounds(name, values[name])
+    engine = values.get("engine", plan.space.engines[0])
+    if engine not in plan.space.engines:
+        raise SpecError(f"--set engine={engine}: allowed: {', '.join(plan.space.engines)}")
+    for name in values:
+        if KNOBS[name].stage == "engine" and name != "engine" and name not in plan.space.knobs_of[engine]:
+            raise SpecError(
+                f"--set {name}=…: {engine} has no such knob; it has {', '.join(sorted(plan.space.knobs_of[engine]))}"
+            )
+    return Candidate.from_json({**plan.space.default_candidate(engine).as_json(), **values})
+
+
+def _require_in_bounds(name: str, value: Any) -> None:
+    knob = KNOBS[name]
+    if (knob.low is not None and value < knob.low) or (knob.high is not None and value > knob.high):
+        raise SpecError(f"--set {name}={value}: allowed: {knob.low:g} to {knob.high:g}")
+
+
+@contextmanager
+def _signals_press(switch: StopSwitch) -> Iterator[None]:
+    """Ctrl-C and SIGTERM press the switch while the block runs."""
+    before = {number: signal.signal(number, switch.press) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,53 @@
+"""The state of studies as documents and as lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from autotune.cli.context import OpenStudy
+from autotune.cli.render import with_interval
+from autotune.records import Estimate
+from autotune.store.worker import is_alive
+from autotune.study.scoring import best
+
+
+def status_document(found: OpenStudy) -> dict[str, Any]:
+    """One study: state (running | interrupted | idle), counts, target, workers, and the best configuration so far."""
+    records = found.records()
+    running = found.store.running(found.row.id)
+    alive = [t for t in running if is_alive(t.worker) is not False]
+    counts = {state: sum(r.state == state for r in records) for state in ("complete", "rejected", "crashed")}
+    chosen = best(records, found.spec) if records else None
+    state = "running" if alive else "interrupted" if running else "idle"
+    return {
+        "study": found.row.name,
+        "state": state,
+        "n_trials": counts,
+        "target": found.row.target_trials,
+        "began_at": found.row.created_at,
+        "running": [
+            {"number": t.number, "worker": t.worker.worker_id, "host": t.worker.host, "pid": t.worker.pid} for t in running
+        ],
+        "best": chosen.as_json() if chosen else None,
+    }
+
+
+def print_status(documents: Sequence[dict[str, Any]]) -> None:
+    """A few lines per study."""
+    if not documents:
+        click.echo("no study yet; begin one: autotune start STUDY.yaml")
+    for d in documents:
+        done = sum(d["n_trials"].values())
+        parts = ", ".join(f"{n} {state}" for state, n in d["n_trials"].items() if n)
+        click.echo(f"{d['study']}: {d['state']}, {done} of {d['target']} trials ({parts or 'none yet'}), begun {d['began_at']}")
+        for t in d["running"]:
+            click.echo(f"  trial {t['number']} under way: process {t['pid']} on {t['host']}")
+        if d["state"] == "interrupted":
+            click.echo("  its worker died; `autotune start` puts the candidate back and goes on")
+        if chosen := d["best"]:
+            rate = with_interval(Estimate.from_json(chosen["throughput_items_per_s"]))
+            knobs = " ".join(f"{k}={v}" for k, v in chosen["candidate"].items() if v is not None)
+            click.echo(f"  best: trial {chosen['number']}, {rate} items/s [{knobs}]")

@@ -1,0 +1,64 @@
+"""StudyData: every split that a study names, bound to its model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autotune.cache import Cache
+from autotune.data.binding import bind_inputs
+from autotune.data.dataset import Dataset
+from autotune.data.split import load_split
+from autotune.errors import SpecError, SpecProblem
+from autotune.spec.inputs import InputSpec
+from autotune.spec.model import SplitSpec, StudySpec
+
+_CLASS_METRICS = ("top1", "top5")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyData:
+    """`validation` has labels; `calibration` and `train` are there where the study names them."""
+
+    validation: Dataset
+    calibration: Dataset | None = None
+    train: Dataset | None = None
+
+
+def load_study_data(spec: StudySpec, model_inputs: Sequence[InputSpec], cache: Cache) -> StudyData:
+    """The study's data, ready for the model (`spec.check.check_model` gives its inputs).
+
+    Raises SpecError with the faults of all splits, at the lines of the keys that name the files.
+    """
+    problems: list[SpecProblem] = []
+    validation = _bound(spec, spec.data.validation, model_inputs, cache, problems)
+    calibration = _bound(spec, spec.data.calibration, model_inputs, cache, problems)
+    train = _bound(spec, spec.data.train, model_inputs, cache, problems)
+    if validation is not None:
+        problems.extend(_label_problems(spec, validation))
+    if problems or validation is None:
+        raise SpecError(problems)
+    return StudyData(validation=validation, calibration=calibration, train=train)
+
+
+def _bound(
+    spec: StudySpec, split: SplitSpec | None, model_inputs: Sequence[InputSpec], cache: Cache, problems: list[SpecProblem]
+) -> Dataset | None:
+    if split is None:
+        return None
+    try:
+        return bind_inputs(load_split(split, spec.data.preprocess, cache), model_inputs)
+    except SpecError as exc:
+        problems.extend(exc.problems)
+        return None
+
+
+def _label_problems(spec: StudySpec, dataset: Dataset) -> list[SpecProblem]:
+    """Accuracy needs labels, and top-k needs one class number for each sample."""
+    split, labels = spec.data.validation, dataset.labels
+    if labels is None:
+        return [split.problem("labels", "no labels", "a label for each sample: accuracy is measured on them")]
+    if spec.data.metric in _CLASS_METRICS and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
+        found = f"labels of type {labels.dtype.name} and shape {list(labels.shape)}"
+        return [split.problem("labels", found, f"one integer class number for each sample, for the metric {spec.data.metric}")]
+    return []

@@ -1,0 +1,1 @@
+"""Deployment bundles: the model, the settings it was measured with, and the evidence."""

@@ -1,0 +1,78 @@
+"""export_bundle: a folder that a deployment starts from, complete or not there at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from autotune import __version__
+from autotune.errors import ExportError, SpecError
+from autotune.fingerprint import file_digest
+from autotune.records import TrialRecord
+from autotune.registry import EXPORTERS
+from autotune.trial.materialize import Materials
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleSource:
+    """What a target may take from: the trial's record, its files, and the engine's own names for the settings."""
+
+    record: TrialRecord
+    materials: Materials
+    settings: Mapping[str, Any]
+    preprocess: Mapping[str, Any] | None
+
+
+Exporter = Callable[[BundleSource, Path], None]
+"""Writes a target's files into an empty folder; raises ExportError where the trial does not fit the target."""
+
+
+def export_bundle(source: BundleSource, target: str, out: Path) -> Path:
+    """The finished bundle's folder `out`, which must not exist or be empty.
+
+    Its manifest holds the SHA-256 of every other file, the candidate, the measured numbers with their intervals, the device and
+    the versions. Raises ExportError or SpecError; then `out` is as it was.
+    """
+    if target not in EXPORTERS.names():
+        raise SpecError(f"--target {target}: allowed: {', '.join(EXPORTERS.names())}")
+    if source.record.state != "complete":
+        raise ExportError(f"trial {source.record.number} is {source.record.state}; only a complete trial can be exported")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ExportError(f"{out} is there already and not empty; name a new folder with --out")
+    exporter = cast(Exporter, EXPORTERS.load(target))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        exporter(source, scratch)
+        (scratch / MANIFEST).write_text(json.dumps(_manifest(source, target, scratch), indent=2) + "\n")
+        scratch.chmod(0o755)
+        if out.exists():
+            out.rmdir()
+        scratch.replace(out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return out
+
+
+def _manifest(source: BundleSource, target: str, folder: Path) -> dict[str, Any]:
+    record = source.record
+    files = {p.relative_to(folder).as_posix(): file_digest(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    keep = ("number", "candidate", "metric", "accuracy", "accuracy_drop", "throughput_items_per_s", "latency_ms",
+            "energy_j_per_item", "peak_memory_mib", "variant", "device", "versions", "flags", "finished_at")  # fmt: skip
+    document = record.as_json()
+    return {
+        "format": 1,
+        "autotune": __version__,
+        "target": target,
+        "trial": {name: document[name] for name in keep},
+        "settings": dict(source.settings),
+        "preprocess": source.preprocess,
+        "files": files,
+    }

@@ -1,0 +1,1 @@
+"""What a person looks at: the dashboard and drawings of the front."""

@@ -1,0 +1,165 @@
+"""load_spec: a study file becomes a StudySpec, or one SpecError with every fault in it, before anything runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import ValidationError
+
+from autotune.candidate import Choices, Domain
+from autotune.errors import SpecError
+from autotune.registry import ENGINES, METRICS
+from autotune.spec.document import read_document
+from autotune.spec.knobs import CALIBRATED, nearest
+from autotune.spec.model import StudySpec
+from autotune.spec.paths import located
+from autotune.spec.positions import Faults, Positions, shown
+from autotune.spec.presets import Prior, Space, check_priors, preset_names, priors_from_values, space_from_values
+from autotune.spec.problems import problems_from_validation
+from autotune.spec.storage_url import absolute_storage
+
+_NO_OVERRIDES: Mapping[str, Any] = MappingProxyType({})
+_CALLABLE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
+_COMMAND_LINE = ("command line", None)
+_SPLITS = ("validation", "calibration", "train")
+_FILE_KEYS = ("model.path", "model.weights", *(f"data.{split}.npz" for split in _SPLITS))
+
+
+def load_spec(path: Path, overrides: Mapping[str, Any] = _NO_OVERRIDES) -> StudySpec:
+    """The study at `path`, presets merged in, every path absolute, its sections knowing their lines.
+
+    `overrides`: dotted key → value that replaces the file's, such as {"budget.trials": 5}. Only looks whether files exist;
+    `spec.check.check_model` and `data` look into them. Raises SpecError listing all faults by line.
+    """
+    document = read_document(path)
+    values, positions = _overridden(document.values, document.positions, overrides)
+    faults = Faults(positions=positions, problems=list(document.problems))
+    folder = path.absolute().parent
+    _resolve_paths(values, folder, faults)
+    _check_names(values, faults)
+    space = _space(values, folder, faults)
+    _check_calibration(values, space.knobs, faults)
+    if "file" in values:
+        faults.add("file", "an unknown key", ", ".join(name for name in StudySpec.model_fields if name != "file"))
+    values |= {"space": dict(space.knobs), "priors": space.priors, "file": path.absolute()}
+    spec = _validated(values, faults)
+    if spec is None or faults.problems:
+        raise SpecError(sorted(dict.fromkeys(faults.problems), key=lambda p: (p.file != str(path), p.file, p.line or 0)))
+    return spec.placed(positions)
+
+
+def _overridden(values: dict[str, Any], positions: Positions, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], Positions]:
+    """The values with overrides put in, whose faults are then placed on the command line instead of in the file."""
+    lines = dict(positions.lines)
+    for key, value in overrides.items():
+        *sections, last = key.split(".")
+        inner = values
+        for name in sections:
+            nested = inner.get(name)
+            inner[name] = dict(nested) if isinstance(nested, Mapping) else {}
+            inner = inner[name]
+        inner[last] = tuple(value) if isinstance(value, list) else value
+        lines[key] = _COMMAND_LINE
+    return values, Positions(file=positions.file, lines=lines)
+
+
+def _validated(values: dict[str, Any], faults: Faults) -> StudySpec | None:
+    try:
+        # strict: "60", 1.0 and true are not the integer that they could be read as
+        return StudySpec.model_validate(values, strict=True)
+    except ValidationError as exc:
+        faults.problems.extend(problems_from_validation(exc, values, faults.positions))
+        return None
+
+
+def _section(values: Mapping[str, Any], *names: str) -> dict[str, Any] | None:
+    """The section at `names` if it is there and is a section."""
+    inner: Any = values
+    for name in names:
+        inner = inner.get(name) if isinstance(inner, dict) else None
+    return inner if isinstance(inner, dict) else None
+
+
+def _resolve_paths(values: dict[str, Any], folder: Path, faults: Faults) -> None:
+    """Paths become absolute, against the study's folder; those that must exist and do not are faults."""
+    for key in _FILE_KEYS:
+        _resolve_path(_section(values, *key.split(".")[:-1]), key, folder, faults, "file")
+    for split in _SPLITS:
+        section = _section(values, "data", split)
+        if section and "images" in section:
+            _resolve_path(section, f"data.{split}.images", folder, faults, "folder")
+            _resolve_path(section, f"data.{split}.labels", folder, faults, "file")
+    _resolve_path(values, "cache", folder, faults, "")
+    if isinstance(values.get("storage"), str):
+        values["storage"] = absolute_storage(values["storage"], "storage", folder, faults)
+    else:
+        values.setdefault("storage", absolute_storage("sqlite:///autotune.db", "storage", folder, faults))
+
+
+def _resolve_path(section: dict[str, Any] | None, key: str, folder: Path, faults: Faults, kind: str) -> None:
+    name = key.rpartition(".")[2]
+    text = section.get(name) if section else None
+    if section is None or not isinstance(text, str):
+        return
+    path = located(text, folder) if text else None
+    if path is None:
+        faults.add(key, shown(text), f"a path to a {kind or 'folder'}")
+        return
+    section[name] = path
+    if (kind == "file" and not path.is_file()) or (kind == "folder" and not path.is_dir()):
+        what = "nothing there" if not path.exists() else "a folder" if path.is_dir() else "a file"
+        faults.add(key, f"{text} ({what})", f"an existing {kind}, relative to {folder}")
+
+
+def _check_names(values: Mapping[str, Any], faults: Faults) -> None:
+    """Engines and the metric are known by name; nothing is imported."""
+    engines = values.get("engines")
+    known = ENGINES.names()
+    names = engines if isinstance(engines, tuple) else ()
+    for i, name in enumerate(names):
+        if isinstance(name, str) and name not in known:
+            faults.add(f"engines[{i}]", f"{name!r}{nearest(name, known)}", ", ".join(known))
+        elif name in names[:i]:
+            faults.add(f"engines[{i}]", f"{name!r} a second time", "each engine once")
+    metric, metrics = (_section(values, "data") or {}).get("metric"), METRICS.names()
+    if isinstance(metric, str) and metric not in metrics and not _CALLABLE.match(metric):
+        faults.add("data.metric", f"{metric!r}{nearest(metric, metrics)}", f"{', '.join(metrics)}, or module:function")
+
+
+def _space(values: Mapping[str, Any], folder: Path, faults: Faults) -> Space:
+    """The study's space; without one the preset of the device. Priors of the study go before those of the preset."""
+    space = space_from_values(_space_values(values, faults), "space", folder, faults)
+    own: tuple[Prior, ...] = priors_from_values(values.get("priors", ()), "priors", faults)
+    check_priors(own, space.knobs, "priors", faults)
+    engines = values.get("engines")
+    for i, prior in enumerate(own):
+        engine = prior.get("engine")
+        if engine is not None and isinstance(engines, tuple) and engine not in engines:
+            faults.add(f"priors[{i}].engine", shown(engine), f"an engine of this study: {', '.join(map(str, engines))}")
+    return Space(knobs=space.knobs, priors=(*own, *space.priors), description=space.description)
+
+
+def _space_values(values: Mapping[str, Any], faults: Faults) -> Any:
+    if "space" in values:
+        return values["space"]
+    device = values.get("device", "auto")
+    preset = "cpu" if device in ("auto", "cpu") else str(device).partition(":")[0]
+    if preset in preset_names():
+        return {"extends": preset}
+    allowed = f"a space, because no preset is for {shown(device)}; presets: {', '.join(preset_names())}"
+    faults.add("space", "nothing", allowed)
+    return {}
+
+
+def _check_calibration(values: Mapping[str, Any], knobs: Mapping[str, Domain], faults: Faults) -> None:
+    """A precision that is calibrated needs data.calibration."""
+    data = _section(values, "data")
+    precision = knobs.get("precision")
+    asked = [name for name in precision.values if name in CALIBRATED] if isinstance(precision, Choices) else []
+    if data is not None and data.get("calibration") is None and asked:
+        allowed = f"samples to calibrate {', '.join(map(str, asked))} on, or a space.precision without"
+        faults.add("data.calibration", "nothing", allowed)

@@ -1,0 +1,161 @@
+"""StudyPlan: what a study will do on this machine, known before anything is built or measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from autotune.cache import Cache, default_cache_root
+from autotune.candidate import Candidate, Choices
+from autotune.engines.build import load_backend
+from autotune.engines.protocol import Backend, Capabilities
+from autotune.errors import EnvironmentProblem
+from autotune.fingerprint import DeviceFingerprint, cpu_fingerprint
+from autotune.registry import ENGINES
+from autotune.space.capability import SHARED_KNOBS, EngineView, SearchSpace, filtered_space
+from autotune.spec.model import StudySpec
+from autotune.telemetry.host import host_probes
+
+_ALWAYS_NAMED = frozenset({"fake"})
+"""Engines that are used only when a study names them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyPlan:
+    """A study made ready for this machine: its space after the capability filter, the reference and the first candidates."""
+
+    spec: StudySpec
+    space: SearchSpace
+    backends: Mapping[str, Backend]
+    fingerprint: DeviceFingerprint
+    reference: Candidate
+    priors: tuple[Candidate, ...]
+    cache_root: Path
+
+    @property
+    def cache(self) -> Cache:
+        """The study's artifacts."""
+        return Cache(self.cache_root)
+
+    @property
+    def prunes(self) -> bool:
+        """True when some candidate may be pruned."""
+        domain = self.space.domains["pruning_ratio"]
+        return any(v != 0 for v in domain.values) if isinstance(domain, Choices) else domain.high > 0
+
+    @property
+    def preload(self) -> tuple[str, ...]:
+        """Modules that a trial's process imports once for all trials."""
+        modules = [m for b in self.backends.values() for m in b.preload]
+        return (*dict.fromkeys(modules), *(("torch",) if self.prunes else ()))
+
+
+def make_plan(spec: StudySpec) -> StudyPlan:
+    """The study on this machine. Raises EnvironmentProblem where it lacks what was asked for, SpecError on an empty space."""
+    _require_energy(spec)
+    able = {name: (backend, backend.capabilities()) for name, backend in _backends(spec).items()}
+    views = [_view(backend, found) for backend, found in able.values()]
+    space = filtered_space(spec, views, can_prune=_why_not_prune())
+    distributions = tuple(dict.fromkeys(d for _, found in able.values() for d in found.distributions))
+    return StudyPlan(
+        spec=spec,
+        space=space,
+        backends={name: backend for name, (backend, _) in able.items()},
+        fingerprint=cpu_fingerprint(distributions),
+        reference=space.default_candidate(next(iter(able))),
+        priors=_priors(spec, space),
+        cache_root=spec.cache or default_cache_root(),
+    )
+
+
+def device_kind(spec: StudySpec) -> str:
+    """ "cpu", or EnvironmentProblem where the study asks for a device that no backend of this version can drive."""
+    if spec.device.startswith("cuda"):
+        raise EnvironmentProblem(
+            f"device: {spec.device}: this version measures on the CPU only; no engine for NVIDIA GPUs is registered.",
+            remedy="set device: cpu",
+        )
+    return "cpu"
+
+
+def _require_energy(spec: StudySpec) -> None:
+    """Returns when energy is no objective, or can be read. Raises EnvironmentProblem with the counter's reason."""
+    if "energy" not in spec.objectives:
+        return
+    absent = next(p.absent for p in host_probes() if p.metric == "cpu_energy_j")
+    if absent is not None:
+        raise EnvironmentProblem(
+            f"objectives: energy: this machine's energy counter cannot be read: {absent}.",
+            remedy="run as root on a host with RAPL, or take energy out of objectives",
+        )
+
+
+def _backends(spec: StudySpec) -> dict[str, Backend]:
+    """The engines the study names, or every engine this machine can run. Raises EnvironmentProblem naming what is missing."""
+    kind = device_kind(spec)
+    if spec.engines is not None:
+        named = {name: load_backend(name) for name in spec.engines}
+        for name, backend in named.items():
+            _require_available(name, backend.capabilities())
+        return named
+    found, missing = {}, []
+    for name in ENGINES.names():
+        if name in _ALWAYS_NAMED:
+            continue
+        backend = load_backend(name)
+        able = backend.capabilities()
+        if able.available and able.device == kind:
+            found[name] = backend
+        else:
+            missing.append(f"{name}: {able.missing} ({able.remedy})")
+    if not found:
+        raise EnvironmentProblem(
+            "no inference engine can run on this machine. " + "; ".join(missing), remedy="pip install 'autotune[cpu]'"
+        )
+    return found
+
+
+def _require_available(name: str, able: Capabilities) -> None:
+    if not able.available:
+        raise EnvironmentProblem(f"the study asks for the engine {name}: {able.missing}.", remedy=able.remedy)
+
+
+def _view(backend: Backend, able: Capabilities) -> EngineView:
+    return EngineView(
+        name=backend.name,
+        knobs=backend.build_knobs | backend.run_knobs,
+        precisions=able.precisions,
+        refused=able.refused,
+        limits=able.limits,
+        defaults=backend.defaults(),
+    )
+
+
+def _why_not_prune() -> str:
+    lacking = [m for m in ("torch", "torch_pruning", "onnx2torch") if find_spec(m) is None]
+    if not lacking:
+        return ""
+    return f"pruning needs {', '.join(lacking)}: pip install 'autotune[prune]'"
+
+
+def _priors(spec: StudySpec, space: SearchSpace) -> tuple[Candidate, ...]:
+    """Each engine's defaults, then the priors that were spelled out; one that leaves the engine open stands for all of them."""
+    wanted = [space.default_candidate(engine, precision) for engine, precision in space.pairs]
+    defaults = [c for c in wanted if c.precision == "fp32"] or wanted[:1]
+    spelled = [full for prior in spec.priors for full in _completed(prior, space)]
+    return tuple(dict.fromkeys((*defaults, *spelled)))
+
+
+def _completed(prior: Mapping[str, Any], space: SearchSpace) -> list[Candidate]:
+    engines = [prior["engine"]] if "engine" in prior else list(space.engines)
+    found = []
+    for engine in engines:
+        if (engine, prior.get("precision", "fp32")) not in space.pairs:
+            continue
+        base = space.default_candidate(engine).as_json()
+        named = {k: v for k, v in prior.items() if k not in SHARED_KNOBS or space.has(engine, k)}
+        found.append(Candidate.from_json({**base, **named, "engine": engine}))
+    return found

@@ -1,0 +1,177 @@
+"""Proposer: Optuna's ask and tell for one study, with the clean-up that its own retry does not do.
+
+Optuna's tables share the database with ours. Our rows are written first and `tell` comes last, so that after a crash a
+trial that Optuna still calls running is either finished in our tables, and told, or put back.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from autotune.candidate import Candidate
+from autotune.errors import SpecError, SpecProblem, StoreError
+from autotune.records import TrialRecord
+from autotune.space.sampling import PAIR, candidate_from_params, params_from_candidate, random_candidate, suggest
+from autotune.study.plan import StudyPlan
+from autotune.study.scoring import objective_values, objectives_of, violations
+from autotune.study.strategy import fresh_seed, sampler_for
+
+if TYPE_CHECKING:
+    import optuna
+
+_log = logging.getLogger(__name__)
+_PAIRS = "autotune:pairs"
+_REFERENCE = "autotune:reference"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A candidate to try, under the number that Optuna gave it."""
+
+    number: int
+    candidate: Candidate
+
+
+class Proposer:
+    """The search of one study. Not safe for threads; any number of processes may each have one on the same database."""
+
+    def __init__(self, plan: StudyPlan, storage_url: str, worker_id: str) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._plan, self._worker_id = plan, worker_id
+        self._study = _open_study(plan, storage_url)
+        self._check_pairs()
+        self._random = random.Random(fresh_seed(plan.spec.seed, worker_id, len(self._study.trials)))
+
+    def ask(self, n_finished: int) -> Proposal:
+        """The next candidate; enqueued ones come first. `n_finished` decides which sampler proposes."""
+        seed = fresh_seed(self._plan.spec.seed, self._worker_id, len(self._study.get_trials(deepcopy=False)))
+        self._study.sampler = sampler_for(n_finished, seed)
+        trial = self._study.ask()
+        return Proposal(number=trial.number, candidate=suggest(trial, self._plan.space))
+
+    def tell(
+        self, number: int, record: TrialRecord, known: Sequence[TrialRecord], note: Mapping[str, Any] | None = None
+    ) -> None:
+        """Optuna knows the trial's values and constraints. Telling a trial twice changes nothing."""
+        import optuna
+
+        if self._frozen(number).state.is_finished():
+            return
+        trial = optuna.trial.Trial(self._study, self._frozen(number)._trial_id)
+        for name, value in violations(record, self._plan.spec).items():
+            trial.set_constraint(name, value)
+        for name, value in {**_attributes(record), **(note or {})}.items():
+            trial.set_user_attr(name, value)
+        self._study.tell(number, objective_values(record, self._plan.spec, known))
+
+    def note_reference(self, record: TrialRecord) -> None:
+        """Number 0 stands for the reference, which is measured but not part of the search (state FAIL: samplers ignore it)."""
+        import optuna
+
+        if self._study.get_trials(deepcopy=False):
+            return
+        attributes = {**_attributes(record), _REFERENCE: True, "role": "reference: the unmodified model, not searched"}
+        self._study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL, user_attrs=attributes))
+
+    def enqueue_priors(self) -> None:
+        """The plan's priors are asked for first; each is enqueued once in the life of a study."""
+        for candidate in self._plan.priors:
+            params = params_from_candidate(candidate, self._plan.space)
+            if params is not None:
+                self._study.enqueue_trial(params, skip_if_exists=True)
+
+    def enqueue_unseen(self, seen: frozenset[Candidate]) -> bool:
+        """A random candidate that is not in `seen` is asked for next; False when 200 draws found none."""
+        for _ in range(200):
+            candidate = random_candidate(self._plan.space, self._random)
+            if candidate not in seen:
+                self._study.enqueue_trial(params_from_candidate(candidate, self._plan.space) or {})
+                return True
+        return False
+
+    def put_back(self, number: int) -> None:
+        """The trial is over without a result and its parameters are asked for again.
+
+        Optuna's own retry callback would copy the dead run's constraints and attributes along with the parameters.
+        """
+        import optuna
+
+        frozen = self._frozen(number)
+        if frozen.state.is_finished():
+            return
+        params = dict(frozen.params) or dict(frozen.system_attrs.get("fixed_params", {}))
+        self._study.tell(number, state=optuna.trial.TrialState.FAIL)
+        if PAIR in params:
+            self._study.enqueue_trial(params)
+
+    def unfinished(self) -> dict[int, Candidate | None]:
+        """Trials that Optuna calls running, with their candidates where they were drawn completely."""
+        import optuna
+
+        running = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
+        return {t.number: candidate_from_params(t.params) if PAIR in t.params else None for t in running}
+
+    def _frozen(self, number: int) -> optuna.trial.FrozenTrial:
+        return self._study.get_trials(deepcopy=False)[number]
+
+    def _check_pairs(self) -> None:
+        """A study keeps its engines and precisions: Optuna cannot change the choices of a parameter."""
+        pairs = [f"{engine}/{precision}" for engine, precision in self._plan.space.pairs]
+        before = self._study.user_attrs.get(_PAIRS)
+        if before is None:
+            self._study.set_user_attr(_PAIRS, pairs)
+        elif before != pairs:
+            raise SpecError(
+                [
+                    SpecProblem(
+                        key="space.precision",
+                        found=f"engines and precisions {', '.join(pairs)}",
+                        allowed=f"those with which the study {self._plan.spec.study!r} began, {', '.join(before)}; "
+                        "or another name in `study:`",
+                        file=str(self._plan.spec.file or ""),
+                    )
+                ]
+            )
+
+
+def _open_study(plan: StudyPlan, storage_url: str) -> optuna.Study:
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    sqlite = storage_url.startswith("sqlite")
+    # Two writers may meet on SQLite; PostgreSQL may have been restarted since the last call.
+    options: dict[str, Any] = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
+    objectives = objectives_of(plan.spec)
+    try:
+        study = optuna.create_study(
+            study_name=plan.spec.study,
+            storage=optuna.storages.RDBStorage(storage_url, engine_kwargs=options),
+            directions=["maximize" if o.maximize else "minimize" for o in objectives],
+            load_if_exists=True,
+        )
+        study.set_metric_names([o.label for o in objectives])
+    except (SQLAlchemyError, RuntimeError) as exc:
+        raise StoreError(f"Optuna cannot open its tables for the study {plan.spec.study!r}: {exc}") from exc
+    return study
+
+
+def _attributes(record: TrialRecord) -> dict[str, Any]:
+    """What a person sees of a trial in optuna-dashboard."""
+    shown: dict[str, Any] = {"state": record.state, "candidate": str(record.candidate)}
+    if record.reject is not None:
+        shown["reject"] = f"{record.reject.reason} in {record.reject.stage}: {record.reject.message}"[:500]
+    for name in ("accuracy", "accuracy_drop", "throughput_items_per_s"):
+        estimate = getattr(record, name)
+        if estimate is not None:
+            shown[name] = f"{estimate.value:.6g} [{estimate.low:.6g}, {estimate.high:.6g}]"
+    if record.latency_ms.p99 is not None:
+        shown["latency_p99_ms"] = round(record.latency_ms.p99.value, 4)
+    if record.peak_memory_mib is not None:
+        shown["peak_memory_mib"] = round(record.peak_memory_mib, 1)
+    return shown
