@@ -2,8 +2,8 @@
 
     python benchmarks/pruning.py [--models ../shared/data] [--out pruning.json] [--epochs 30] [--ratios 0.25 0.5 0.75]
 
-The digits network is trained here in seconds (scikit-learn's 8×8 digits; recovery uses its training split). ResNet-20 / CIFAR-10
-is read from the folder of models, where there is one; recovery uses its 500 calibration images, without their labels.
+The digits network is trained here in seconds (scikit-learn's 8×8 digits; recovery uses its training split). ResNet-20
+for CIFAR-10 is read from the folder of models, where there is one; recovery uses its 500 calibration images, without labels.
 Throughput is that of ONNX Runtime on one thread in a plain loop; original and pruned model take turns, medians of the rounds.
 Close other programs first: the figures mean nothing on a busy machine.
 """

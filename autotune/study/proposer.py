@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -155,7 +156,9 @@ def _open_study(plan: StudyPlan, storage_url: str) -> optuna.Study:
             directions=["maximize" if o.maximize else "minimize" for o in objectives],
             load_if_exists=True,
         )
-        study.set_metric_names([o.label for o in objectives])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([o.label for o in objectives])
     except (SQLAlchemyError, RuntimeError) as exc:
         raise StoreError(f"Optuna cannot open its tables for the study {plan.spec.study!r}: {exc}") from exc
     return study

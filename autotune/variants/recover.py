@@ -183,7 +183,7 @@ def _varied(batch: list[Any], rng: np.random.Generator) -> list[Any]:
         return batch
     images = batch[0]
     height, width = images.shape[2:]
-    y, x = max(1, height // _SHIFT_SHARE), max(1, width // _SHIFT_SHARE)
+    y, x = height // _SHIFT_SHARE, width // _SHIFT_SHARE
     down, right = int(rng.integers(0, 2 * y + 1)), int(rng.integers(0, 2 * x + 1))
     padded = functional.pad(images, (x, x, y, y))
     shifted = padded[:, :, down : down + height, right : right + width]
