@@ -1,6 +1,6 @@
 """What channel pruning costs in accuracy and gains in speed, on a digits network and on ResNet-20.
 
-    python benchmarks/pruning.py [--models ../shared/data] [--out pruning.json] [--epochs 30] [--ratios 0.25 0.5 0.75]
+    python benchmarks/pruning.py [--models ../shared/data] [--out pruning.json] [--epochs 20] [--ratios 0.25 0.5 0.75]
 
 The digits network is trained here in seconds (scikit-learn's 8×8 digits; recovery uses its training split). ResNet-20
 for CIFAR-10 is read from the folder of models, where there is one; recovery uses its 500 calibration images, without labels.
@@ -40,6 +40,7 @@ class Case:
     model: Path
     train: Dataset
     validation: Dataset
+    learning_rate: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--epochs", type=int, default=30, help="of recovery, after each of three steps")
+    parser.add_argument("--epochs", type=int, default=20, help="of recovery, after each of three steps")
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.25, 0.5, 0.75])
     arguments = parser.parse_args()
     rows = []
@@ -89,7 +90,8 @@ def cases(models: Path, scratch: Path) -> list[Case]:
         train, validation = (
             Dataset(arrays={"input": s["x"]}, labels=s["y"], preprocess=scaling, digest=name) for name, s in splits.items()
         )
-        found.append(Case(name="resnet20-cifar10", model=folder / "resnet20_cifar10.onnx", train=train, validation=validation))
+        path = folder / "resnet20_cifar10.onnx"
+        found.append(Case(name="resnet20-cifar10", model=path, train=train, validation=validation, learning_rate=2e-3))
     else:
         print(f"resnet20-cifar10: left out, {folder} has no resnet20_cifar10.onnx")
     return found
@@ -127,7 +129,7 @@ def digits(scratch: Path, epochs: int = 30) -> Case:
     axes = {"input": {0: "batch"}, "logits": {0: "batch"}}
     names = {"input_names": ["input"], "output_names": ["logits"]}
     torch.onnx.export(net.eval(), (x[:2],), str(path), dynamo=False, dynamic_axes=axes, **names)
-    return Case(name="digits-cnn", model=path, train=train, validation=validation)
+    return Case(name="digits-cnn", model=path, train=train, validation=validation, learning_rate=5e-3)
 
 
 def row(case: Case, ratio: float, epochs: int, cache: Cache) -> Row:
@@ -162,7 +164,7 @@ def variant(case: Case, ratio: float, epochs: int, cache: Cache) -> ModelVariant
         precision="fp32",
         pruning_ratio=ratio,
         scheme=QuantScheme(),
-        recovery=RecoverySpec(epochs=epochs, steps=3 if epochs else 1),
+        recovery=RecoverySpec(epochs=epochs, steps=3 if epochs else 1, learning_rate=case.learning_rate),
         seed=0,
     )
     return make_variant(request, None, case.train, cache)[0]

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from autotune.bench import memory
 from autotune.bench.load import LoadResult, run_closed_loop, summarize
-from autotune.data.dataset import Arrays, Dataset
+from autotune.data.dataset import Dataset
 from autotune.engines.protocol import Inputs, Session
 from autotune.records import Estimate, Series
 from autotune.spec.model import LoadSpec
@@ -32,18 +30,17 @@ class Measurement:
     telemetry: tuple[Series, ...]
 
 
-def input_pool(dataset: Dataset, batch_size: int) -> list[Inputs]:
-    """Batches of real samples for the loop to cycle through: at least 64 samples, together larger than the last-level cache.
+def pool_size(dataset: Dataset, batch_size: int) -> int:
+    """How many samples the loop cycles through: at least 64 and two batches, together larger than the last-level cache.
 
-    Where the dataset is too small its samples repeat; the pool stays under 512 MiB or one batch, whichever is more.
+    A power of two, so that candidates share pools; where the dataset is too small its samples repeat. At most 512 MiB, but
+    never less than one batch.
     """
-    one = dataset.batch(0, 1)
-    sample_bytes = max(1, sum(a.nbytes for a in one.values()))
-    wanted = max(_MIN_POOL_SAMPLES, 2 * batch_size, 1 + last_level_cache_bytes() // sample_bytes)
-    available = max(len(dataset), 2 * batch_size, _MIN_POOL_SAMPLES)
-    n = max(batch_size, min(wanted, available, _MAX_POOL_BYTES // sample_bytes)) // batch_size * batch_size
-    pool: Arrays = dataset.take(np.arange(n) % len(dataset))
-    return [{name: array[i : i + batch_size] for name, array in pool.items()} for i in range(0, n, batch_size)]
+    sample_bytes = max(1, sum(a.nbytes for a in dataset.batch(0, 1).values()))
+    useful = max(len(dataset), 2 * batch_size, _MIN_POOL_SAMPLES)
+    wanted = max(_MIN_POOL_SAMPLES, 2 * batch_size, min(useful, 1 + last_level_cache_bytes() // sample_bytes))
+    most = max(batch_size, _MAX_POOL_BYTES // sample_bytes)
+    return max(batch_size, min(most, 1 << (wanted - 1).bit_length()))
 
 
 def last_level_cache_bytes() -> int:

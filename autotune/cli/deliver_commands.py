@@ -1,4 +1,4 @@
-"""export and dashboard: the commands that hand results on."""
+"""export, report and dashboard: the commands that hand results on."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ def export(study: str, trial: str | None, target: str | None, out: Path, storage
     from autotune.engines.build import load_backend
     from autotune.errors import CandidateRejected, ExportError
     from autotune.export.bundle import BundleSource, export_bundle
+    from autotune.spec.model import see_users_modules
     from autotune.trial.materialize import materialize
 
     found = open_study(study, storage)
+    see_users_modules(found.spec)
     record = found.trial(trial) if trial else best_of(found.records(), found.spec, None)
     try:
         materials = materialize(found.spec, record.candidate, Cache(found.spec.cache or default_cache_root()))

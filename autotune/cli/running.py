@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from autotune.bench.metrics import load_metric
 from autotune.candidate import KNOBS, Candidate, Range
 from autotune.cli.progress import LiveProgress, PlainProgress
 from autotune.cli.render import emit_json, print_trials
@@ -20,6 +21,7 @@ from autotune.errors import SpecError
 from autotune.records import TrialRecord
 from autotune.spec.check import check_model
 from autotune.spec.load import load_spec
+from autotune.spec.model import StudySpec, see_users_modules
 from autotune.store.repository import open_store
 from autotune.store.worker import this_worker
 from autotune.study.lock import device_lock
@@ -32,9 +34,18 @@ from autotune.trial.request import TrialRequest
 def checked_plan(study_file: str) -> StudyPlan:
     """The plan of a study file whose model and data were looked at as well. Raises SpecError or EnvironmentProblem."""
     spec = load_spec(Path(study_file))
+    see_users_modules(spec)
     plan = make_plan(spec)
+    _check_metric(spec)
     load_study_data(spec, check_model(spec), plan.cache)
     return plan
+
+
+def _check_metric(spec: StudySpec) -> None:
+    try:
+        load_metric(spec.data.metric)
+    except SpecError as exc:
+        raise SpecError([spec.data.problem("metric", p.found, p.allowed) for p in exc.problems]) from exc
 
 
 def run_here(study_file: str, *, storage: str | None, trials: int | None, hours: float | None) -> tuple[StudyResult, int]:

@@ -6,6 +6,7 @@ The shape of each section is checked here; what needs a look at other files (pre
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +22,12 @@ ObjectiveName = Literal["accuracy", "throughput", "latency_p99", "energy", "memo
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Numbers = Annotated[tuple[float, ...], Field(min_length=1)]
+
+
+def see_users_modules(spec: StudySpec) -> None:
+    """`module:function` of the study is looked for beside its file first, then wherever Python looks."""
+    if spec.file is not None and (folder := str(spec.file.parent)) not in sys.path:
+        sys.path.insert(0, folder)
 
 
 class _Section(BaseModel):

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from autotune.bench.accuracy import accuracy_estimate, drop_estimate
-from autotune.bench.measure import Measurement, input_pool, measure_load
+from autotune.bench.measure import Measurement, measure_load
 from autotune.bench.memory import resident_mib
 from autotune.cache import Cache
 from autotune.engines.build import build_engine, load_backend
@@ -20,6 +20,7 @@ from autotune.telemetry.host import host_probes
 from autotune.trial.request import TrialRequest
 from autotune.trial.stages import (
     bound_split,
+    load_batches,
     measured_scores,
     require_accuracy,
     require_support,
@@ -98,7 +99,7 @@ def _walk(request: TrialRequest, draft: _Draft) -> None:
         draft.cached += ["engine"] if hit else []
         draft.known["engine_key"] = engine.key
     with draft.stage("data"):
-        pool = input_pool(validation, candidate.batch_size)
+        pool = load_batches(validation, candidate.batch_size)
         idle_mib = resident_mib()
     with draft.stage("open"):
         session = backend.open(engine, candidate)

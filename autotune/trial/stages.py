@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from autotune.bench.accuracy import Scores, predict, score, scores_from_arrays
+from autotune.bench.measure import pool_size
 from autotune.bench.metrics import load_metric
 from autotune.cache import Cache
 from autotune.candidate import Candidate
 from autotune.data.binding import bind_inputs
-from autotune.data.dataset import Dataset
+from autotune.data.dataset import Arrays, Dataset
 from autotune.data.split import load_split
-from autotune.engines.protocol import Backend, Engine, Session
+from autotune.engines.protocol import Backend, Engine, Inputs, Session
 from autotune.errors import AccuracyTooLow, SpecError, Unsupported
 from autotune.fingerprint import cpu_fingerprint, digest_of
 from autotune.records import Estimate
@@ -38,10 +39,34 @@ def require_support(backend: Backend, candidate: Candidate) -> None:
         )
 
 
+_loaded: dict[str, Dataset] = {}
+_pools: dict[tuple[str, int], Arrays] = {}
+"""What this process has loaded already. A trial's process inherits both from the warm process that it is forked from."""
+
+
 def bound_split(spec: StudySpec, split: SplitSpec, cache: Cache) -> Dataset:
-    """A split as the model's inputs. Raises SpecError where it does not fit the model."""
-    inputs = model_inputs(base_model(spec.model, cache).folder / MODEL_FILE)
-    return bind_inputs(load_split(split, spec.data.preprocess, cache), inputs)
+    """A split as the model's inputs, read once in the life of a process. Raises SpecError where it does not fit the model."""
+    parts = [p.model_dump_json() for p in (spec.model, split, spec.data.preprocess) if p is not None]
+    key = digest_of([*parts, str(cache.root)])
+    if key not in _loaded:
+        inputs = model_inputs(base_model(spec.model, cache).folder / MODEL_FILE)
+        _loaded[key] = bind_inputs(load_split(split, spec.data.preprocess, cache), inputs)
+    return _loaded[key]
+
+
+def load_batches(dataset: Dataset, batch_size: int) -> list[Inputs]:
+    """Preprocessed batches for the load loop to cycle through, as `bench.measure.pool_size` wants them."""
+    n = pool_size(dataset, batch_size)
+    if (dataset.digest, n) not in _pools:
+        _pools[dataset.digest, n] = dataset.take(np.arange(n) % len(dataset))
+    pool = _pools[dataset.digest, n]
+    starts = range(0, n - batch_size + 1, batch_size)
+    return [{name: array[i : i + batch_size] for name, array in pool.items()} for i in starts]
+
+
+def warm(spec: StudySpec, cache: Cache) -> None:
+    """The validation samples and the pool of small batches are in memory, for the processes forked from this one."""
+    load_batches(bound_split(spec, spec.data.validation, cache), 1)
 
 
 def variant_of(spec: StudySpec, candidate: Candidate, backend: Backend, cache: Cache) -> tuple[ModelVariant, tuple[str, ...]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import gc
 import importlib
 import os
 import signal
@@ -19,6 +20,8 @@ import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from autotune.spec.model import see_users_modules
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -37,6 +40,7 @@ def main() -> None:
             _, request = conn.recv()
         except EOFError:
             return
+        _warm(request)
         zygote = os.getpid()
         pid = os.fork()
         if pid == 0:
@@ -44,6 +48,21 @@ def main() -> None:
         conn.send(("started", pid))
         _, status = os.waitpid(pid, 0)
         conn.send(("exit", status))
+
+
+def _warm(request: Any) -> None:
+    """The study's samples are in memory for this and every later trial."""
+    from autotune.cache import Cache
+    from autotune.trial.stages import warm
+
+    see_users_modules(request.spec)
+    try:
+        warm(request.spec, Cache(request.cache_root))
+    except Exception:
+        return  # the trial meets the same fault, and reports it as its own
+    # Children then neither scan nor copy what every one of them has.
+    gc.collect()
+    gc.freeze()
 
 
 def die_with_parent(parent: int) -> None:
