@@ -46,6 +46,26 @@ def export(study: str, trial: str | None, target: str | None, out: Path, storage
 
 @click.command()
 @study_argument
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="A picture: .png, .svg or .pdf.")
+@storage_option
+def report(study: str, out: Path, storage: str | None) -> None:
+    """Draw the front: accuracy against throughput, every trial with both intervals."""
+    from autotune.cli.context import open_study
+    from autotune.errors import SpecError
+    from autotune.report.plot import draw_front
+    from autotune.study.scoring import front as front_of
+
+    if out.suffix not in (".png", ".svg", ".pdf"):
+        raise SpecError(f"--out {out}: found the suffix {out.suffix!r}; allowed: .png, .svg, .pdf")
+    found = open_study(study, storage)
+    records = found.records()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draw_front(records, front_of(records, found.spec), found.reference(), out)
+    click.echo(f"wrote {out}", err=True)
+
+
+@click.command()
+@study_argument
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="The dashboard has no login: other addresses are at your own risk."
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -140,7 +141,8 @@ def points_of(records: Sequence[TrialRecord], spec: StudySpec) -> NDArray[np.flo
 def best(records: Sequence[TrialRecord], spec: StudySpec, prefer: str = "") -> TrialRecord | None:
     """The feasible trial that is best in `prefer` (default: throughput, or the last objective); of ties the simplest.
 
-    A tie is a throughput interval that overlaps the best one's; for other objectives, an equal value.
+    A tie is a throughput whose difference from the best lies within the two intervals' combined half-width (their root of
+    squares); for other objectives, an equal value.
     """
     name = prefer or ("throughput" if "throughput" in spec.objectives else spec.objectives[-1])
     objective = objective_named(name, spec)
@@ -154,7 +156,8 @@ def best(records: Sequence[TrialRecord], spec: StudySpec, prefer: str = "") -> T
 def _ties(record: TrialRecord, top: TrialRecord, objective: Objective) -> bool:
     estimate, best_estimate = record.throughput_items_per_s, top.throughput_items_per_s
     if objective.name == "throughput" and estimate is not None and best_estimate is not None:
-        return estimate.high >= best_estimate.low
+        slack = math.hypot(estimate.half_width, best_estimate.half_width)
+        return best_estimate.value - estimate.value <= slack
     return objective.read(record) == objective.read(top)
 
 
