@@ -5,7 +5,7 @@
 The folder holds mobilenet_v2_1.0_224.onnx, images/ and labels.csv (splits calib and val). Four parts, all on the same machine:
 
 1. a study of 40 trials, with its wall time split by what it was spent on;
-2. an exhaustive sweep of a stated grid (GRID, 180 points) with short windows, its best five measured again as the study measures;
+2. an exhaustive sweep of a stated grid (GRID, 180 points) with short windows, its best five measured again in full;
 3. int8 with per-tensor weights, which must be rejected for its accuracy, and what that rejection cost;
 4. rounds in which every contender runs once, in random order: the study's best, ONNX Runtime's defaults at fp32 and batch 1,
    benchmark_app -hint throughput on the fp32 file and on an int8 file made by NNCF's defaults, and the sweep's best.
@@ -72,7 +72,7 @@ GRID: dict[str, tuple[Any, ...]] = {
     "streams": (1, 2, 4),
     "worker_threads": (1, 2),
 }
-"""180 points: every engine and precision, unpruned. Precisions that this machine lacks are left out and counted in the result."""
+"""180 points: every engine and precision, unpruned. Precisions that this machine lacks are left out (see `n_points`)."""
 
 
 def main() -> None:

@@ -19,6 +19,14 @@ _FILE = "model.onnx"
 _OUT_OF_MEMORY = ("smaller than requested bytes", "bad_alloc", "Failed to allocate memory")
 _registered_pool_mib: int | None = None
 
+_DOCS = {
+    "precision": "fp32, fp16 (cast to fp32 and back: slower on x86), int8, int8-tensor; no bf16",
+    "batch_size": "first dimension of the tensors given to run()",
+    "streams": "threads that call run() on one session at the same time",
+    "worker_threads": "intra_op_num_threads: the pool that all streams share, each stream's own thread included",
+    "memory_pool_mib": "max_mem of the session's arena (activations and workspace; weights lie outside)",
+}
+
 
 class OnnxRuntimeCpu:
     """The backend. Streams are threads that call one session at once; they share its intra-op pool of worker threads."""
@@ -42,12 +50,7 @@ class OnnxRuntimeCpu:
             refused={"bf16": "ONNX Runtime's CPU provider has no bfloat16 convolution"},
             limits={"worker_threads": (1, usable_cores()), "streams": (1, 4 * usable_cores())},
             distributions=("onnxruntime",),
-            knob_docs={
-                "batch_size": "first dimension of the tensors given to run()",
-                "streams": "threads that call run() on one session at the same time",
-                "worker_threads": "intra_op_num_threads: the pool that all streams share, each stream's own thread included",
-                "memory_pool_mib": "max_mem of the session's arena (activations and workspace; weights lie outside)",
-            },
+            knob_docs=_DOCS,
         )
 
     def scheme(self, precision: str) -> QuantScheme:

@@ -14,6 +14,13 @@ from autotune.variants.variant import ModelVariant, QuantScheme
 
 _FILE = "model.xml"
 
+_DOCS = {
+    "precision": "fp32, fp16 (halves the file, computed in fp32), bf16 (where the CPU has AVX512_BF16 or AMX), int8, int8-tensor",
+    "batch_size": "first dimension of the compiled model's shape, which is static",
+    "streams": "infer requests in flight; NUM_STREAMS is as many, or worker_threads where that is fewer",
+    "worker_threads": "INFERENCE_NUM_THREADS, divided among the streams",
+}
+
 
 class OpenVinoCpu:
     """The backend. Streams are infer requests in flight, on as many of OpenVINO's own streams as there are threads for them.
@@ -30,7 +37,10 @@ class OpenVinoCpu:
         """What the CPU plug-in says of this CPU: bf16 is offered only where the processor has the instructions."""
         if not library_version("openvino"):
             return Capabilities(
-                available=False, missing="the package openvino is not installed", remedy="pip install 'autotune[openvino]'"
+                available=False,
+                missing="the package openvino is not installed",
+                remedy="pip install 'autotune[openvino]'",
+                knob_docs=_DOCS,
             )
         import openvino as ov
 
@@ -43,11 +53,7 @@ class OpenVinoCpu:
             refused=refused,
             limits={"worker_threads": (1, usable_cores()), "streams": (1, 4 * usable_cores())},
             distributions=("openvino",),
-            knob_docs={
-                "batch_size": "first dimension of the compiled model's shape, which is static",
-                "streams": "infer requests in flight; NUM_STREAMS is as many, or worker_threads where that is fewer",
-                "worker_threads": "INFERENCE_NUM_THREADS, divided among the streams",
-            },
+            knob_docs=_DOCS,
         )
 
     def scheme(self, precision: str) -> QuantScheme:

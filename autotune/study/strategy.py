@@ -25,5 +25,8 @@ def sampler_for(n_finished: int, seed: int) -> BaseSampler:
     import optuna
 
     if n_finished < GP_UNTIL_TRIALS and find_spec("torch") and find_spec("scipy"):
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS, deterministic_objective=False)
+        # Only the pool, which OpenVINO lacks, is drawn at random; a warning for each trial would tell the user nothing.
+        return optuna.samplers.GPSampler(
+            seed=seed, n_startup_trials=STARTUP_TRIALS, deterministic_objective=False, warn_independent_sampling=False
+        )
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)

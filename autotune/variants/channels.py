@@ -122,7 +122,8 @@ def _is_residual_stream(graph: Any, group: Any) -> bool:
     """True when several layers add into the same channels.
 
     Streams keep their width: they carry every block's result, and recovery compares them with the original's. MobileNetV2 at
-    ratio 0.1 on 200 images: 53 % top-1 after two epochs with its streams whole, under 1 % after six with them pruned.
+    ratio 0.1, by weight norm: 53 % top-1 after 2 epochs on 200 images with its streams whole (264 M MACs), 0.5 % after 2×3
+    epochs with them pruned (246 M MACs). The runs differ in batch size and size too, so only the gap's order is meant.
     """
     from torch import nn
 

@@ -49,7 +49,8 @@ def contributions(graph: Any, group: Any, read: Mapping[Any, Reading], width: in
 
     Variance of the input times squared weights: the squared error of removing the channel once its mean is kept in the
     biases, were channels uncorrelated (the quantity that He et al. 2017, arXiv:1707.06168, minimize). Where no consumer could
-    be watched: the L2 norm of the group's weights. MobileNetV2, ratio 0.1, before recovery: 52.5 % top-1; by norm 10 %.
+    be watched: the L2 norm of the group's weights. MobileNetV2, ratio 0.1, before recovery, 200 images: 52.5 % top-1 with these
+    scores and `keep_means` together, 10 % with the norm and neither.
     """
     import torch
     import torch_pruning as tp

@@ -1,0 +1,58 @@
+"""The README's table of knobs and engines, generated from the backends so that it cannot be wrong.
+
+`python -m autotune.report.knob_table README.md` writes it between its two markers.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from autotune.candidate import KNOBS
+from autotune.engines.build import load_backend
+from autotune.engines.protocol import Backend
+
+BEGIN, END = "<!-- knobs:begin", "<!-- knobs:end -->"
+_SHOWN = ("onnxruntime", "openvino")
+
+
+def knob_table() -> str:
+    """A Markdown table: one row per knob, one column per engine. Engines that are not installed keep their documentation."""
+    backends = [load_backend(name) for name in _SHOWN]
+    rows = ["| knob | " + " | ".join(b.name for b in backends) + " |", "|---|" + "---|" * len(backends)]
+    for name, knob in KNOBS.items():
+        if name != "engine":
+            unit = f" ({knob.unit})" if knob.unit not in ("", "1") else ""
+            rows.append(f"| `{name}`{unit} | " + " | ".join(_cell(b, name) for b in backends) + " |")
+    return "\n".join(rows)
+
+
+def _cell(backend: Backend, knob: str) -> str:
+    docs = backend.capabilities().knob_docs
+    if knob == "pruning_ratio":
+        return "a smaller dense model"
+    if knob == "precision":
+        return docs[knob]
+    if knob in docs:
+        return f"{docs[knob]} ({'at build' if knob in backend.build_knobs else 'when opened'})"
+    return "no such knob: null"
+
+
+def with_table(text: str) -> str:
+    """The document with the table between its markers. Raises ValueError when they are missing."""
+    before, begin, rest = text.partition(BEGIN)
+    line, _, rest = rest.partition("\n")
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"the markers {BEGIN} … {END} are not in the document")
+    return f"{before}{begin}{line}\n{knob_table()}\n{end}{after}"
+
+
+def main() -> None:
+    """Rewrites the file named on the command line."""
+    path = Path(sys.argv[1])
+    path.write_text(with_table(path.read_text()))
+
+
+if __name__ == "__main__":
+    main()
