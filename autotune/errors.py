@@ -113,9 +113,10 @@ class OutOfMemory(CandidateRejected):
 
 
 class Unstable(CandidateRejected):
-    """The engine ran, but its results are wrong, missing or not finite."""
+    """The engine ran, but its results are wrong, missing or not finite. Other settings of the same engine may do better."""
 
     reason = "unstable"
+    deterministic = False
 
 
 class DeadlineExceeded(CandidateRejected):

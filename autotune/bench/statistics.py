@@ -116,8 +116,8 @@ def _order_indices(n: int, q: float) -> tuple[int, int] | None:
 def percentile_estimate(samples: Samples, percentile: float) -> Estimate | None:
     """A percentile with its distribution-free interval from order statistics (David and Nagaraja 2003, 7.1).
 
-    `samples`, shape (n,), any order. None where n is too small for both ends to exist: below 52 for p95 and p90's 36,
-    and 368 for p99. Raises ValueError if n = 0.
+    `samples`, shape (n,), any order. None where n is too small for both ends to exist: below 6 for p50, 36 for p90, 72 for p95
+    and 368 for p99, the least n with q^n ≤ 0.025 (0.5^n for p50). Raises ValueError if n = 0.
     """
     n = len(samples)
     if n == 0:

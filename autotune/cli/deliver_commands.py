@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from autotune.cli.options import storage_option, study_argument
+from autotune.cli.options import storage_option, study_argument, writing
 
 
 @click.command()
@@ -40,7 +40,8 @@ def export(study: str, trial: str | None, target: str | None, out: Path, storage
         settings=load_backend(record.candidate.engine).deployment(record.candidate),
         preprocess=preprocess.model_dump(mode="json") if preprocess else None,
     )
-    folder = export_bundle(source, target or record.candidate.engine, out)
+    with writing(out):
+        folder = export_bundle(source, target or record.candidate.engine, out)
     click.echo(f"wrote {folder}: trial {record.number} [{record.candidate}]. Run it: python {folder}/run.py", err=True)
 
 
@@ -59,8 +60,9 @@ def report(study: str, out: Path, storage: str | None) -> None:
         raise SpecError(f"--out {out}: found the suffix {out.suffix!r}; allowed: .png, .svg, .pdf")
     found = open_study(study, storage)
     records = found.records()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draw_front(records, front_of(records, found.spec), found.reference(), out)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draw_front(records, front_of(records, found.spec), found.reference(), out)
     click.echo(f"wrote {out}", err=True)
 
 

@@ -69,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command line and exits: 0 done, 2 wrong input, 3 machine, 4 database, 5 bundle, 130 interrupted."""
     try:
         code: Any = cli.main(list(arguments) if arguments is not None else None, standalone_mode=False)
+        sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Exit as exc:
         sys.exit(exc.exit_code)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from autotune.errors import EnvironmentProblem
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,3 +33,14 @@ def study_argument(command: F) -> F:
 def file_argument(command: F) -> F:
     """STUDY.yaml."""
     return click.argument("study_file", metavar="STUDY.yaml")(command)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A failure of the system inside the block, such as a full disk, is an EnvironmentProblem that names the path."""
+    try:
+        yield
+    except OSError as exc:
+        raise EnvironmentProblem(
+            f"cannot write {path}: {exc.strerror or exc}.", remedy="another place, or look after its permissions and free space"
+        ) from exc

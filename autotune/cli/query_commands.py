@@ -43,12 +43,13 @@ def stop(study: str, storage: str | None) -> None:
     """Ask a running study to finish its trial and stop; its workers on this host get SIGTERM."""
     from autotune.cli.context import open_study
     from autotune.store.worker import is_alive
+    from autotune.study.lock import workers_here
 
     found = open_study(study, storage)
+    here = workers_here(found.row)
+    for pid in here:
+        os.kill(pid, signal.SIGTERM)
     workers = {t.worker.worker_id: t.worker for t in found.store.running(found.row.id)}
-    here = [w for w in workers.values() if is_alive(w)]
-    for worker in here:
-        os.kill(worker.pid, signal.SIGTERM)
     elsewhere = [w.host for w in workers.values() if is_alive(w) is None]
     if elsewhere:
         raise EnvironmentProblem(
@@ -128,12 +129,15 @@ def trials(study: str, storage: str | None, as_json: bool) -> None:
 
 def best_of(records: list[TrialRecord], spec: Any, prefer: str | None) -> TrialRecord:
     """The best feasible trial. Raises SpecError when `prefer` is no objective or nothing keeps to the constraints."""
-    from autotune.study.scoring import OBJECTIVES
+    from autotune.study.scoring import OBJECTIVES, is_feasible
     from autotune.study.scoring import best as best_in
 
-    if prefer and prefer not in OBJECTIVES:
-        raise SpecError(f"--prefer {prefer}: allowed: {', '.join(OBJECTIVES)}")
+    known = [*OBJECTIVES, *(["cost"] if spec.price_per_hour is not None else [])]
+    if prefer and prefer not in known:
+        raise SpecError(f"--prefer {prefer}: allowed: {', '.join(known)}")
     chosen = best_in(records, spec, prefer or "")
+    if chosen is None and any(is_feasible(r, spec) for r in records):
+        raise SpecError(f"--prefer {prefer}: it was not measured in any trial that keeps to the constraints")
     if chosen is None:
         limits = spec.constraints.model_dump(exclude_none=True)
         raise SpecError(f"none of {len(records)} trials keeps to the constraints {limits}; see: autotune trials {spec.study}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,15 +48,19 @@ def _check_metric(spec: StudySpec) -> None:
         raise SpecError([spec.data.problem("metric", p.found, p.allowed) for p in exc.problems]) from exc
 
 
-def run_here(study_file: str, *, storage: str | None, trials: int | None, hours: float | None) -> tuple[StudyResult, int]:
-    """The study, run in this process with progress on stderr; the exit code is 130 when it was stopped by a signal."""
-    plan = checked_plan(study_file)
+def run_here(
+    plan: StudyPlan, *, storage: str | None, trials: int | None, hours: float | None, on_stop: Callable[[], None] = lambda: None
+) -> tuple[StudyResult, int]:
+    """The study, run in this process with progress on stderr; the exit code is 130 when it was stopped by a signal.
+
+    `on_stop` is called at each signal, in the signal's handler.
+    """
     store = open_store(storage or plan.spec.storage)
     observer = LiveProgress() if sys.stderr.isatty() else PlainProgress()
-    switch = StopSwitch()
+    switch = StopSwitch(on_stop)
     with observer, _signals_press(switch):
         result = run_study(plan, store, this_worker(), observer, switch, trials=trials, hours=hours)
-    return result, 130 if result.ended == "stopped" and switch.count else 0
+    return result, 130 if result.ended == "stopped" else 0
 
 
 def print_result(result: StudyResult, *, as_json: bool) -> None:
@@ -73,7 +77,7 @@ def print_result(result: StudyResult, *, as_json: bool) -> None:
 def time_shares(result: StudyResult) -> dict[str, float]:
     """Share of the wall time by what it was spent on; stages of trials made in this run, search, database, everything else."""
     spent = {"search": result.overhead_s.get("search", 0.0), "database": result.overhead_s.get("store", 0.0)}
-    spent["waiting"] = result.overhead_s.get("waiting for the device", 0.0)
+    spent["waiting"] = sum(seconds for what, seconds in result.overhead_s.items() if what.startswith("waiting"))
     spent["trials"] = result.overhead_s.get("trials", 0.0)
     wall = max(result.wall_s, 1e-9)
     shares = {name: seconds / wall for name, seconds in spent.items()}

@@ -10,7 +10,8 @@ import click
 from autotune.cli.context import OpenStudy
 from autotune.cli.render import with_interval
 from autotune.records import Estimate
-from autotune.store.worker import is_alive
+from autotune.study.lock import workers_here
+from autotune.study.recovery import is_dead
 from autotune.study.scoring import best
 
 
@@ -18,9 +19,10 @@ def status_document(found: OpenStudy) -> dict[str, Any]:
     """One study: state (running | interrupted | idle), counts, target, workers, and the best configuration so far."""
     records = found.records()
     running = found.store.running(found.row.id)
-    alive = [t for t in running if is_alive(t.worker) is not False]
+    here = workers_here(found.row)
     counts = {state: sum(r.state == state for r in records) for state in ("complete", "rejected", "crashed")}
     chosen = best(records, found.spec) if records else None
+    alive = bool(here) or any(not is_dead(t) for t in running)
     state = "running" if alive else "interrupted" if running else "idle"
     return {
         "study": found.row.name,
@@ -28,6 +30,7 @@ def status_document(found: OpenStudy) -> dict[str, Any]:
         "n_trials": counts,
         "target": found.row.target_trials,
         "began_at": found.row.created_at,
+        "workers_here": here,
         "running": [
             {"number": t.number, "worker": t.worker.worker_id, "host": t.worker.host, "pid": t.worker.pid} for t in running
         ],

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 
-from autotune.cli.options import file_argument, json_option, storage_option
+from autotune.cli.background import detached, helpers
+from autotune.cli.options import file_argument, json_option, storage_option, writing
 from autotune.errors import SpecError
 
 
@@ -32,7 +26,8 @@ def init(model: Path, data: Path | None, device: str, out: Path, force: bool) ->
     if out.exists() and not force:
         raise SpecError(f"{out} is there already; --force replaces it, --out names another file")
     text = draft_study(model, data, device, out.resolve().parent)
-    out.write_text(text)
+    with writing(out):
+        out.write_text(text)
     click.echo(f"wrote {out}. Look it over, then: autotune start {out}", err=True)
 
 
@@ -58,15 +53,17 @@ def start(
     as_json: bool,
 ) -> int:
     """Run a study, or resume it to its target."""
-    from autotune.cli.running import dry_run_report, print_result, run_here
+    from autotune.cli.running import checked_plan, dry_run_report, print_result, run_here
 
     if dry_run:
         dry_run_report(study_file, trials, as_json=as_json)
         return 0
+    plan = checked_plan(study_file)
+    options = _options(trials, hours, storage)
     if detach:
-        return _detached(study_file, trials, hours, workers, storage)
-    with _helpers(workers - 1, study_file, storage, trials):
-        result, code = run_here(study_file, storage=storage, trials=trials, hours=hours)
+        return detached(plan, study_file, [*options, "--workers", str(workers)])
+    with helpers(workers - 1, plan, study_file, options) as stop_helpers:
+        result, code = run_here(plan, storage=storage, trials=trials, hours=hours, on_stop=stop_helpers)
     print_result(result, as_json=as_json)
     return code
 
@@ -78,9 +75,9 @@ def start(
 @storage_option
 def worker(study_file: str, trials: int | None, hours: float | None, storage: str | None) -> int:
     """One more worker for a running study, on this host or another with the same kind of device."""
-    from autotune.cli.running import run_here
+    from autotune.cli.running import checked_plan, run_here
 
-    _, code = run_here(study_file, storage=storage, trials=trials, hours=hours)
+    _, code = run_here(checked_plan(study_file), storage=storage, trials=trials, hours=hours)
     return code
 
 
@@ -103,42 +100,6 @@ def bench(study_file: str, settings: tuple[str, ...], as_json: bool) -> int:
     return 0 if record.state == "complete" else 1
 
 
-@contextmanager
-def _helpers(n: int, study_file: str, storage: str | None, trials: int | None) -> Iterator[None]:
-    """`n` more workers run while the block does; they are asked to stop when it ends early."""
-    command = [sys.executable, "-m", "autotune.cli.main", "worker", study_file]
-    command += ["--storage", storage] if storage else []
-    command += ["--trials", str(trials)] if trials else []
-    running = [subprocess.Popen(command) for _ in range(n)]
-    try:
-        yield
-    finally:
-        for process in running:
-            process.send_signal(signal.SIGTERM)
-        for process in running:
-            process.wait()
-
-
-def _detached(study_file: str, trials: int | None, hours: float | None, workers: int, storage: str | None) -> int:
-    """The study goes on in a session of its own, after its file was found to be right."""
-    from autotune.cli.running import checked_plan
-
-    plan = checked_plan(study_file)
-    log_path = plan.cache_root / "logs" / plan.spec.study / "start.log"
-    log_path.parent.mkdir(parents=True, exist_ok=True)
-    options: list[Any] = ["--trials", trials] if trials else []
-    options += ["--hours", hours] if hours else []
-    options += ["--storage", storage] if storage else []
-    command = [sys.executable, "-m", "autotune.cli.main", "-v", "start", study_file, "--workers", workers, *options]
-    with log_path.open("a") as log:
-        process = subprocess.Popen(
-            list(map(str, command)),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env=dict(os.environ),
-        )
-    click.echo(f"study {plan.spec.study} runs as process {process.pid}; log: {log_path}", err=True)
-    click.echo(f"look: autotune status {study_file}    stop: autotune stop {study_file}", err=True)
-    return 0
+def _options(trials: int | None, hours: float | None, storage: str | None) -> list[str]:
+    named = {"--trials": trials, "--hours": hours, "--storage": storage}
+    return [word for name, value in named.items() if value is not None for word in (name, str(value))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,11 @@ class Dataset:
     def take(self, indices: NDArray[np.intp]) -> Arrays:
         """Model inputs of the named samples, in that order."""
         return {name: self._input(name, array[indices]) for name, array in self.arrays.items()}
+
+    def first(self, n: int) -> Dataset:
+        """The first `n` samples, or all where there are fewer, under the same digest."""
+        labels = None if self.labels is None else self.labels[:n]
+        return replace(self, arrays={name: array[:n] for name, array in self.arrays.items()}, labels=labels)
 
     def _input(self, name: str, raw: NDArray[Any]) -> NDArray[Any]:
         values = preprocessed(raw, self.preprocess)

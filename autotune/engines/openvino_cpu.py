@@ -15,7 +15,7 @@ from autotune.variants.variant import ModelVariant, QuantScheme
 _FILE = "model.xml"
 
 _DOCS = {
-    "precision": "fp32, fp16 (halves the file, computed in fp32), bf16 (where the CPU has AVX512_BF16 or AMX), int8, int8-tensor",
+    "precision": "fp32, fp16 (half the file, computed in fp32), bf16 (if the CPU has AVX512_BF16 or AMX), int8, int8-tensor",
     "batch_size": "first dimension of the compiled model's shape, which is static",
     "streams": "infer requests in flight; NUM_STREAMS is as many, or worker_threads where that is fewer",
     "worker_threads": "INFERENCE_NUM_THREADS, divided among the streams",
@@ -42,9 +42,17 @@ class OpenVinoCpu:
                 remedy="pip install 'autotune[openvino]'",
                 knob_docs=_DOCS,
             )
-        import openvino as ov
+        try:
+            import openvino as ov
 
-        able = set(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+            able = set(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        except (ImportError, OSError, RuntimeError) as exc:
+            return Capabilities(
+                available=False,
+                missing=f"the package openvino is installed, but does not load: {exc}",
+                remedy="pip install --force-reinstall openvino",
+                knob_docs=_DOCS,
+            )
         refused = {} if "BF16" in able else {"bf16": "this CPU has neither AVX512_BF16 nor AMX"}
         precisions = ("fp32", "fp16", "bf16", "int8", "int8-tensor")
         return Capabilities(
@@ -104,8 +112,8 @@ class OpenVinoCpu:
         """
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "bf16" if candidate.precision == "bf16" else "f32"}
         if candidate.streams is not None:
-            # The plug-in takes no more streams than threads: asked for 4 on 2 threads it made 2.
-            settings["NUM_STREAMS"] = min(candidate.streams, candidate.worker_threads or candidate.streams)
+            # The plug-in takes no more streams than threads: asked for 4 on 2 threads, or on 2 cores, it made 2.
+            settings["NUM_STREAMS"] = min(candidate.streams, candidate.worker_threads or usable_cores())
         if candidate.worker_threads is not None:
             settings["INFERENCE_NUM_THREADS"] = candidate.worker_threads
         return {"compile_model": settings, "requests": candidate.streams}
@@ -119,6 +127,7 @@ class OpenVinoSession:
         self._compiled = compiled
         self._requests = [compiled.create_infer_request() for _ in range(slots)]
         self._names = [_name(port, i) for i, port in enumerate(compiled.outputs)]
+        self._n_inputs = len(compiled.inputs)
         # The first Type.to_dtype() of a process fills a C++ static while it gives up the GIL: two threads that both come first
         # wait for each other for ever (OpenVINO 2026.4.1, seen in a stack dump). So it happens here, on one thread.
         for port in (*compiled.inputs, *compiled.outputs):
@@ -126,6 +135,8 @@ class OpenVinoSession:
 
     def submit(self, inputs: Inputs, slot: int) -> None:
         """The slot's request has started. Raises Unstable when it cannot."""
+        if len(inputs) != self._n_inputs:  # OpenVINO would run on what the request held before
+            raise Unstable(f"OpenVINO got the inputs {', '.join(inputs) or 'none'} of {self._n_inputs}", stage="load")
         try:
             self._requests[slot].start_async(dict(inputs), share_inputs=True)
         except RuntimeError as exc:
@@ -153,5 +164,7 @@ class OpenVinoSession:
 
 
 def _name(port: Any, index: int) -> str:
+    """The output's name in the ONNX graph. A compiled port may have more: those of a Cast before it that was optimized away."""
     names = port.get_names()
-    return min(names) if names else f"output{index}"
+    given = str(port.get_node().friendly_name).removesuffix("/sink_port_0")
+    return given if given in names else min(names, default=f"output{index}")

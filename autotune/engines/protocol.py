@@ -84,7 +84,8 @@ class Backend(Protocol):
     build_knobs: frozenset[str]
     run_knobs: frozenset[str]
     preload: tuple[str, ...]
-    """Modules that a trial's process imports once and for all trials; they must not start threads or touch a GPU."""
+    """Modules that a trial's process imports before it forks a child for each trial. They must not touch a GPU, and a child
+    must not need the threads that they start: ONNX Runtime and OpenVINO each leave an idle one, which a child can miss."""
 
     def capabilities(self) -> Capabilities:
         """What this machine can do, found out without running a model. Never raises for a missing library."""

@@ -177,10 +177,10 @@ class LimitsSpec(_Section):
 class RecoverySpec(_Section):
     """Fine-tuning after pruning, with the unmodified model as teacher."""
 
-    epochs: int = Field(3, ge=0, le=10_000)
+    epochs: int = Field(10, ge=0, le=10_000, description="after each step of pruning")
     steps: int = Field(3, ge=1, le=100, description="pruning is done in this many steps, with recovery after each")
     batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(2e-3, gt=0)
     max_s: float = Field(600.0, gt=0, description="cap of the whole recovery")
 
 

@@ -1,4 +1,4 @@
-"""One measurement at a time on a device: a lock of the operating system, which a crash releases."""
+"""One measurement at a time on a device, and who works on a study: locks of the operating system, which a crash releases."""
 
 from __future__ import annotations
 
@@ -11,18 +11,28 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from autotune.fingerprint import digest_of
+from autotune.store.studies import StudyRow
+
+
+def runtime_folder() -> Path:
+    """Where locks lie: the user's runtime folder, even if a cron job's environment does not name it, or a temporary one."""
+    if named := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(named)
+    usual = Path(f"/run/user/{os.getuid()}")
+    return usual if usual.is_dir() else Path(tempfile.gettempdir())
+
 
 def lock_path(device: str) -> Path:
     """The lock file of a device, the same for all processes of this user on this host."""
-    root = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-    return root / f"autotune-{os.getuid()}-{device.replace(':', '-')}.lock"
+    return runtime_folder() / f"autotune-{os.getuid()}-{device.replace(':', '-')}.lock"
 
 
 @contextmanager
 def device_lock(device: str, should_stop: Callable[[], bool] = lambda: False) -> Iterator[float]:
     """Inside the block no other autotune process of this user measures on the device. Gives the seconds waited.
 
-    Raises InterruptedError when `should_stop` turns true while waiting.
+    Raises InterruptedError when `should_stop`, asked twice a second, turns true while waiting.
     """
     lock = FileLock(lock_path(device))
     begin = time.monotonic()
@@ -37,3 +47,38 @@ def device_lock(device: str, should_stop: Callable[[], bool] = lambda: False) ->
         yield time.monotonic() - begin
     finally:
         lock.release()
+
+
+@contextmanager
+def presence(study: StudyRow) -> Iterator[None]:
+    """Inside the block `workers_here` lists this process, also between its trials."""
+    path = runtime_folder() / f"{_stem(study)}-{os.getpid()}.lock"
+    with FileLock(path):
+        yield
+        path.unlink(missing_ok=True)
+
+
+def workers_here(study: StudyRow) -> list[int]:
+    """The process ids of the study's workers on this host, of this user."""
+    found = []
+    for path in sorted(runtime_folder().glob(f"{_stem(study)}-*.lock")):
+        # The folder may be one that everybody writes to, and the ids are what `autotune stop` signals.
+        if path.stat().st_uid != os.getuid():
+            continue
+        try:
+            with FileLock(path, timeout=0):
+                path.unlink(missing_ok=True)  # its process was killed
+        except Timeout:
+            found.append(int(path.stem.rpartition("-")[2]))
+    return found
+
+
+def is_present(pid: int) -> bool:
+    """True when the process works on some study."""
+    return any(runtime_folder().glob(f"autotune-{os.getuid()}-study-*-{pid}.lock"))
+
+
+def _stem(study: StudyRow) -> str:
+    # Where the database lies may be written in several ways, when the study began in only one.
+    identity = digest_of({"id": study.id, "name": study.name, "created_at": study.created_at})
+    return f"autotune-{os.getuid()}-study-{identity}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -16,23 +18,24 @@ from autotune.fingerprint import digest_of, file_digest
 from autotune.records import FINISHED, TrialRecord, TrialRole
 from autotune.store.repository import SEARCHED, Store
 from autotune.store.studies import StudyRow
-from autotune.store.worker import WorkerIdentity, is_alive
-from autotune.study.lock import device_lock
+from autotune.store.worker import WorkerIdentity
+from autotune.study.lock import device_lock, presence, workers_here
 from autotune.study.observer import Observer
 from autotune.study.plan import StudyPlan
-from autotune.study.proposer import Proposer
+from autotune.study.proposer import Proposal, Proposer
+from autotune.study.recovery import is_dead, recover
 from autotune.study.scoring import front
 from autotune.trial.isolation import Interrupted, TrialProcess
+from autotune.trial.known_accuracy import scores_exist
 from autotune.trial.request import TrialRequest
-from autotune.trial.stages import scores_exist
 
 _log = logging.getLogger(__name__)
 _MAX_CRASHES_IN_A_ROW = 8
 """So many trials without one that ran mean that the machine, not the candidates, is at fault."""
 
 _HEARTBEAT_S = 30.0
-_SILENT_S = 600.0
-"""A worker on another host that was not heard of for so long counts as dead: twenty missed heartbeats."""
+_OTHERS_POLL_S = 0.5
+"""How often a worker that has no room for another trial looks whether those of the others are done."""
 
 Ended = Literal["trials", "hours", "stopped", "exhausted"]
 
@@ -40,12 +43,14 @@ Ended = Literal["trials", "hours", "stopped", "exhausted"]
 class StopSwitch:
     """How often a stop was asked for: once ends the study after the trial under way, twice ends that trial too."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_press: Callable[[], None] = lambda: None) -> None:
         self.count = 0
+        self._on_press = on_press
 
     def press(self, *_: object) -> None:
         """One more request; has the signature of a signal handler."""
         self.count += 1
+        self._on_press()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,16 +76,25 @@ class _Run:
     process: TrialProcess
     observer: Observer
     switch: StopSwitch
+    target: int
     began: float
-    spent: dict[str, float]
+    spent: dict[str, float] = field(default_factory=dict)
     last_beat: float = 0.0
 
     def beat_and_ask(self) -> bool:
         """True when the trial under way is to end now; on the way other hosts hear that this worker lives."""
+        self._beat()
+        return self.switch.count > 1
+
+    def beat_and_wait(self) -> bool:
+        """True when waiting for the device is over: at the first request, for nothing would be lost by it."""
+        self._beat()
+        return self.switch.count > 0
+
+    def _beat(self) -> None:
         if time.monotonic() - self.last_beat > _HEARTBEAT_S:
             self.last_beat = time.monotonic()
             self.store.heartbeat(self.worker.worker_id)
-        return self.switch.count > 1
 
     def timed(self, what: str, call: Callable[..., Any], *args: Any) -> Any:
         """The call's result; its wall time is added to `what`."""
@@ -125,61 +139,81 @@ def run_study(
     """
     target = trials or plan.spec.budget.trials
     study = register_study(plan, store, target)
-    with TrialProcess(plan.preload) as process:
+    with TrialProcess(plan.preload) as process, presence(study):
         run = _Run(
             plan=plan, store=store, study=study, worker=worker, process=process,
-            observer=observer, switch=switch, began=time.monotonic(), spent={},
+            observer=observer, switch=switch, target=target, began=time.monotonic(),
         )  # fmt: skip
         store.set_study_state(study.id, "running")
         try:
-            return _run(run, target, hours or plan.spec.budget.hours)
+            return _run(run, hours or plan.spec.budget.hours)
         finally:
-            store.set_study_state(study.id, "idle")
+            if len(workers_here(study)) <= 1 and not store.running(study.id):
+                store.set_study_state(study.id, "idle")
 
 
-def _run(run: _Run, target: int, hours: float | None) -> StudyResult:
+def _run(run: _Run, hours: float | None) -> StudyResult:
     proposer = run.timed("search", Proposer, run.plan, run.store.url, run.worker.worker_id)
-    records = _recover(run, proposer)
-    run.observer.planned(run.plan, len(records), target)
+    records = recover(run.store, run.study.id, proposer, run.observer.note)
+    run.observer.planned(run.plan, len(records), run.target)
     reference = _reference(run, proposer)
     run.timed("search", proposer.enqueue_priors)
     earlier_s = sum(_duration_s(r) for r in records)
     ended: Ended | None = None
     while ended is None:
+        records = run.timed("store", run.store.trials, run.study.id, FINISHED, SEARCHED)  # others may have finished some
+        _stop_if_nothing_runs(records)
         if run.switch.count:
             ended = "stopped"
-        elif len(records) >= target:
+        elif len(records) >= run.target:
             ended = "trials"
         elif hours is not None and time.monotonic() - run.began + earlier_s >= hours * 3600:
             ended = "hours"
+        elif len(records) + _n_under_way(run) >= run.target:
+            _wait_for_others(run, proposer)
         else:
             ended = _one_trial(run, proposer, reference, records)
+    # The last worker to leave has seen every trial, so the stored front is whole, also after one was killed in the middle.
+    records = run.store.trials(run.study.id, FINISHED, SEARCHED)
+    found = front(records, run.plan.spec)
+    run.store.set_front(run.study.id, [r.number for r in found])
     return StudyResult(
         ended=ended,
         reference=reference,
         records=records,
-        front=front(records, run.plan.spec),
+        front=found,
         wall_s=time.monotonic() - run.began,
         overhead_s=dict(run.spent),
     )
 
 
+def _n_under_way(run: _Run) -> int:
+    return sum(t.role == "search" for t in run.store.running(run.study.id))
+
+
+def _wait_for_others(run: _Run, proposer: Proposer) -> None:
+    """A moment has passed; the trial of a worker that died meanwhile is put back, so that there is room for it again."""
+    run.timed("waiting for the others", time.sleep, _OTHERS_POLL_S)
+    if any(is_dead(t) for t in run.store.running(run.study.id)):
+        recover(run.store, run.study.id, proposer, run.observer.note)
+
+
 def _one_trial(run: _Run, proposer: Proposer, reference: TrialRecord, records: list[TrialRecord]) -> Ended | None:
-    """One more record in `records`, or the reason why there will be none."""
-    others = run.timed("store", run.store.trials, run.study.id, FINISHED, SEARCHED)
-    records[:] = others  # other workers may have finished some
+    """One more finished trial, or the reason why there will be none."""
     known = {r.candidate: r for r in [reference, *records]}
     proposal = run.timed("search", proposer.ask, len(records))
     twin = known.get(proposal.candidate)
-    if twin is not None and (twin.role == "search" or proposal.candidate in run.plan.priors):
-        if twin.role == "search":
-            run.timed("search", proposer.tell, proposal.number, twin, records, {"duplicate_of": twin.number})
-            return None if run.timed("search", proposer.enqueue_unseen, frozenset(known)) else "exhausted"
+    if twin is not None and twin.role == "search":
+        run.timed("search", proposer.tell, proposal.number, twin, records, {"duplicate_of": twin.number})
+        return None if run.timed("search", proposer.enqueue_unseen, frozenset(known)) else "exhausted"
+    trial_id = _claimed(run, proposer, proposal)
+    if trial_id is None:
+        return None
+    if twin is not None and proposal.candidate in run.plan.priors:
         record = replace(twin, number=proposal.number, role="search", flags=(*twin.flags, "same_as_reference"))
-        run.observer.trial_began(proposal.number, proposal.candidate, "search")
-        run.timed("store", run.store.save_finished, run.study.id, record, run.worker)
+        run.timed("store", run.store.finish_trial, trial_id, record)
     else:
-        found = _measure(run, proposal.number, "search", proposal.candidate, reference)
+        found = _measure(run, trial_id, proposal.number, "search", proposal.candidate, reference)
         if found is None:
             run.timed("search", proposer.put_back, proposal.number)
             return "stopped"
@@ -187,7 +221,25 @@ def _one_trial(run: _Run, proposer: Proposer, reference: TrialRecord, records: l
     records.append(record)
     run.timed("search", proposer.tell, record.number, record, [reference, *records])
     _announce(run, record, records, reference)
-    _stop_if_nothing_runs(records)
+    return None
+
+
+def _claimed(run: _Run, proposer: Proposer, proposal: Proposal) -> int | None:
+    """The id of the trial, now running in our tables; None when there turned out to be no room for it.
+
+    Workers that claim at once may each see the other's claim, never neither, because each writes before it counts; then they
+    step back for a random while. So a study meets its target exactly.
+    """
+    run.observer.trial_began(proposal.number, proposal.candidate, "search")
+    trial_id: int = run.timed(
+        "store", run.store.begin_trial, run.study.id, proposal.number, "search", proposal.candidate, run.worker
+    )
+    n_finished = sum(n for state, n in run.store.counts(run.study.id).items() if state != "running")
+    if n_finished + _n_under_way(run) <= run.target and proposer.is_running(proposal.number):
+        return trial_id
+    run.store.discard_trial(trial_id)
+    proposer.put_back(proposal.number)
+    run.timed("waiting for the others", time.sleep, random.uniform(0, _OTHERS_POLL_S))
     return None
 
 
@@ -199,11 +251,9 @@ def _announce(run: _Run, record: TrialRecord, records: list[TrialRecord], refere
 
 
 def _measure(
-    run: _Run, number: int, role: TrialRole, candidate: Candidate, reference: TrialRecord | None
+    run: _Run, trial_id: int, number: int, role: TrialRole, candidate: Candidate, reference: TrialRecord | None
 ) -> TrialRecord | None:
-    """The stored record of a candidate, or None when it was interrupted; then nothing of it is left."""
-    run.observer.trial_began(number, candidate, role)
-    trial_id = run.timed("store", run.store.begin_trial, run.study.id, number, role, candidate, run.worker)
+    """The stored record of a trial that was begun, or None when it was interrupted; then nothing of it is left."""
     request = TrialRequest(
         spec=run.plan.spec,
         number=number,
@@ -214,8 +264,7 @@ def _measure(
         reference_scores=reference_scores(reference),
     )
     try:
-        with device_lock(run.plan.fingerprint.kind, lambda: run.switch.count > 1) as waited_s:
-            run.spent["waiting for the device"] = run.spent.get("waiting for the device", 0.0) + waited_s
+        with _device(run) if role == "search" else nullcontext():
             record = run.timed("trials", run.process.run, request, run.observer.stage_began, run.beat_and_ask)
     except (Interrupted, InterruptedError):
         run.store.discard_trial(trial_id)
@@ -227,17 +276,27 @@ def _measure(
     return record  # type: ignore[no-any-return]  # timed() passes on what it was given
 
 
+@contextmanager
+def _device(run: _Run) -> Iterator[None]:
+    """Inside the block nobody else measures on the device; the wait is accounted for. Raises InterruptedError."""
+    with device_lock(run.plan.fingerprint.kind, run.beat_and_wait) as waited_s:
+        run.spent["waiting for the device"] = run.spent.get("waiting for the device", 0.0) + waited_s
+        yield
+
+
 def _reference(run: _Run, proposer: Proposer) -> TrialRecord:
     """The reference's record: measured first, again when the cache no longer has its predictions. Raises when it failed."""
     known = _usable_reference(run)
-    if known is None:
-        with device_lock(run.plan.fingerprint.kind, lambda: bool(run.switch.count)):
-            pass  # another worker may be measuring it at this moment
-        known = _usable_reference(run)
     if known is not None:
         return known
-    number = run.store.next_number(run.study.id, "reference")
-    record = _measure(run, number, "reference", run.plan.reference, None)
+    try:
+        with _device(run):
+            known = _usable_reference(run)  # another worker may have measured it meanwhile
+            if known is not None:
+                return known
+            record = _measured_reference(run)
+    except InterruptedError:
+        record = None
     if record is None:
         raise KeyboardInterrupt
     if record.state != "complete":
@@ -252,31 +311,21 @@ def _reference(run: _Run, proposer: Proposer) -> TrialRecord:
     return record
 
 
+def _measured_reference(run: _Run) -> TrialRecord | None:
+    candidate = run.plan.reference
+    number = run.store.next_number(run.study.id, "reference")
+    run.observer.trial_began(number, candidate, "reference")
+    trial_id = run.timed("store", run.store.begin_trial, run.study.id, number, "reference", candidate, run.worker)
+    return _measure(run, trial_id, number, "reference", candidate, None)
+
+
 def _usable_reference(run: _Run) -> TrialRecord | None:
     """The newest reference whose predictions are still in the cache."""
     known = run.store.trials(run.study.id, ["complete"], ["reference"])
     return next((r for r in reversed(known) if scores_exist(run.plan.cache, reference_scores(r))), None)
 
 
-def _recover(run: _Run, proposer: Proposer) -> list[TrialRecord]:
-    """The finished trials, after what dead workers left behind was told or put back."""
-    for trial in run.store.running(run.study.id):
-        alive = is_alive(trial.worker)
-        if alive is False or (alive is None and trial.heartbeat_age_s > _SILENT_S):
-            run.store.discard_trial(trial.trial_id)
-            run.observer.note(f"trial {trial.number} was under way when its worker died; its candidate is put back")
-    records = run.store.trials(run.study.id, FINISHED, SEARCHED)
-    finished = {r.number: r for r in records}
-    still_running = {t.number for t in run.store.running(run.study.id)}
-    for number in proposer.unfinished():
-        if number in finished:
-            proposer.tell(number, finished[number], records)
-        elif number not in still_running:
-            proposer.put_back(number)
-    return records
-
-
-def _stop_if_nothing_runs(records: list[TrialRecord]) -> None:
+def _stop_if_nothing_runs(records: Sequence[TrialRecord]) -> None:
     last = records[-_MAX_CRASHES_IN_A_ROW:]
     if len(last) == _MAX_CRASHES_IN_A_ROW and all(r.state == "crashed" for r in last):
         raise EnvironmentProblem(

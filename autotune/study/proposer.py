@@ -60,14 +60,22 @@ class Proposer:
         self, number: int, record: TrialRecord, known: Sequence[TrialRecord], note: Mapping[str, Any] | None = None
     ) -> None:
         """Optuna knows the trial's values and constraints. Telling a trial twice changes nothing."""
+        if not self.is_running(number):
+            return
+        try:
+            self._tell(number, record, known, note or {})
+        except (ValueError, RuntimeError):
+            if self.is_running(number):
+                raise
+            # another worker, which took this one for dead, told it between the question and the answer
+
+    def _tell(self, number: int, record: TrialRecord, known: Sequence[TrialRecord], note: Mapping[str, Any]) -> None:
         import optuna
 
-        if self._frozen(number).state.is_finished():
-            return
         trial = optuna.trial.Trial(self._study, self._frozen(number)._trial_id)
         for name, value in violations(record, self._plan.spec).items():
             trial.set_constraint(name, value)
-        for name, value in {**_attributes(record), **(note or {})}.items():
+        for name, value in {**_attributes(record), **note}.items():
             trial.set_user_attr(name, value)
         self._study.tell(number, objective_values(record, self._plan.spec, known))
 
@@ -107,9 +115,18 @@ class Proposer:
         if frozen.state.is_finished():
             return
         params = dict(frozen.params) or dict(frozen.system_attrs.get("fixed_params", {}))
-        self._study.tell(number, state=optuna.trial.TrialState.FAIL)
+        # In this order: killed in between, a candidate is asked for twice, which is noticed, and none is lost.
         if PAIR in params:
             self._study.enqueue_trial(params)
+        try:
+            self._study.tell(number, state=optuna.trial.TrialState.FAIL)
+        except (ValueError, RuntimeError):
+            if self.is_running(number):
+                raise
+
+    def is_running(self, number: int) -> bool:
+        """False when the trial was told or put back, perhaps by another worker."""
+        return not self._frozen(number).state.is_finished()
 
     def unfinished(self) -> dict[int, Candidate | None]:
         """Trials that Optuna calls running, with their candidates where they were drawn completely."""

@@ -17,15 +17,13 @@ from autotune.errors import CandidateRejected
 from autotune.fingerprint import cpu_fingerprint
 from autotune.records import Rejection, TrialRecord
 from autotune.telemetry.host import host_probes
+from autotune.trial.known_accuracy import measured_scores, stored_scores
 from autotune.trial.request import TrialRequest
 from autotune.trial.stages import (
     bound_split,
     load_batches,
-    measured_scores,
     require_accuracy,
     require_support,
-    scores_key,
-    stored_scores,
     variant_of,
 )
 
@@ -37,6 +35,7 @@ class _Draft:
         self.known: dict[str, Any] = {"metric": request.spec.data.metric, "started_at": now_utc()}
         self.stage_s: dict[str, float] = {}
         self.cached: list[str] = []
+        self.flags: list[str] = []
         self._request, self._report = request, report
 
     @contextmanager
@@ -61,6 +60,7 @@ class _Draft:
             reject=reject,
             stage_s={k: round(v, 4) for k, v in self.stage_s.items()},
             cached=tuple(self.cached),
+            flags=tuple(self.flags),
             build_s=sum(built) if built else None,
             measure_s=sum(measured) if measured else None,
             finished_at=now_utc(),
@@ -105,19 +105,20 @@ def _walk(request: TrialRequest, draft: _Draft) -> None:
         session = backend.open(engine, candidate)
     with session:
         with draft.stage("accuracy"):
-            key = scores_key(engine, backend, validation, spec.data.metric)
-            scores, hit = measured_scores(session, validation, candidate, spec.data.metric, key, cache)
-            draft.cached += ["accuracy"] if hit else []
-            accuracy = accuracy_estimate(scores)
-            reference = stored_scores(cache.root / "accuracy" / (request.reference_scores or key))
-            drop = drop_estimate(reference, scores)
-            draft.known |= {"accuracy": accuracy, "accuracy_drop": drop, "scores_key": key}
+            found = measured_scores(session, engine, backend, validation, candidate, spec.data.metric, cache)
+            draft.cached += ["accuracy"] if found.hit else []
+            draft.flags += ["accuracy_depends_on_settings"] if found.settings_matter else []
+            accuracy = accuracy_estimate(found.scores)
+            reference = stored_scores(cache.root / "accuracy" / (request.reference_scores or found.key))
+            drop = drop_estimate(reference, found.scores)
+            draft.known |= {"accuracy": accuracy, "accuracy_drop": drop, "scores_key": found.key}
             require_accuracy(accuracy, drop, spec.constraints)
         if not request.with_load:
             return
         with draft.stage("load"):
-            found = measure_load(session, pool, candidate.batch_size, spec.load, host_probes(), idle_mib)
-            draft.known |= _measured(found)
+            measured = measure_load(session, pool, candidate.batch_size, spec.load, host_probes(), idle_mib)
+            draft.known |= _measured(measured)
+            draft.flags += measured.load.flags
 
 
 def _measured(found: Measurement) -> dict[str, Any]:
@@ -128,7 +129,6 @@ def _measured(found: Measurement) -> dict[str, Any]:
         "energy_j_per_item": found.energy_j_per_item,
         "power_w": found.power_w,
         "telemetry": found.telemetry,
-        "flags": found.load.flags,
     }
 
 

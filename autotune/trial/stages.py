@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 
-from autotune.bench.accuracy import Scores, predict, score, scores_from_arrays
 from autotune.bench.measure import pool_size
-from autotune.bench.metrics import load_metric
 from autotune.cache import Cache
 from autotune.candidate import Candidate
 from autotune.data.binding import bind_inputs
 from autotune.data.dataset import Arrays, Dataset
 from autotune.data.split import load_split
-from autotune.engines.protocol import Backend, Engine, Inputs, Session
-from autotune.errors import AccuracyTooLow, SpecError, Unsupported
-from autotune.fingerprint import cpu_fingerprint, digest_of
+from autotune.engines.protocol import Backend, Inputs
+from autotune.errors import AccuracyTooLow, Unsupported
+from autotune.fingerprint import digest_of
 from autotune.records import Estimate
 from autotune.spec.model import ConstraintsSpec, SplitSpec, StudySpec
 from autotune.variants.graph import MODEL_FILE
 from autotune.variants.make import VariantRequest, base_model, make_variant, model_inputs
 from autotune.variants.variant import ModelVariant
-
-_SCORES = "scores.npz"
 
 
 def require_support(backend: Backend, candidate: Candidate) -> None:
@@ -83,50 +76,6 @@ def variant_of(spec: StudySpec, candidate: Candidate, backend: Backend, cache: C
     calibration = None if data.calibration is None else bound_split(spec, data.calibration, cache)
     train = None if data.train is None else bound_split(spec, data.train, cache)
     return make_variant(request, calibration, train, cache)
-
-
-def scores_key(engine: Engine, backend: Backend, dataset: Dataset, metric: str) -> str:
-    """What accuracy depends on: the variant, the backend with its version and device, the samples and the metric."""
-    device = cpu_fingerprint(backend.capabilities().distributions)
-    return digest_of(
-        {
-            "variant": engine.variant.key,
-            "backend": backend.name,
-            "versions": dict(device.versions),
-            "device": device.device,
-            "data": dataset.digest,
-            "metric": metric,
-        }
-    )
-
-
-def measured_scores(
-    session: Session, dataset: Dataset, candidate: Candidate, metric: str, key: str, cache: Cache
-) -> tuple[Scores, bool]:
-    """The metric's scores on every sample of the validation data, and whether they were known already."""
-    labels = dataset.labels
-    if labels is None:
-        raise SpecError("data.validation: found no labels; accuracy needs them")
-
-    def make(folder: Path) -> dict[str, Any]:
-        outputs = predict(session, dataset, candidate.batch_size)
-        found = score(load_metric(metric), outputs, labels)
-        np.savez(folder / _SCORES, **found.as_arrays())  # type: ignore[arg-type]  # numpy's stub takes only its own keyword
-        return {"metric": metric, "n": found.n}
-
-    made = cache.get_or_make("accuracy", key, make)
-    return stored_scores(made.folder), made.hit
-
-
-def scores_exist(cache: Cache, key: str | None) -> bool:
-    """True when the accuracy artifact `key` is in the cache."""
-    return key is not None and (cache.root / "accuracy" / key / _SCORES).exists()
-
-
-def stored_scores(folder: Path) -> Scores:
-    """The scores of a finished accuracy artifact."""
-    with np.load(folder / _SCORES, allow_pickle=False) as arrays:
-        return scores_from_arrays(dict(arrays))
 
 
 def require_accuracy(accuracy: Estimate, drop: Estimate | None, limits: ConstraintsSpec) -> None:

@@ -1,0 +1,89 @@
+"""Other processes that work on a study: those that help this one, and one that goes on without a terminal."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from autotune.cli.options import writing
+
+if TYPE_CHECKING:
+    from autotune.study.plan import StudyPlan
+
+_START_S = 60.0
+"""How long a detached study may take until it is seen in the database: imports on a cold disk, a slow database server."""
+
+
+@contextmanager
+def helpers(n: int, plan: StudyPlan, study_file: str, options: Sequence[str]) -> Iterator[Callable[[], None]]:
+    """`n` more workers run while the block does, and are asked to stop when it ends. Gives the call that asks them.
+
+    They are in sessions of their own: Ctrl-C on the terminal reaches this process, which passes it on once and not twice.
+    """
+    folder = _log_folder(plan) if n else Path()
+    running = [_spawn(folder / f"worker-{i + 1}.log", ["worker", study_file, *options]) for i in range(n)]
+
+    asked = False
+
+    def stop() -> None:
+        nonlocal asked
+        asked = True
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+
+    try:
+        yield stop
+    finally:
+        if not asked:
+            stop()
+        for process in running:
+            process.wait()
+
+
+def detached(plan: StudyPlan, study_file: str, options: Sequence[str]) -> int:
+    """The study goes on in a session of its own; its exit code if it ended at once, else 0 as soon as it is at work."""
+    log_path = _log_folder(plan) / "start.log"
+    process = _spawn(log_path, ["-v", "start", study_file, *options])
+    if _ended_before_working(process, log_path) and process.returncode != 0:
+        click.echo(f"autotune: study {plan.spec.study} did not start; its log {log_path} ends:", err=True)
+        click.echo("\n".join(log_path.read_text(errors="replace").splitlines()[-5:]), err=True)
+        return process.returncode
+    click.echo(f"study {plan.spec.study} runs as process {process.pid}; log: {log_path}", err=True)
+    click.echo(f"look: autotune status {study_file}    stop: autotune stop {study_file}", err=True)
+    return 0
+
+
+def _ended_before_working(process: subprocess.Popen[bytes], log_path: Path) -> bool:
+    """True when the process ended before it was seen at work; False once it is, or when nobody can wait longer."""
+    from autotune.study.lock import is_present
+
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            return True
+        if is_present(process.pid):
+            return False
+        time.sleep(0.1)
+    click.echo(f"it has not begun after {_START_S:.0f} s; see {log_path}", err=True)
+    return False
+
+
+def _spawn(log_path: Path, words: Sequence[str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "autotune.cli.main", *words]
+    with log_path.open("a") as log:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+
+
+def _log_folder(plan: StudyPlan) -> Path:
+    folder = plan.cache_root / "logs" / plan.spec.study
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,247 @@
+"""Intervals are tested as intervals: draws with a known truth are covered as often as the interval claims."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from autotune.bench.statistics import (
+    bootstrap_estimate,
+    bootstrap_indices,
+    mean_estimate,
+    paired_share_drop,
+    percentile_estimate,
+    share_estimate,
+    t_quantile,
+)
+from autotune.records import Estimate
+
+ROUNDS = 2000
+FOUR_SIGMA = 4 * math.sqrt(0.95 * 0.05 / ROUNDS)
+"""0.0195: a true coverage of 95 % strays further from it in 2,000 rounds less than once in 10,000 times."""
+
+
+def coverage(truth: float, draw: Callable[[], Estimate]) -> float:
+    """Share of ROUNDS draws whose interval holds the truth."""
+    return sum(e.low <= truth <= e.high for e in (draw() for _ in range(ROUNDS))) / ROUNDS
+
+
+@pytest.mark.parametrize(
+    ("dof", "table"),
+    [
+        (1, 12.7062),
+        (2, 4.30265),
+        (3, 3.18245),
+        (4, 2.77645),
+        (5, 2.57058),
+        (9, 2.26216),
+        (10, 2.22814),
+        (30, 2.04227),
+        (120, 1.97993),
+    ],
+)
+def test_t_quantile_agrees_with_the_printed_table(dof: int, table: float) -> None:
+    """The 97.5 % quantiles of Student's t as statistics books print them, to their last digit."""
+    assert t_quantile(dof) == pytest.approx(table, abs=6e-5 if dof == 1 else 6e-6)
+
+
+def test_t_quantile_falls_towards_the_normal_one() -> None:
+    """More degrees of freedom never widen an interval; beyond 2,000 the normal quantile 1.95996 takes over without a step."""
+    quantiles = [t_quantile(dof) for dof in (*range(1, 60), 200, 2000, 2001, 10**6)]
+    assert all(a >= b for a, b in itertools.pairwise(quantiles))
+    assert quantiles[-1] == pytest.approx(1.959964, abs=1e-6)
+    assert t_quantile(2000) - t_quantile(2001) < 0.0013  # t = z + (z³ + z)/(4·dof) = z + 0.0012
+
+
+def test_mean_of_five_by_hand() -> None:
+    """1, 3, 2, 3, 1: mean 2, s² = 1, lag-1 autocorrelation (−1 + 0 + 0 − 1)/4 < 0, so half = t₄·√(1/5) = 2.77645·0.44721."""
+    estimate = mean_estimate(np.array([1.0, 3, 2, 3, 1]))
+    assert estimate.value == 2
+    assert estimate.half_width == pytest.approx(2.77645 * 0.447214, rel=1e-5)
+    assert estimate.n == 5
+
+
+def test_mean_with_positive_autocorrelation_by_hand() -> None:
+    """1, 1, 0, 0, 0, 0, 1, 1 (n = 8): deviations ±½, ρ₁ = (1 − 1 + 1 + 1 + 1 − 1 + 1)·¼/(8·¼) = 3/8, ρ₂ = (−2 + 2 − 2)/8 < 0.
+
+    s² = 2/7 and the inflation is 1 + 2·(7/8)·(3/8) = 1.65625, so half = t₇·√(2/7/8·1.65625).
+    """
+    estimate = mean_estimate(np.array([1.0, 1, 0, 0, 0, 0, 1, 1]))
+    assert estimate.half_width == pytest.approx(2.364624 * math.sqrt(2 / 7 / 8 * 1.65625), rel=1e-5)
+
+
+def test_constant_samples_have_an_interval_of_no_width() -> None:
+    """No spread was seen; the t interval says so."""
+    estimate = mean_estimate(np.full(6, 41.0))
+    assert (estimate.low, estimate.value, estimate.high) == (41, 41, 41)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_one_sample_has_no_interval(n: int) -> None:
+    """With fewer than two samples there is no spread to know."""
+    with pytest.raises(ValueError, match="at least 2"):
+        mean_estimate(np.ones(n))
+
+
+@pytest.mark.parametrize("n", [5, 15, 60])
+def test_mean_covers_independent_draws(n: int) -> None:
+    """Normal draws around 3, 2,000 rounds of n: at least 95 %, and not above 98.5 %, for the inflation only ever widens."""
+    rng = np.random.default_rng(n)
+    found = coverage(3.0, lambda: mean_estimate(3 + rng.standard_normal(n)))
+    assert 0.95 - FOUR_SIGMA <= found <= 0.985
+
+
+def ar1(rng: np.random.Generator, n: int, phi: float) -> NDArray[np.float64]:
+    """A stationary series around 0 with autocorrelation φ^k."""
+    values = np.empty(n)
+    values[0] = rng.standard_normal() / math.sqrt(1 - phi * phi)
+    for i, shock in enumerate(rng.standard_normal(n - 1), 1):
+        values[i] = phi * values[i - 1] + shock
+    return values
+
+
+def test_mean_covers_autocorrelated_draws() -> None:
+    """AR(1), φ = 0.5, n = 200: true variance of the mean is (1 + φ)/(1 − φ) = 3 times s²/n.
+
+    An interval that ignored it would cover P(|Z| < 1.96/√3) = 74 %; this one loses only the few points that estimating the
+    autocorrelation costs at this n (0.5 % to 1.5 %), so it must reach 92 % within four sigma.
+    """
+    rng = np.random.default_rng(1)
+    draws = [ar1(rng, 200, 0.5) for _ in range(ROUNDS)]
+    naive = np.mean([abs(d.mean()) <= 1.972 * d.std(ddof=1) / math.sqrt(200) for d in draws])
+    assert naive == pytest.approx(0.742, abs=0.04)
+    series = iter(draws)
+    assert 0.93 - FOUR_SIGMA <= coverage(0.0, lambda: mean_estimate(next(series))) <= 0.97
+
+
+def test_wilson_by_hand() -> None:
+    """8 of 10, z² = 3.8415: centre (0.8 + 0.19207)/1.38415 = 0.71674, half 1.95996/1.38415·√(0.016 + 0.0096036) = 0.22658."""
+    estimate = share_estimate(8, 10)
+    assert estimate.value == 0.8
+    assert (estimate.low, estimate.high) == (pytest.approx(0.49016, abs=2e-5), pytest.approx(0.94332, abs=2e-5))
+
+
+def test_wilson_at_the_ends_stays_inside_zero_and_one() -> None:
+    """All hit or none: the interval begins or ends at the truth and is not empty; 10 of 10 reaches down to 1/(1 + z²/10)."""
+    assert share_estimate(0, 10).low == 0 and share_estimate(0, 10).high == pytest.approx(0.27753, abs=1e-5)
+    assert share_estimate(10, 10).high == 1 and share_estimate(10, 10).low == pytest.approx(1 / 1.384146, abs=1e-6)
+    with pytest.raises(ValueError, match="no samples"):
+        share_estimate(0, 0)
+
+
+@pytest.mark.parametrize("n", [20, 100, 1000])
+def test_wilson_covers_by_exact_summation(n: int) -> None:
+    """Σ binomial(k; n, p) over the k whose interval holds p, exactly: 95 % ± 1 % on average over p, and never below 83 %.
+
+    83 % is the known worst case of Wilson's interval, near p = 0 and 1 (Brown, Cai and DasGupta 2001).
+    """
+    intervals = [share_estimate(k, n) for k in range(n + 1)]
+    log_choose = np.array([math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(n + 1)])
+    k = np.arange(n + 1)
+    covers = []
+    for p in np.linspace(0.01, 0.99, 99):
+        pmf = np.exp(log_choose + k * math.log(p) + (n - k) * math.log1p(-p))
+        covers.append(sum(m for m, e in zip(pmf, intervals, strict=True) if e.low <= p <= e.high))
+    assert np.mean(covers) == pytest.approx(0.95, abs=0.01)
+    assert min(covers) > 0.83
+
+
+def test_paired_drop_by_hand() -> None:
+    """10 samples, 3 lost and 1 won: value 0.2; centre 2/12, spread √((4/12 + 2/12 − 4/144)/12) = 0.19837."""
+    reference = np.array([1, 1, 1, 0, 1, 1, 0, 0, 1, 1], dtype=float)
+    other = np.array([0, 0, 0, 1, 1, 1, 0, 0, 1, 1], dtype=float)
+    estimate = paired_share_drop(reference, other)
+    assert estimate.value == pytest.approx(0.2)
+    assert estimate.low == pytest.approx(1 / 6 - 1.959964 * 0.198373, abs=1e-5)
+    assert estimate.high == pytest.approx(1 / 6 + 1.959964 * 0.198373, abs=1e-5)
+
+
+def test_paired_drop_of_equal_models_is_zero_but_not_certain() -> None:
+    """Equal answers on 100 samples: drop 0, with √(2/102/102)·z = 0.0272 either side, because 100 samples cannot say more."""
+    hits = np.ones(100)
+    estimate = paired_share_drop(hits, hits)
+    assert estimate.value == 0
+    assert estimate.half_width == pytest.approx(1.959964 * math.sqrt(2) / 102, rel=1e-6)
+
+
+@pytest.mark.parametrize(("n", "lost", "won"), [(30, 0.2, 0.1), (100, 0.05, 0.02), (1000, 0.01, 0.01), (200, 0.02, 0.0)])
+def test_paired_drop_covers_known_disagreement(n: int, lost: float, won: float) -> None:
+    """Pairs drawn with known shares lost and won; Bonett and Price report 94 % to 99 % for such small shares."""
+    rng = np.random.default_rng(n)
+
+    def draw() -> Estimate:
+        u = rng.random(n)
+        reference = np.where(u < lost, 1.0, np.where(u < lost + won, 0.0, 1.0))
+        other = np.where(u < lost, 0.0, 1.0)
+        return paired_share_drop(reference, other)
+
+    assert coverage(lost - won, draw) >= 0.95 - FOUR_SIGMA
+
+
+@pytest.mark.parametrize(("percentile", "least"), [(50, 6), (90, 36), (95, 72), (99, 368)])
+def test_percentiles_need_as_many_samples_as_both_ends_take(percentile: int, least: int) -> None:
+    """The upper end exists once P(all n below the quantile) = qⁿ ≤ 2.5 %, n ≥ ln 0.025/ln q = 35.01, 71.9, 367.0 for p90, p95
+    and p99; for p50 both ends need 0.5ⁿ ≤ 2.5 %, n ≥ 5.3."""
+    assert percentile_estimate(np.arange(least - 1.0), percentile) is None
+    found = percentile_estimate(np.arange(float(least)), percentile)
+    assert found is not None and found.low <= found.value <= found.high
+
+
+def test_median_of_six_is_enclosed_by_the_extremes() -> None:
+    """P(both ends miss) = 2·0.5⁶ = 3.1 % ≤ 5 %: the interval is [smallest, largest]; the value the third, ⌈0.5·6⌉."""
+    found = percentile_estimate(np.array([6.0, 1, 5, 2, 4, 3]), 50)
+    assert found is not None and (found.value, found.low, found.high) == (3, 1, 6)
+
+
+@pytest.mark.parametrize(("percentile", "n"), [(50, 6), (50, 101), (90, 40), (95, 200), (99, 400), (99, 3000)])
+def test_percentiles_cover_exponential_draws(percentile: int, n: int) -> None:
+    """The quantile of the exponential distribution is −ln(1 − q); order statistics are conservative, never below 95 %."""
+    rng = np.random.default_rng(percentile * n)
+    truth = -math.log(1 - percentile / 100)
+
+    def draw() -> Estimate:
+        found = percentile_estimate(rng.exponential(size=n), percentile)
+        assert found is not None
+        return found
+
+    assert coverage(truth, draw) >= 0.95 - FOUR_SIGMA
+
+
+def test_percentile_of_nothing_is_an_error() -> None:
+    """No request at all is a fault of the load, not a missing interval."""
+    with pytest.raises(ValueError, match="no latency"):
+        percentile_estimate(np.empty(0), 50)
+
+
+def test_bootstrap_indices_pair_two_models() -> None:
+    """The same rows for the same n and seed, so that two models are resampled alike; other rows for another seed."""
+    first = bootstrap_indices(40, 3)
+    assert first.shape == (1000, 40) and first.min() >= 0 and first.max() < 40
+    assert np.array_equal(first, bootstrap_indices(40, 3))
+    assert not np.array_equal(first, bootstrap_indices(40, 4))
+
+
+def test_bootstrap_estimate_by_hand() -> None:
+    """Of 0…1000 the 2.5 % and 97.5 % quantiles are 25 and 975; an outlying value stretches the interval to hold it."""
+    resampled = np.arange(1001.0)
+    assert bootstrap_estimate(500, resampled, 7) == Estimate(value=500, low=25, high=975, n=7, method="bootstrap")
+    assert bootstrap_estimate(-3, resampled, 7).low == -3
+
+
+def test_bootstrap_covers_a_mean() -> None:
+    """400 rounds of 100 exponential draws: a percentile bootstrap of a skewed mean loses about 1 to 2 points of its 95 %."""
+    rng = np.random.default_rng(8)
+    rows = bootstrap_indices(100)
+
+    def draw() -> bool:
+        sample = rng.exponential(size=100)
+        estimate = bootstrap_estimate(sample.mean(), sample[rows].mean(axis=1), 100)
+        return estimate.low <= 1 <= estimate.high
+
+    found = sum(map(bool, (draw() for _ in range(400)))) / 400
+    assert 0.93 - 4 * math.sqrt(0.93 * 0.07 / 400) <= found <= 0.98
