@@ -80,7 +80,9 @@ def share_estimate(hits: int, n: int) -> Estimate:
     p = hits / n
     centre = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z / (1 + _Z**2 / n) * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n * n))
-    return Estimate(value=p, low=max(0.0, centre - half), high=min(1.0, centre + half), n=n, method="wilson")
+    # At 0 and n hits an end of the interval is p itself, which rounding would miss by 1e-17.
+    low, high = max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
+    return Estimate(value=p, low=low, high=high, n=n, method="wilson")
 
 
 def paired_share_drop(reference: Samples, other: Samples) -> Estimate:

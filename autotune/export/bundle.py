@@ -46,6 +46,7 @@ def export_bundle(source: BundleSource, target: str, out: Path) -> Path:
         raise ExportError(f"trial {source.record.number} is {source.record.state}; only a complete trial can be exported")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExportError(f"{out} is there already and not empty; name a new folder with --out")
+    _require_same_model(source)
     exporter = cast(Exporter, EXPORTERS.load(target))
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -59,6 +60,16 @@ def export_bundle(source: BundleSource, target: str, out: Path) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return out
+
+
+def _require_same_model(source: BundleSource) -> None:
+    """Returns when the files are those that the numbers were measured on. Raises ExportError where making them again differed."""
+    then, now = source.record.variant, source.materials.variant
+    if then is not None and then.key != now.key:
+        raise ExportError(
+            f"trial {source.record.number} was measured on the variant {then.key}, and what was made again is {now.key}: the "
+            "model, the data or a library changed since. Measure it again: autotune start STUDY.yaml"
+        )
 
 
 def _manifest(source: BundleSource, target: str, folder: Path) -> dict[str, Any]:

@@ -25,7 +25,10 @@ def load(check: bool = True) -> tuple[Any, dict[str, Any]]:
     """The session and its settings. Raises SystemExit when a file is not the one that was exported."""
     manifest = json.loads((HERE / "manifest.json").read_text())
     for name, digest in manifest["files"].items() if check else ():
-        if hashlib.sha256((HERE / name).read_bytes()).hexdigest() != digest:
+        path = (HERE / name).resolve()
+        if HERE not in path.parents or not path.is_file():
+            raise SystemExit(f"{name} is not in this folder; export the bundle again")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             raise SystemExit(f"{name} differs from the file that was exported; export the bundle again")
     settings = json.loads((HERE / "settings.json").read_text())
     options = ort.SessionOptions()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +95,7 @@ class Proposer:
             if params is not None:
                 self._study.enqueue_trial(params, skip_if_exists=True)
 
-    def enqueue_unseen(self, seen: frozenset[Candidate]) -> bool:
+    def enqueue_unseen(self, seen: Set[Candidate]) -> bool:
         """A random candidate that is not in `seen` is asked for next; False when 200 draws found none."""
         for _ in range(200):
             candidate = random_candidate(self._plan.space, self._random)
@@ -123,6 +123,12 @@ class Proposer:
         except (ValueError, RuntimeError):
             if self.is_running(number):
                 raise
+
+    def drop(self, number: int) -> None:
+        """The trial is over without a result and is not asked for again, because another worker measures its candidate."""
+        import optuna
+
+        self._study.tell(number, state=optuna.trial.TrialState.FAIL)
 
     def is_running(self, number: int) -> bool:
         """False when the trial was told or put back, perhaps by another worker."""

@@ -125,7 +125,9 @@ class TrialProcess:
 class _Watch:
     """What the study's process knows of the trial under way."""
 
-    def __init__(self, request: TrialRequest, on_stage: Callable[[str], None]) -> None:
+    def __init__(
+        self, request: TrialRequest, on_stage: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.request = request
         self.stage = "start"
         self.pid: int | None = None
@@ -133,7 +135,8 @@ class _Watch:
         self._record: TrialRecord | None = None
         self._error: tuple[str, str, str] | None = None
         self._on_stage = on_stage
-        self._began = time.monotonic()
+        self._clock = clock
+        self._began = clock()
         self._deadline = self._began + request.spec.limits.deadline_s
         share = int(_DEFAULT_MEMORY_SHARE * cpu_fingerprint().memory_mib)
         self._limit_mib = request.spec.limits.memory_mib or share
@@ -146,7 +149,7 @@ class _Watch:
         elif kind == "stage":
             self.stage = rest[0]
             if self.stage == "load":
-                self._deadline = min(self._deadline, time.monotonic() + self._longest_load_s())
+                self._deadline = min(self._deadline, self._clock() + self._longest_load_s())
             self._on_stage(self.stage)
         elif kind == "record":
             self._record = rest[0]
@@ -156,9 +159,9 @@ class _Watch:
     def check_limits(self) -> None:
         """Raises DeadlineExceeded or OutOfMemory when the child has taken more than it may."""
         limits = self.request.spec.limits
-        if time.monotonic() > self._deadline:
+        if self._clock() > self._deadline:
             raise DeadlineExceeded(
-                f"the trial was still in stage {self.stage} after {time.monotonic() - self._began:.0f} s; allowed: "
+                f"the trial was still in stage {self.stage} after {self._clock() - self._began:.0f} s; allowed: "
                 f"limits.deadline_s {limits.deadline_s:g} in all, of which {self._longest_load_s():.0f} s for the load",
                 stage=self.stage,
             )

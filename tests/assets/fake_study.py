@@ -1,4 +1,4 @@
-"""A study on the fake engine: its accuracy and throughput are closed formulas (autotune/engines/fake.py), its trials are quick."""
+"""A study on the fake engine, whose accuracy and throughput are closed formulas (autotune/engines/fake.py)."""
 
 from __future__ import annotations
 
@@ -86,9 +86,7 @@ def command(*arguments: object) -> list[str]:
 
 def autotune(folder: Path, *arguments: object, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
     """The command's result; with `expect`, its exit code is that."""
-    done = subprocess.run(
-        command(*arguments), cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=240
-    )
+    done = subprocess.run(command(*arguments), cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=240)
     if expect is not None and done.returncode != expect:
         raise AssertionError(f"{arguments} left with {done.returncode}, not {expect}:\n{done.stdout}\n{done.stderr}")
     return done

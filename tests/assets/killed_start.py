@@ -49,7 +49,6 @@ def _trial_began(self: object, number: int, candidate: object, role: str) -> Non
 
 progress.PlainProgress.trial_began = _trial_began  # type: ignore[method-assign]
 progress.PlainProgress.stage_began = lambda self, stage: _reached(f"{_role}:{stage}")  # type: ignore[method-assign]
-_before(Proposer, "is_running", "claimed-or-finished")
 _before(Store, "counts", "claimed")
 _before(Proposer, "tell", "finished")
 _before(Store, "set_front", "told")

@@ -138,7 +138,7 @@ def test_wilson_at_the_ends_stays_inside_zero_and_one() -> None:
 def test_wilson_covers_by_exact_summation(n: int) -> None:
     """Σ binomial(k; n, p) over the k whose interval holds p, exactly: 95 % ± 1 % on average over p, and never below 83 %.
 
-    83 % is the known worst case of Wilson's interval, near p = 0 and 1 (Brown, Cai and DasGupta 2001).
+    Wilson's interval is known to dip to about 83 % close to p = 0 and 1 (Brown, Cai and DasGupta 2001).
     """
     intervals = [share_estimate(k, n) for k in range(n + 1)]
     log_choose = np.array([math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(n + 1)])
@@ -171,7 +171,7 @@ def test_paired_drop_of_equal_models_is_zero_but_not_certain() -> None:
 
 @pytest.mark.parametrize(("n", "lost", "won"), [(30, 0.2, 0.1), (100, 0.05, 0.02), (1000, 0.01, 0.01), (200, 0.02, 0.0)])
 def test_paired_drop_covers_known_disagreement(n: int, lost: float, won: float) -> None:
-    """Pairs drawn with known shares lost and won; Bonett and Price report 94 % to 99 % for such small shares."""
+    """Pairs drawn with known shares lost and won, small ones and none at all among them: never below 95 %."""
     rng = np.random.default_rng(n)
 
     def draw() -> Estimate:

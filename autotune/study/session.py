@@ -1,0 +1,83 @@
+"""One worker's part in a study: what it works with, when it is to stop, and where its time goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from autotune.store.repository import Store
+from autotune.store.studies import StudyRow
+from autotune.store.trials import RunningTrial
+from autotune.store.worker import WorkerIdentity
+from autotune.study.observer import Observer
+from autotune.study.plan import StudyPlan
+from autotune.study.proposer import Proposer
+from autotune.trial.isolation import TrialProcess
+
+_HEARTBEAT_S = 30.0
+OTHERS_POLL_S = 0.5
+"""How often a worker that has no room for another trial looks whether those of the others are done."""
+
+
+class StopSwitch:
+    """How often a stop was asked for: once ends the study after the trial under way, twice ends that trial too."""
+
+    def __init__(self, on_press: Callable[[], None] = lambda: None) -> None:
+        self.count = 0
+        self._on_press = on_press
+
+    def press(self, *_: object) -> None:
+        """One more request; has the signature of a signal handler."""
+        self.count += 1
+        self._on_press()
+
+
+@dataclass(slots=True, kw_only=True)
+class StudySession:
+    """What never changes while a worker runs, and its clocks."""
+
+    plan: StudyPlan
+    store: Store
+    proposer: Proposer
+    study: StudyRow
+    worker: WorkerIdentity
+    process: TrialProcess
+    observer: Observer
+    switch: StopSwitch
+    target: int
+    began: float
+    spent: dict[str, float] = field(default_factory=dict)
+    last_beat: float = 0.0
+
+    def beat_and_ask(self) -> bool:
+        """True when the trial under way is to end now; on the way other hosts hear that this worker lives."""
+        self._beat()
+        return self.switch.count > 1
+
+    def beat_and_wait(self) -> bool:
+        """True when waiting for the device is over: at the first request, for nothing would be lost by it."""
+        self._beat()
+        return self.switch.count > 0
+
+    def _beat(self) -> None:
+        if time.monotonic() - self.last_beat > _HEARTBEAT_S:
+            self.last_beat = time.monotonic()
+            self.store.heartbeat(self.worker.worker_id)
+
+    def timed(self, what: str, call: Callable[..., Any], *args: Any) -> Any:
+        """The call's result; its wall time is added to `what`."""
+        begin = time.monotonic()
+        try:
+            return call(*args)
+        finally:
+            self.spent[what] = self.spent.get(what, 0.0) + time.monotonic() - begin
+
+    def pause(self) -> None:
+        """A moment has passed that is accounted for as waiting for other workers."""
+        self.timed("waiting for the others", time.sleep, OTHERS_POLL_S)
+
+    def under_way(self) -> list[RunningTrial]:
+        """The search's trials that some worker has begun and not finished."""
+        return [t for t in self.store.running(self.study.id) if t.role == "search"]

@@ -1,0 +1,126 @@
+"""Trials under way: claimed so that workers do not collide, measured one at a time on a device, kept or put back."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from autotune.candidate import Candidate
+from autotune.errors import EnvironmentProblem, SpecError
+from autotune.records import TrialRecord, TrialRole
+from autotune.study.lock import device_lock
+from autotune.study.plan import StudyPlan
+from autotune.study.proposer import Proposal
+from autotune.study.session import OTHERS_POLL_S, StudySession
+from autotune.trial.isolation import Interrupted
+from autotune.trial.known_accuracy import scores_exist
+from autotune.trial.request import TrialRequest
+
+
+def claimed(run: StudySession, proposal: Proposal) -> int | None:
+    """The id of the trial, now running in our tables; None when there is no room for it, or another worker measures it.
+
+    Workers that claim at once may each see the other's claim, never neither, because each writes before it counts; then they
+    step back for a random while. So a study meets its target exactly.
+    """
+    run.observer.trial_began(proposal.number, proposal.candidate, "search")
+    trial_id: int = run.timed(
+        "store", run.store.begin_trial, run.study.id, proposal.number, "search", proposal.candidate, run.worker
+    )
+    counts, others = run.store.counts(run.study.id), [t for t in run.under_way() if t.trial_id != trial_id]
+    n_finished = sum(n for state, n in counts.items() if state != "running")
+    taken = any(t.candidate == proposal.candidate for t in others)
+    if n_finished + len(others) < run.target and not taken and run.proposer.is_running(proposal.number):
+        return trial_id
+    run.store.discard_trial(trial_id)
+    run.proposer.put_back(proposal.number)
+    run.timed("waiting for the others", time.sleep, random.uniform(0, OTHERS_POLL_S))
+    return None
+
+
+def measured(
+    run: StudySession, trial_id: int, number: int, role: TrialRole, candidate: Candidate, reference: TrialRecord | None
+) -> TrialRecord | None:
+    """The stored record of a trial that was begun, or None when it was interrupted; then nothing of it is left."""
+    request = TrialRequest(
+        spec=run.plan.spec,
+        number=number,
+        role=role,
+        candidate=candidate,
+        cache_root=run.plan.cache_root,
+        log_path=trial_log(run.plan, role, number),
+        reference_scores=reference_scores(reference),
+    )
+    try:
+        with _device(run) if role == "search" else nullcontext():
+            record = run.timed("trials", run.process.run, request, run.observer.stage_began, run.beat_and_ask)
+    except (Interrupted, InterruptedError):
+        run.store.discard_trial(trial_id)
+        return None
+    except (SpecError, EnvironmentProblem):
+        run.store.discard_trial(trial_id)
+        raise
+    run.timed("store", run.store.finish_trial, trial_id, record)
+    return record  # type: ignore[no-any-return]  # timed() passes on what it was given
+
+
+@contextmanager
+def _device(run: StudySession) -> Iterator[None]:
+    """Inside the block nobody else measures on the device; the wait is accounted for. Raises InterruptedError."""
+    with device_lock(run.plan.fingerprint.kind, run.beat_and_wait) as waited_s:
+        run.spent["waiting for the device"] = run.spent.get("waiting for the device", 0.0) + waited_s
+        yield
+
+
+def reference_of(run: StudySession) -> TrialRecord:
+    """The reference's record: measured first, again when the cache no longer has its predictions. Raises when it failed."""
+    known = _usable_reference(run)
+    if known is not None:
+        return known
+    try:
+        with _device(run):
+            known = _usable_reference(run)  # another worker may have measured it meanwhile
+            if known is not None:
+                return known
+            record = _measured_reference(run)
+    except InterruptedError:
+        record = None
+    if record is None:
+        raise KeyboardInterrupt
+    if record.state != "complete":
+        why = f"{record.reject.stage}: {record.reject.message}" if record.reject else record.state
+        raise EnvironmentProblem(
+            f"the reference (the unmodified model at {record.candidate.engine}'s defaults) could not be "
+            f"measured, so no candidate could be compared with it. {why}",
+            remedy=f"autotune bench {run.plan.spec.file or 'STUDY.yaml'}",
+        )
+    run.proposer.note_reference(record)
+    run.observer.trial_ended(record, [], record)
+    return record
+
+
+def _measured_reference(run: StudySession) -> TrialRecord | None:
+    candidate = run.plan.reference
+    number = run.store.next_number(run.study.id, "reference")
+    run.observer.trial_began(number, candidate, "reference")
+    trial_id = run.timed("store", run.store.begin_trial, run.study.id, number, "reference", candidate, run.worker)
+    return measured(run, trial_id, number, "reference", candidate, None)
+
+
+def _usable_reference(run: StudySession) -> TrialRecord | None:
+    """The newest reference whose predictions are still in the cache."""
+    known = run.store.trials(run.study.id, ["complete"], ["reference"])
+    return next((r for r in reversed(known) if scores_exist(run.plan.cache, reference_scores(r))), None)
+
+
+def trial_log(plan: StudyPlan, role: str, number: int) -> Path:
+    """Where a trial's process writes what it prints."""
+    return plan.cache_root / "logs" / plan.spec.study / f"{role}-{number:05d}.log"
+
+
+def reference_scores(reference: TrialRecord | None) -> str | None:
+    """The cache key under which the reference's predictions are kept."""
+    return None if reference is None else reference.scores_key

@@ -1,0 +1,176 @@
+"""The load loop against traces written by hand and against the fake engine, whose throughput is a closed formula."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotune.bench.load import LoadTrace, run_closed_loop, summarize, window_rates
+from autotune.candidate import Candidate
+from autotune.engines.fake import FakeSession, service_s, throughput_items_per_s
+from autotune.engines.protocol import Inputs, Outputs
+from autotune.errors import Unstable
+from autotune.spec.model import LoadSpec
+
+MS = 1_000_000
+PLAN = LoadSpec(window_s=0.1, min_windows=5, max_s=1.0, warmup_s=0.1, precision=0.02)
+
+
+def candidate(**knobs: Any) -> Candidate:
+    """A fake candidate of 20 ms per submission, so that the operating system's 0.1 ms of wake-up is within 1 %."""
+    values: dict[str, Any] = {"batch_size": 36, "streams": 1, "worker_threads": 1, "memory_pool_mib": None}
+    return Candidate(engine="fake", precision="fp32", pruning_ratio=0.0, **(values | knobs))
+
+
+def batches(batch_size: int, n: int = 4) -> list[Inputs]:
+    """Batches whose first feature is the number of the batch."""
+    return [{"x": np.full((batch_size, 2), i, dtype=np.float32)} for i in range(n)]
+
+
+def rates(spans_ms: list[tuple[float, float]], edges_ms: list[float], batch: int = 10) -> list[float]:
+    started, done = (np.array([s[i] * MS for s in spans_ms], dtype=np.int64) for i in (0, 1))
+    return window_rates(started, done, np.array([e * MS for e in edges_ms], dtype=np.int64), batch).tolist()
+
+
+def test_requests_that_fill_a_window_exactly() -> None:
+    """Two requests of 10 items, 50 ms each, in each window of 100 ms: 20 items in 0.1 s, 200 per second."""
+    spans = [(start, start + 50.0) for start in range(0, 200, 50)]
+    assert rates(spans, [0, 100, 200]) == pytest.approx([200, 200])
+
+
+def test_a_request_counts_evenly_over_its_own_duration() -> None:
+    """10 items from 60 to 160 ms: 40 % of them fall before the edge at 100 ms: 4 items in the first window, 6 in the second."""
+    assert rates([(60, 160)], [0, 100, 200]) == pytest.approx([40, 60])
+
+
+def test_requests_in_flight_at_both_ends_count_in_part() -> None:
+    """From −50 to 50 ms half the items are inside; from 80 to 120 ms half; on two slots, out of order: 10 items in 0.1 s."""
+    assert rates([(-50, 50), (80, 120)], [0, 100]) == pytest.approx([100])
+    assert rates([(80, 120), (-50, 50)], [0, 100]) == pytest.approx([100])
+
+
+def test_a_request_longer_than_several_windows_is_spread_over_them() -> None:
+    """One request of 400 ms and 10 items: 2.5 items in each of four windows of 100 ms."""
+    assert rates([(0, 400)], [0, 100, 200, 300, 400]) == pytest.approx([25, 25, 25, 25])
+
+
+def test_items_are_neither_lost_nor_doubled() -> None:
+    """Over windows that hold all requests the items add up, however the requests overlap."""
+    rng = np.random.default_rng(4)
+    starts = rng.uniform(10, 900, 200)
+    spans = [(float(s), float(s + d)) for s, d in zip(starts, rng.uniform(0.1, 90, 200), strict=True)]
+    edges = np.linspace(0, 1000, 18)
+    found = rates(spans, edges.tolist(), batch=3)
+    assert float(np.sum(np.array(found) * np.diff(edges) / 1000)) == pytest.approx(600)
+
+
+def test_summary_counts_latency_only_inside_the_span() -> None:
+    """Of three requests one began before the span and one ended after it; the latency left is 30 ms, and n is 1."""
+    spans = np.array([[-10, 20], [20, 50], [50, 210]]) * MS
+    trace = LoadTrace(
+        started_ns=spans[:, 0],
+        done_ns=spans[:, 1],
+        batch_size=1,
+        begin_ns=0,
+        end_ns=200 * MS,
+        warmup_s=0.5,
+        flags=("unsettled",),
+    )
+    found = summarize(trace, LoadSpec(window_s=0.1, min_windows=3))
+    assert found.n_requests == 1 and found.latency_ms.p50 is None
+    assert len(found.window_rates) == 2 and found.measured_s == pytest.approx(0.2)
+    assert (found.warmup_s, found.flags) == (0.5, ("unsettled",))
+
+
+def test_summary_of_known_latencies() -> None:
+    """400 requests of 1…400 µs back to back: p50 is the 200th, p99 the 396th; milliseconds."""
+    durations = np.arange(1, 401, dtype=np.int64) * 1000
+    done = np.cumsum(durations)
+    end = int(done[-1]) + 1
+    trace = LoadTrace(started_ns=done - durations, done_ns=done, batch_size=2, begin_ns=0, end_ns=end, warmup_s=0.0)
+    found = summarize(trace, LoadSpec.model_construct(window_s=end / 4 / 1e9))
+    assert found.n_requests == 400
+    assert found.latency_ms.p50 is not None and found.latency_ms.p50.value == pytest.approx(0.200)
+    assert found.latency_ms.p99 is not None and found.latency_ms.p99.value == pytest.approx(0.396)
+
+
+@pytest.mark.parametrize(("streams", "threads", "servers"), [(1, 1, 1), (3, 3, 3), (4, 2, 2)])
+def test_throughput_of_the_fake_is_its_closed_formula(streams: int, threads: int, servers: int) -> None:
+    """min(streams, threads) servers of 20 ms for 36 items, 1,800 items per second each; slower by at most 5 %, never faster.
+
+    Little's law: clients / throughput is the mean latency, whichever client a free server takes first.
+    """
+    c = candidate(streams=streams, worker_threads=threads)
+    assert service_s(c) == pytest.approx(0.020) and throughput_items_per_s(c) == pytest.approx(1800 * servers)
+    trace = run_closed_loop(FakeSession(c, None), batches(36), 36, PLAN)
+    found = summarize(trace, PLAN)
+    rate = found.throughput_items_per_s
+    assert 0.95 * 1800 * servers <= rate.value <= 1.005 * 1800 * servers
+    assert rate.low <= rate.value <= rate.high and rate.n == len(found.window_rates) >= 5
+    assert float(np.mean(trace.done_ns - trace.started_ns)) / MS == pytest.approx(20 * streams / servers, rel=0.06)
+    if streams == servers:
+        median = found.latency_ms.p50
+        assert median is not None and median.value == pytest.approx(20, rel=0.05)
+
+
+class Recording:
+    """A session that notes which slot was given what, and by which thread; a submission takes `takes_s`."""
+
+    def __init__(self, slots: int, takes_s: float = 0.002, fail_after: int | None = None) -> None:
+        self.slots, self._takes_s, self._fail_after = slots, takes_s, fail_after
+        self.seen: list[tuple[int, int, float]] = []
+
+    def submit(self, inputs: Inputs, slot: int) -> None:
+        self.seen.append((slot, threading.get_ident(), float(inputs["x"][0, 0])))
+
+    def wait(self, slot: int) -> Outputs:
+        if self._fail_after is not None and len(self.seen) > self._fail_after:
+            raise Unstable("the engine gave up", stage="load")
+        time.sleep(self._takes_s)
+        return {}
+
+
+def test_every_slot_has_a_thread_of_its_own_and_cycles_through_all_batches() -> None:
+    """Four slots: four threads, one each, and every slot meets every batch, so that no slot measures warm caches only."""
+    session = Recording(slots=4)
+    run_closed_loop(session, batches(1, n=8), 1, PLAN)  # type: ignore[arg-type]  # no context manager is needed here
+    owners = {slot: {thread for s, thread, _ in session.seen if s == slot} for slot in range(4)}
+    assert all(len(threads) == 1 for threads in owners.values())
+    assert len(set.union(*owners.values())) == 4
+    assert all({b for s, _, b in session.seen if s == slot} == set(range(8)) for slot in range(4))
+
+
+@pytest.mark.parametrize("fail_after", [0, 300])
+def test_an_engine_error_ends_the_loop_at_once(fail_after: int) -> None:
+    """The first submission or one under load fails: what the engine raised comes out, soon, and no thread is left."""
+    before, begin = threading.active_count(), time.monotonic()
+    with pytest.raises(Unstable, match="gave up"):
+        run_closed_loop(Recording(slots=3, fail_after=fail_after), batches(1), 1, PLAN)  # type: ignore[arg-type]
+    assert time.monotonic() - begin < 2
+    assert threading.active_count() == before
+
+
+def test_a_noisy_engine_reaches_the_cap_and_says_so() -> None:
+    """Service times of 1 and 30 ms by turns of 0.15 s never settle at 0.1 %: the loop ends at max_s with wide_interval."""
+
+    class Noisy(Recording):
+        def wait(self, slot: int) -> Outputs:
+            time.sleep(0.001 if int(time.monotonic() / 0.15) % 2 else 0.03)
+            return {}
+
+    plan = LoadSpec(window_s=0.05, min_windows=5, max_s=0.5, warmup_s=0.0, precision=0.001)
+    trace = run_closed_loop(Noisy(slots=1), batches(1), 1, plan)  # type: ignore[arg-type]
+    assert "wide_interval" in trace.flags
+    assert (trace.end_ns - trace.begin_ns) / 1e9 == pytest.approx(0.5, abs=0.051)
+
+
+def test_a_steady_engine_stops_early_without_a_flag() -> None:
+    """A fake at a precision that is easy to reach ends after the fewest windows and is not flagged."""
+    plan = LoadSpec(window_s=0.1, min_windows=3, max_s=5.0, warmup_s=0.1, precision=0.2)
+    trace = run_closed_loop(FakeSession(candidate(), None), batches(36), 36, plan)
+    assert "wide_interval" not in trace.flags
+    assert (trace.end_ns - trace.begin_ns) / 1e9 < 1
