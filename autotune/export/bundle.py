@@ -63,7 +63,7 @@ def export_bundle(source: BundleSource, target: str, out: Path) -> Path:
 
 
 def _require_same_model(source: BundleSource) -> None:
-    """Returns when the files are those that the numbers were measured on. Raises ExportError where making them again differed."""
+    """Returns when the files are those that were measured. Raises ExportError where making them again gave others."""
     then, now = source.record.variant, source.materials.variant
     if then is not None and then.key != now.key:
         raise ExportError(

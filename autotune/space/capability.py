@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autotune.candidate import KNOBS, Candidate, Choices, Domain, Range, Scalar
 from autotune.errors import EnvironmentProblem, SpecError, SpecProblem
@@ -137,7 +138,7 @@ def _clipped(knob: str, domain: Domain, takers: Sequence[EngineView], removed: l
     """The domain inside the limits of every engine that has the knob."""
     limits = [e.limits[knob] for e in takers if knob in e.limits]
     if not limits:
-        return domain
+        return domain if isinstance(domain, Choices) else _on_grid(domain, domain.low, domain.high)
     low, high = max(lo for lo, _ in limits), min(hi for _, hi in limits)
     reason = f"this device takes {low}…{high}"
     if isinstance(domain, Choices):
@@ -146,10 +147,19 @@ def _clipped(knob: str, domain: Domain, takers: Sequence[EngineView], removed: l
         if domain.values and not kept:
             raise SpecError([SpecProblem(key=f"space.{knob}", found=str(domain), allowed=f"{low}…{high} on this device")])
         return Choices(values=kept)
-    if domain.low > high or domain.high < low:
+    inside = _on_grid(domain, max(domain.low, low), min(domain.high, high))
+    if inside.low > inside.high:
         raise SpecError([SpecProblem(key=f"space.{knob}", found=str(domain), allowed=f"{low}…{high} on this device")])
     if domain.high > high:
         removed.append(Removal(knob=knob, what=f"{high + 1}…{domain.high:g}", reason=reason))
     if domain.low < low:
         removed.append(Removal(knob=knob, what=f"{domain.low:g}…{low - 1}", reason=reason))
-    return Range(low=max(domain.low, low), high=min(domain.high, high), step=domain.step, log=domain.log)
+    return inside
+
+
+def _on_grid(domain: Range, low: float, high: float) -> Range:
+    """The part of the range between `low` and `high`, both moved inwards to the range's own steps; low > high where none is."""
+    if domain.step:
+        low = domain.low + math.ceil((low - domain.low) / domain.step - 1e-9) * domain.step
+        high = domain.low + math.floor((high - domain.low) / domain.step + 1e-9) * domain.step
+    return replace(domain, low=low, high=high)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 import warnings
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _PAIRS = "autotune:pairs"
 _REFERENCE = "autotune:reference"
+_OPEN_ATTEMPTS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +177,7 @@ def _open_study(plan: StudyPlan, storage_url: str) -> optuna.Study:
     try:
         study = optuna.create_study(
             study_name=plan.spec.study,
-            storage=optuna.storages.RDBStorage(storage_url, engine_kwargs=options),
+            storage=_open_storage(storage_url, options),
             directions=["maximize" if o.maximize else "minimize" for o in objectives],
             load_if_exists=True,
         )
@@ -185,6 +187,20 @@ def _open_study(plan: StudyPlan, storage_url: str) -> optuna.Study:
     except (SQLAlchemyError, RuntimeError) as exc:
         raise StoreError(f"Optuna cannot open its tables for the study {plan.spec.study!r}: {exc}") from exc
     return study
+
+
+def _open_storage(storage_url: str, options: Mapping[str, Any]) -> optuna.storages.RDBStorage:
+    """Optuna's storage. Workers that begin at once on a fresh database may each find a table that the other just made."""
+    import optuna
+    from sqlalchemy.exc import DBAPIError
+
+    for _ in range(_OPEN_ATTEMPTS - 1):
+        try:
+            return optuna.storages.RDBStorage(storage_url, engine_kwargs=dict(options))
+        except DBAPIError as exc:
+            _log.info("opening Optuna's tables again after: %s", exc.orig)
+            time.sleep(random.uniform(0.1, 0.5))
+    return optuna.storages.RDBStorage(storage_url, engine_kwargs=dict(options))
 
 
 def _attributes(record: TrialRecord) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ import numpy as np
 N_SAMPLES = 200
 """Feature 1 of sample i is (i + ½)/200, so that every error rate that is a multiple of 1/200 is met exactly."""
 
-STUDY = """\
+PRIORS = "priors: [{precision: int8-tensor, batch_size: 8}, {precision: int8, batch_size: 32, streams: 4, worker_threads: 4}]"
+STUDY = f"""\
 study: fake
-model: {path: model.onnx}
+model: {{path: model.onnx}}
 data:
-  validation: {npz: val.npz, inputs: x, labels: y}
-  calibration: {npz: val.npz, inputs: x}
+  validation: {{npz: val.npz, inputs: x, labels: y}}
+  calibration: {{npz: val.npz, inputs: x}}
   metric: top1
 engines: [fake]
 space:
@@ -29,11 +29,11 @@ space:
   batch_size: [8, 16, 32]
   streams: [1, 2, 4]
   worker_threads: [1, 2, 4]
-priors: [{precision: int8-tensor, batch_size: 8}, {precision: int8, batch_size: 32, streams: 4, worker_threads: 4}]
-constraints: {accuracy_drop: 0.05}
-load: {window_s: 0.05, min_windows: 4, max_s: 0.2, warmup_s: 0.1, precision: 0.05}
-budget: {trials: 12}
-limits: {deadline_s: 60}
+{PRIORS}
+constraints: {{accuracy_drop: 0.05}}
+load: {{window_s: 0.05, min_windows: 4, max_s: 0.2, warmup_s: 0.1, precision: 0.05}}
+budget: {{trials: 12}}
+limits: {{deadline_s: 60}}
 storage: sqlite:///study.db
 cache: cache
 seed: 1
@@ -115,8 +115,3 @@ def candidates(documents: Sequence[Mapping[str, Any]]) -> list[Any]:
     from autotune.candidate import Candidate
 
     return [Candidate.from_json(d["candidate"]) for d in documents]
-
-
-def indented(text: str, by: int = 2) -> str:
-    """The text, moved to the right."""
-    return textwrap.indent(text, " " * by)

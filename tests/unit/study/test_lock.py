@@ -1,0 +1,84 @@
+"""device_lock between processes: one measures, the others wait, and a kill releases it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from autotune.study.lock import device_lock, lock_path
+
+HOLDER = """
+import sys, time
+from autotune.study.lock import device_lock
+with device_lock(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_runtime_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other study on this machine is waited for, nor kept waiting."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+
+@contextmanager
+def held_elsewhere(device: str = "cpu", seconds: float = 60) -> Iterator[subprocess.Popen[str]]:
+    """Another process holds the device for so long, or until it is killed."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = [sys.executable, "-c", HOLDER, device, str(seconds)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_free_device_is_not_waited_for() -> None:
+    """The seconds waited are what the block is given."""
+    with device_lock("cpu") as waited_s:
+        assert waited_s < 0.4
+
+
+def test_the_device_is_waited_for_until_the_other_is_done() -> None:
+    """Another process holds it for a second more: so long this one waits, and then has it."""
+    with held_elsewhere(seconds=1):
+        begin = time.monotonic()
+        with device_lock("cpu") as waited_s:
+            assert 0.5 < waited_s <= time.monotonic() - begin < 10
+
+
+def test_kill_minus_nine_releases_the_device() -> None:
+    """The lock is the operating system's: nothing of a killed process keeps the next from measuring."""
+    with held_elsewhere() as process:
+        process.kill()
+        process.wait()
+        with device_lock("cpu") as waited_s:
+            assert waited_s < 5
+
+
+def test_a_stop_ends_the_waiting() -> None:
+    """should_stop is asked while waiting; the device is still the other's."""
+    asked: list[bool] = []
+    with (
+        held_elsewhere(),
+        pytest.raises(InterruptedError),
+        device_lock("cpu", lambda: len(asked) > 1 or asked.append(True) or False),
+    ):
+        pytest.fail("the lock was given away")
+    assert len(asked) == 2
+
+
+def test_devices_have_locks_of_their_own() -> None:
+    """A GPU is free while the CPU is held; a colon of a device name is no part of a file name."""
+    assert lock_path("cuda:0") != lock_path("cuda:1") and ":" not in lock_path("cuda:0").name
+    with held_elsewhere("cpu"), device_lock("cuda:0") as waited_s:
+        assert waited_s < 0.4

@@ -1,0 +1,89 @@
+"""make_plan: what a study will do on this machine, or why it cannot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from study_samples import candidate, study
+
+from autotune.candidate import Choices, Range
+from autotune.errors import EnvironmentProblem, SpecError
+from autotune.registry import ENGINES
+from autotune.study.plan import make_plan
+
+
+class Absent:
+    """An engine whose library is missing."""
+
+    name = "absent"
+    build_knobs = run_knobs = frozenset({"batch_size"})
+    preload = ()
+
+    def capabilities(self) -> Any:
+        from autotune.engines.protocol import Capabilities
+
+        return Capabilities(available=False, missing="the package absent is not installed", remedy="pip install absent")
+
+
+@pytest.fixture
+def absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ENGINES, "_paths", {"fake": ENGINES._paths["fake"]})
+    ENGINES.add("absent", f"{__name__}:Absent")
+
+
+def test_the_reference_is_the_first_engines_defaults() -> None:
+    """fp32, unpruned, one sample and one stream, although the study's own space begins at two."""
+    plan = make_plan(study(space={"streams": Range(low=2, high=4)}))
+    assert plan.reference == candidate(streams=1, worker_threads=1)
+    assert plan.fingerprint.kind == "cpu" and plan.fingerprint.versions.keys() == {"numpy"}
+
+
+def test_priors_begin_with_the_defaults_and_are_completed() -> None:
+    """A prior that names two knobs takes the others from the engine's defaults; one that cannot run here is left out."""
+    space = {"precision": Choices(values=("fp32", "fp16")), "streams": Choices(values=(1, 2))}
+    priors = ({"precision": "fp16", "streams": 2}, {"precision": "bf16"}, {"streams": 2, "memory_pool_mib": 64})
+    plan = make_plan(study(space=space, priors=priors))
+    default = candidate(streams=1, worker_threads=1)
+    assert plan.priors == (
+        default,
+        candidate(precision="fp16", streams=2, worker_threads=1),
+        candidate(streams=2, worker_threads=1),  # memory_pool_mib is not in this study's space
+    )
+
+
+def test_a_gpu_is_refused_with_the_line_to_change() -> None:
+    """This version measures on the CPU: exit code 3, and what to set."""
+    with pytest.raises(EnvironmentProblem, match=r"cuda:0.*CPU only.*device: cpu"):
+        make_plan(study(device="cuda:0"))
+
+
+def test_a_named_engine_that_is_missing_stops_the_study(absent: None) -> None:
+    """It was asked for, so going on without it would be another study."""
+    with pytest.raises(EnvironmentProblem, match=r"absent: the package absent is not installed.*pip install absent"):
+        make_plan(study(engines=("fake", "absent")))
+
+
+def test_without_named_engines_the_fake_is_never_taken(absent: None) -> None:
+    """No number of the fake may be shown as a measurement: with nothing else there is no study."""
+    with pytest.raises(EnvironmentProblem, match="no inference engine can run on this machine.*absent"):
+        make_plan(study(engines=None))
+
+
+def test_an_unknown_engine_is_the_studys_fault() -> None:
+    """The message lists those that are known."""
+    with pytest.raises(SpecError, match="onnxruntime"):
+        make_plan(study(engines=("tensorflow",)))
+
+
+def test_energy_needs_a_counter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An objective that cannot be measured here stops the study before it begins, with the counter's own reason."""
+    from autotune.study import plan as module
+    from autotune.telemetry.host import FunctionProbe
+
+    def unreadable() -> float:
+        raise PermissionError("energy_uj: permission denied")
+
+    monkeypatch.setattr(module, "host_probes", lambda: (FunctionProbe("cpu_energy_j", "J", unreadable),))
+    with pytest.raises(EnvironmentProblem, match="permission denied"):
+        make_plan(study(objectives=("accuracy", "energy")))

@@ -1,0 +1,127 @@
+"""Proposer: Optuna's ask and tell on a database, where crashes and other workers come in between."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from study_samples import candidate, record, rejected, study
+
+from autotune.candidate import Choices
+from autotune.errors import SpecError
+from autotune.study.plan import StudyPlan, make_plan
+from autotune.study.proposer import Proposer
+
+SPACE = {"precision": Choices(values=("fp32", "fp16")), "streams": Choices(values=(1, 2, 3, 4))}
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'study.db'}"
+
+
+def plan(**sections: Any) -> StudyPlan:
+    return make_plan(study(**({"space": SPACE} | sections)))
+
+
+def trials(url: str) -> list[optuna.trial.FrozenTrial]:
+    """What Optuna has stored, read by itself."""
+    return optuna.load_study(study_name="s", storage=url).trials
+
+
+def test_priors_are_asked_for_first_and_once(url: str) -> None:
+    """The engine's defaults come first, before and after a restart enqueued only once."""
+    proposer = Proposer(plan(), url, "w")
+    proposer.enqueue_priors()
+    Proposer(plan(), url, "w").enqueue_priors()
+    assert len(trials(url)) == 1
+    found = proposer.ask(0)
+    # worker_threads is not in the study's space, and so left to the engine.
+    assert (found.number, found.candidate) == (0, candidate(streams=1))
+
+
+def test_tell_stores_values_constraints_and_what_people_read(url: str) -> None:
+    """Values in the study's order; constraints by name; the reject reason in optuna-dashboard's attributes."""
+    proposer = Proposer(plan(constraints={"throughput": 50}), url, "w")
+    first, second = proposer.ask(0).number, proposer.ask(0).number
+    good = record(first)
+    proposer.tell(first, good, [])
+    proposer.tell(second, rejected(second), [good])
+    stored = trials(url)
+    assert stored[first].values == [0.9, 100] and stored[second].values == [0.9, 100]
+    assert stored[second].user_attrs["reject"] == "build_failed in engine: no"
+    assert stored[first].user_attrs["accuracy"] == "0.9 [0.9, 0.9]"
+
+
+def test_telling_twice_changes_nothing(url: str) -> None:
+    """After a crash between save and tell nobody knows whether it was told: the second time is ignored."""
+    proposer = Proposer(plan(), url, "w")
+    number = proposer.ask(0).number
+    proposer.tell(number, record(number), [])
+    proposer.tell(number, record(number, accuracy=0.1), [])
+    assert trials(url)[number].values == [0.9, 100]
+    assert not proposer.is_running(number)
+
+
+def test_a_trial_that_is_put_back_is_asked_for_again(url: str) -> None:
+    """The interrupted trial fails without values, and its very candidate is proposed next, under a new number."""
+    proposer = Proposer(plan(), url, "w")
+    lost = proposer.ask(0)
+    proposer.put_back(lost.number)
+    again = proposer.ask(0)
+    assert again.candidate == lost.candidate and again.number > lost.number
+    assert trials(url)[lost.number].state == optuna.trial.TrialState.FAIL
+    proposer.put_back(lost.number)  # it is over already: nothing happens
+    assert len(trials(url)) == 2
+
+
+def test_an_enqueued_trial_that_was_never_drawn_keeps_its_parameters(url: str) -> None:
+    """Killed between Optuna's ask and the first draw, a prior has fixed parameters only: they are put back too."""
+    proposer = Proposer(plan(), url, "w")
+    proposer.enqueue_priors()
+    number = optuna.load_study(study_name="s", storage=url).ask().number
+    assert proposer.unfinished() == {number: None}
+    proposer.put_back(number)
+    assert proposer.ask(0).candidate == candidate(streams=1)
+
+
+def test_unfinished_trials_come_with_their_candidates(url: str) -> None:
+    """What another process asked for and has not told."""
+    found = Proposer(plan(), url, "dead").ask(0)
+    assert Proposer(plan(), url, "w").unfinished() == {found.number: found.candidate}
+
+
+def test_the_reference_takes_number_zero_once(url: str) -> None:
+    """It is shown in the dashboard, but no sampler learns from it; a study that has trials gets no second one."""
+    proposer = Proposer(plan(), url, "w")
+    proposer.note_reference(record(0))
+    proposer.note_reference(record(0))
+    assert [t.state for t in trials(url)] == [optuna.trial.TrialState.FAIL]
+    assert proposer.ask(0).number == 1
+
+
+def test_unseen_candidates_until_the_space_is_exhausted(url: str) -> None:
+    """2 precisions × 4 streams: seven seen leaves the eighth to be asked for; all eight seen leaves none."""
+    proposer = Proposer(plan(), url, "w")
+    everything = [candidate(precision=p, streams=s) for p in ("fp32", "fp16") for s in (1, 2, 3, 4)]
+    assert proposer.enqueue_unseen(frozenset(everything[:-1]))
+    assert proposer.ask(0).candidate == everything[-1]
+    assert not proposer.enqueue_unseen(frozenset(everything))
+
+
+def test_a_study_keeps_its_engines_and_precisions(url: str) -> None:
+    """Optuna cannot change a parameter's choices: another set is refused with the one it began with; streams may change."""
+    Proposer(plan(), url, "w")
+    Proposer(plan(space=SPACE | {"streams": Choices(values=(1, 2))}), url, "w")
+    with pytest.raises(SpecError, match="fake/fp32, fake/fp16"):
+        Proposer(plan(space={"precision": Choices(values=("fp32",))}), url, "w")
+
+
+def test_two_workers_get_numbers_and_draws_of_their_own(url: str) -> None:
+    """The same study and seed, asked in turn by two workers: eight numbers, and not the same draw twice in a row throughout."""
+    workers = [Proposer(plan(), url, name) for name in ("a", "b")]
+    found = [worker.ask(0) for _ in range(4) for worker in workers]
+    assert [p.number for p in found] == list(range(8))
+    assert [p.candidate for p in found[0::2]] != [p.candidate for p in found[1::2]]
