@@ -40,10 +40,10 @@ def top5(outputs: Mapping[str, NDArray[Any]], labels: NDArray[Any]) -> NDArray[n
 
 
 def negative_mse(outputs: Mapping[str, NDArray[Any]], labels: NDArray[Any]) -> NDArray[np.float64]:
-    """Minus the mean squared error of the first output against labels of the same shape (n, …). Raises ValueError on another."""
+    """Minus the mean squared error of the first output against labels of the same shape (n, …), else ValueError."""
     found, wanted = (a.reshape(len(labels), -1) for a in (_first(outputs), labels))
     if found.shape != wanted.shape:  # one number per sample would be compared with every output
-        raise ValueError(f"labels with {wanted.shape[1]} numbers for each sample cannot be compared with {found.shape[1]} outputs")
+        raise ValueError(f"{wanted.shape[1]} label numbers for each sample cannot be compared with {found.shape[1]} outputs")
     return cast(NDArray[np.float64], -np.mean((found - wanted) ** 2, axis=1, dtype=np.float64))
 
 

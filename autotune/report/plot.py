@@ -38,7 +38,8 @@ def draw_front(records: Sequence[TrialRecord], front: Sequence[TrialRecord], ref
     shapes = ", ".join(f"{_SHAPES.get(_MARKERS.get(p, 'o'), 'circle')} {p}" for p in used)
     axes.set_title(f"{records[0].device if records else ''}\n{shapes}", fontsize=9)
     axes.grid(alpha=0.25)
-    axes.legend(loc="lower left", fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower left", fontsize=8)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
     return path

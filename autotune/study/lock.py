@@ -49,6 +49,14 @@ def device_lock(device: str, should_stop: Callable[[], bool] = lambda: False) ->
         lock.release()
 
 
+def asking_lock(study: StudyRow) -> FileLock:
+    """Whoever holds it is the only one on this host to take a candidate from Optuna's queue.
+
+    On SQLite, Optuna reads a waiting trial and marks it in two steps: two workers were given the same number (Optuna 5.0).
+    """
+    return FileLock(runtime_folder() / f"{_stem(study)}-asking")
+
+
 @contextmanager
 def presence(study: StudyRow) -> Iterator[None]:
     """Inside the block `workers_here` lists this process, also between its trials."""

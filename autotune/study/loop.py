@@ -15,7 +15,7 @@ from autotune.records import FINISHED, TrialRecord
 from autotune.store.repository import SEARCHED, Store
 from autotune.store.studies import StudyRow
 from autotune.store.worker import WorkerIdentity
-from autotune.study.lock import presence, workers_here
+from autotune.study.lock import asking_lock, presence, workers_here
 from autotune.study.observer import Observer
 from autotune.study.plan import StudyPlan
 from autotune.study.proposer import Proposal, Proposer
@@ -99,7 +99,8 @@ def _run(run: StudySession, hours: float | None) -> StudyResult:
     records = recover(run.store, run.study.id, run.proposer, run.observer.note)
     run.observer.planned(run.plan, len(records), run.target)
     reference = reference_of(run)
-    run.timed("search", run.proposer.enqueue_priors)
+    with asking_lock(run.study):
+        run.timed("search", run.proposer.enqueue_priors)
     earlier_s = sum(_duration_s(r) for r in records)
     ended: Ended | None = None
     while ended is None:
@@ -138,7 +139,8 @@ def _wait_for_others(run: StudySession) -> None:
 def _one_trial(run: StudySession, reference: TrialRecord, records: list[TrialRecord]) -> Ended | None:
     """One more finished trial, or the reason why there will be none."""
     known = {r.candidate: r for r in [reference, *records]}
-    proposal = run.timed("search", run.proposer.ask, len(records))
+    with asking_lock(run.study):
+        proposal = run.timed("search", run.proposer.ask, len(records))
     twin = known.get(proposal.candidate)
     if twin is not None and twin.role == "search":
         run.timed("search", run.proposer.tell, proposal.number, twin, records, {"duplicate_of": twin.number})

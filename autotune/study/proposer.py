@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _PAIRS = "autotune:pairs"
 _REFERENCE = "autotune:reference"
+_SUSPECT = "autotune:suspect"
 _OPEN_ATTEMPTS = 6
 
 
@@ -131,6 +132,25 @@ class Proposer:
         import optuna
 
         self._study.tell(number, state=optuna.trial.TrialState.FAIL)
+
+    def suspect(self, number: int) -> bool:
+        """The trial is marked, so that a worker that is just asking for it sees that another took it for abandoned.
+
+        False when it is over already.
+        """
+        import optuna
+
+        try:
+            optuna.trial.Trial(self._study, self._frozen(number)._trial_id).set_user_attr(_SUSPECT, True)
+        except (ValueError, RuntimeError):
+            if self.is_running(number):
+                raise
+            return False
+        return True
+
+    def is_suspect(self, number: int) -> bool:
+        """True when another worker marked the trial, or told or put it back already."""
+        return _SUSPECT in self._frozen(number).user_attrs or not self.is_running(number)
 
     def is_running(self, number: int) -> bool:
         """False when the trial was told or put back, perhaps by another worker."""

@@ -16,22 +16,31 @@ SILENT_S = 600.0
 
 def recover(store: Store, study_id: int, proposer: Proposer, note: Callable[[str], None]) -> list[TrialRecord]:
     """The finished trials of the search, once every trial of a dead worker is told to Optuna or put back."""
-    # Optuna is read first: a worker asks Optuna, then begins in our tables, so what it began meanwhile shows there.
-    unfinished = proposer.unfinished()
-    still_running = set()
     for trial in store.running(study_id):
-        if not is_dead(trial):
-            still_running.add(trial.number)
-        elif store.discard_trial(trial.trial_id):
+        if is_dead(trial) and store.discard_trial(trial.trial_id):
             note(f"trial {trial.number} was under way when its worker died; its candidate is put back")
+    unfinished = proposer.unfinished()
     records = store.trials(study_id, FINISHED, SEARCHED)
     finished = {r.number: r for r in records}
-    for number in unfinished:
-        if number in finished:
-            proposer.tell(number, finished[number], records)
-        elif number not in still_running:
-            proposer.put_back(number)
+    for number in unfinished.keys() & finished.keys():
+        proposer.tell(number, finished[number], records)
+    _put_back_abandoned(store, study_id, proposer, set(unfinished) - set(finished))
     return records
+
+
+def _put_back_abandoned(store: Store, study_id: int, proposer: Proposer, numbers: set[int]) -> None:
+    """Those of the trials that nobody measures are asked for again.
+
+    Optuna cannot say whose a trial is, and a worker that asks for one is not in our tables until it has drawn every knob. So
+    the trial is marked before our tables are read, and a worker looks for the mark after it has written there: of the two at
+    least one sees the other.
+    """
+    measured = {t.number for t in store.running(study_id)}
+    suspects = {n for n in sorted(numbers - measured) if proposer.suspect(n)}
+    if suspects:
+        begun = {r.number for r in store.trials(study_id, None, SEARCHED)}
+        for number in sorted(suspects - begun):
+            proposer.put_back(number)
 
 
 def is_dead(trial: RunningTrial) -> bool:

@@ -33,7 +33,7 @@ def claimed(run: StudySession, proposal: Proposal) -> int | None:
     counts, others = run.store.counts(run.study.id), [t for t in run.under_way() if t.trial_id != trial_id]
     n_finished = sum(n for state, n in counts.items() if state != "running")
     taken = any(t.candidate == proposal.candidate for t in others)
-    if n_finished + len(others) < run.target and not taken and run.proposer.is_running(proposal.number):
+    if n_finished + len(others) < run.target and not taken and not run.proposer.is_suspect(proposal.number):
         return trial_id
     run.store.discard_trial(trial_id)
     run.proposer.put_back(proposal.number)

@@ -137,7 +137,7 @@ def test_negative_mse_by_hand() -> None:
 
 def test_mse_of_another_shape_is_refused() -> None:
     """One label per sample against two outputs would silently be compared with both."""
-    with pytest.raises(ValueError, match="1 numbers for each sample cannot be compared with 2 outputs"):
+    with pytest.raises(ValueError, match="1 label numbers for each sample cannot be compared with 2 outputs"):
         negative_mse({"y": np.zeros((3, 2))}, np.zeros(3))
 
 

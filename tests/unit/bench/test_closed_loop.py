@@ -21,8 +21,8 @@ PLAN = LoadSpec(window_s=0.1, min_windows=5, max_s=1.0, warmup_s=0.1, precision=
 
 
 def candidate(**knobs: Any) -> Candidate:
-    """A fake candidate of 20 ms per submission, so that the operating system's 0.1 ms of wake-up is within 1 %."""
-    values: dict[str, Any] = {"batch_size": 36, "streams": 1, "worker_threads": 1, "memory_pool_mib": None}
+    """A fake candidate of 50 ms per submission, so that waking up late, 1 ms on a busy machine, is 2 %."""
+    values: dict[str, Any] = {"batch_size": 96, "streams": 1, "worker_threads": 1, "memory_pool_mib": None}
     return Candidate(engine="fake", precision="fp32", pruning_ratio=0.0, **(values | knobs))
 
 
@@ -100,21 +100,24 @@ def test_summary_of_known_latencies() -> None:
 
 @pytest.mark.parametrize(("streams", "threads", "servers"), [(1, 1, 1), (3, 3, 3), (4, 2, 2)])
 def test_throughput_of_the_fake_is_its_closed_formula(streams: int, threads: int, servers: int) -> None:
-    """min(streams, threads) servers of 20 ms for 36 items, 1,800 items per second each; slower by at most 5 %, never faster.
+    """min(streams, threads) servers of 50 ms for 96 items, 1,920 items per second each.
 
-    Little's law: clients / throughput is the mean latency, whichever client a free server takes first.
+    The interval holds the formula, or comes within the 5 % by which a busy machine wakes sleepers late. Latency is the service
+    time; clients beyond the servers queue: two for each server double it on average, by Little's law.
     """
     c = candidate(streams=streams, worker_threads=threads)
-    assert service_s(c) == pytest.approx(0.020) and throughput_items_per_s(c) == pytest.approx(1800 * servers)
-    trace = run_closed_loop(FakeSession(c, None), batches(36), 36, PLAN)
+    formula = 1920 * servers
+    assert service_s(c) == pytest.approx(0.050) and throughput_items_per_s(c) == pytest.approx(formula)
+    trace = run_closed_loop(FakeSession(c, None), batches(96), 96, PLAN)
     found = summarize(trace, PLAN)
     rate = found.throughput_items_per_s
-    assert 0.95 * 1800 * servers <= rate.value <= 1.005 * 1800 * servers
-    assert rate.low <= rate.value <= rate.high and rate.n == len(found.window_rates) >= 5
-    assert float(np.mean(trace.done_ns - trace.started_ns)) / MS == pytest.approx(20 * streams / servers, rel=0.06)
+    assert rate.low <= formula and rate.high >= 0.95 * formula and rate.value == pytest.approx(formula, rel=0.1)
+    assert rate.n == len(found.window_rates) >= 5
+    median = found.latency_ms.p50
     if streams == servers:
-        median = found.latency_ms.p50
-        assert median is not None and median.value == pytest.approx(20, rel=0.05)
+        assert median is not None and median.low >= 50 and median.value == pytest.approx(50, rel=0.1)
+    else:
+        assert float(np.mean(trace.done_ns - trace.started_ns)) / MS == pytest.approx(100, rel=0.25)
 
 
 class Recording:
@@ -171,6 +174,6 @@ def test_a_noisy_engine_reaches_the_cap_and_says_so() -> None:
 def test_a_steady_engine_stops_early_without_a_flag() -> None:
     """A fake at a precision that is easy to reach ends after the fewest windows and is not flagged."""
     plan = LoadSpec(window_s=0.1, min_windows=3, max_s=5.0, warmup_s=0.1, precision=0.2)
-    trace = run_closed_loop(FakeSession(candidate(), None), batches(36), 36, plan)
+    trace = run_closed_loop(FakeSession(candidate(), None), batches(96), 96, plan)
     assert "wide_interval" not in trace.flags
     assert (trace.end_ns - trace.begin_ns) / 1e9 < 1

@@ -66,7 +66,7 @@ def test_a_named_engine_that_is_missing_stops_the_study(absent: None) -> None:
 
 def test_without_named_engines_the_fake_is_never_taken(absent: None) -> None:
     """No number of the fake may be shown as a measurement: with nothing else there is no study."""
-    with pytest.raises(EnvironmentProblem, match="no inference engine can run on this machine.*absent"):
+    with pytest.raises(EnvironmentProblem, match=r"no inference engine can run on this machine.*absent"):
         make_plan(study(engines=None))
 
 

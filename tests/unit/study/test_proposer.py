@@ -51,6 +51,7 @@ def test_tell_stores_values_constraints_and_what_people_read(url: str) -> None:
     proposer.tell(second, rejected(second), [good])
     stored = trials(url)
     assert stored[first].values == [0.9, 100] and stored[second].values == [0.9, 100]
+    assert stored[first].constraints == {"runs": -1, "throughput": -1} and stored[second].constraints["runs"] == 1
     assert stored[second].user_attrs["reject"] == "build_failed in engine: no"
     assert stored[first].user_attrs["accuracy"] == "0.9 [0.9, 0.9]"
 

@@ -1,0 +1,78 @@
+"""Digests: equal contents have equal names on every machine, different contents different ones."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.fingerprint import (
+    KEY_LENGTH,
+    DeviceFingerprint,
+    canonical_json,
+    cpu_fingerprint,
+    digest_of,
+    file_digest,
+    library_version,
+    usable_cores,
+)
+
+
+def test_canonical_json_by_hand() -> None:
+    """Sorted keys, no blanks, text as it is: the very bytes that are digested."""
+    assert canonical_json({"b": [1, 2.5, None], "a": {"ü": True}}) == '{"a":{"ü":true},"b":[1,2.5,null]}'
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.text()))
+def test_the_order_of_keys_does_not_matter(values: dict[str, int | str]) -> None:
+    """Two dictionaries that are equal have one digest."""
+    assert digest_of(dict(reversed(values.items()))) == digest_of(values)
+
+
+def test_a_digest_is_the_beginning_of_sha256() -> None:
+    """Of the canonical JSON, so that other programs can compute it too; numbers and text stay apart."""
+    assert digest_of({"a": 1}) == hashlib.sha256(b'{"a":1}').hexdigest()[:KEY_LENGTH]
+    assert digest_of({"a": 1}) != digest_of({"a": "1"}) and digest_of([]) != digest_of({})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_without_json_are_refused(value: float) -> None:
+    """NaN is not equal to itself and cannot name anything."""
+    with pytest.raises(ValueError, match="JSON"):
+        digest_of({"a": value})
+
+
+def test_other_objects_are_refused() -> None:
+    """A path or an array would be named by its text, which is not its content."""
+    with pytest.raises(TypeError):
+        digest_of({"a": Path("x")})
+
+
+def test_file_digest_is_plain_sha256(tmp_path: Path) -> None:
+    """What `sha256sum` prints, for an empty file too."""
+    path = tmp_path / "f"
+    path.write_bytes(b"")
+    assert file_digest(path) == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    path.write_bytes(b"abc")
+    assert file_digest(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_library_that_is_not_installed_has_no_version() -> None:
+    """And the question imports nothing."""
+    assert library_version("no-such-distribution-anywhere") is None
+    assert library_version("numpy") is not None
+
+
+def test_cpu_fingerprint_describes_this_machine() -> None:
+    """Versions of what is installed only; the key changes with any of them."""
+    found = cpu_fingerprint(("numpy", "no-such-distribution-anywhere"))
+    assert found.kind == "cpu" and found.cores == usable_cores() >= 1 and found.memory_mib > 0
+    assert set(found.versions) == {"numpy"} and found.device.endswith(f"× {found.cores}")
+    other = DeviceFingerprint(
+        device=found.device, kind="cpu", cores=found.cores, memory_mib=found.memory_mib, system=found.system,
+        versions={"numpy": "0"},
+    )  # fmt: skip
+    assert other.key != found.key
