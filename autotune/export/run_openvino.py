@@ -68,6 +68,12 @@ def items_per_second(compiled: Any, settings: dict[str, Any], seconds: float) ->
     return sum(counts) / seconds
 
 
+def _output_name(port: Any) -> str:
+    """The output's name in the original graph; a compiled port may carry those of a Cast that was optimized away, too."""
+    given = str(port.get_node().friendly_name).removesuffix("/sink_port_0")
+    return given if given in port.get_names() else port.get_any_name()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input")
@@ -77,7 +83,7 @@ def main() -> None:
     if arguments.input:
         with np.load(arguments.input, allow_pickle=False) as samples:
             found = compiled.create_infer_request().infer({k: samples[k] for k in samples.files})
-        np.savez("outputs.npz", **{port.get_any_name(): value for port, value in found.items()})
+        np.savez("outputs.npz", **{_output_name(port): value for port, value in found.items()})
         print("wrote outputs.npz")
     print(f"{items_per_second(compiled, settings, arguments.seconds):.1f} items/s at batch {settings['batch_size']}")
 

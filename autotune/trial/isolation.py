@@ -65,17 +65,21 @@ class TrialProcess:
         candidate, is at fault.
         """
         started_at = now_utc()
-        watch = _Watch(request, on_stage)
-        try:
-            conn = self._connect()
-            conn.send(("run", request))
-            self._follow(conn, watch, should_abort)
-        except CandidateRejected as exc:
-            return watch.crashed(exc, started_at)
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            self.close()
-            return watch.crashed(WorkerCrashed("the process that forks trials died", stage=watch.stage), started_at)
-        return watch.outcome(started_at)
+        while True:
+            watch = _Watch(request, on_stage)
+            fresh = self._process is None
+            try:
+                conn = self._connect()
+                conn.send(("run", request))
+                self._follow(conn, watch, should_abort)
+            except CandidateRejected as exc:
+                return watch.crashed(exc, started_at)
+            except (EOFError, BrokenPipeError, ConnectionResetError):
+                self.close()
+                if watch.pid is None and not fresh:
+                    continue  # the warm process died between two trials, which is not this candidate's doing
+                return watch.crashed(WorkerCrashed("the process that forks trials died", stage=watch.stage), started_at)
+            return watch.outcome(started_at)
 
     def _connect(self) -> Connection:
         if self._process is not None and self._process.poll() is None and self._conn is not None:

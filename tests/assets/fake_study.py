@@ -92,12 +92,12 @@ def autotune(folder: Path, *arguments: object, expect: int | None = 0) -> subpro
     return done
 
 
-def optuna_trials(folder: Path, name: str = "fake", database: str = "study.db") -> list[Any]:
-    """Optuna's trials, as its own library reads them."""
+def optuna_trials(folder: Path, url: str = "") -> list[Any]:
+    """Optuna's trials, as its own library reads them, in the study's own database or the one at `url`."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.load_study(study_name=name, storage=f"sqlite:///{folder / database}").get_trials(deepcopy=False)
+    return optuna.load_study(study_name="fake", storage=url or f"sqlite:///{folder / 'study.db'}").get_trials(deepcopy=False)
 
 
 def violated(trial: Any) -> dict[str, float]:

@@ -118,8 +118,8 @@ def test_a_deleted_cache_costs_only_the_reference(tmp_path: Path) -> None:
     assert len(finished(tmp_path)) == 3
 
 
-SLOW = ("max_s: 0.2", "max_s: 2.0"), ("min_windows: 4", "min_windows: 40")
-"""Two seconds of load, so that a signal meets a trial under way."""
+SLOW = ("max_s: 0.2", "max_s: 1.2"), ("min_windows: 4", "min_windows: 24")
+"""More than a second of load, so that a signal meets a trial under way."""
 
 
 def started(folder: Path, *more: object) -> subprocess.Popen[str]:
@@ -142,17 +142,17 @@ def search_is_under_way(folder: Path) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_one_signal_finishes_the_trial_under_way(number: signal.Signals, tmp_path: Path) -> None:
     """Asked once, a study keeps what it is measuring, then leaves with 130; a later start goes on."""
-    study(tmp_path, 3, *SLOW)
+    study(tmp_path, 2, *SLOW)
     process = started(tmp_path)
     wait_until(lambda: search_is_under_way(tmp_path))
-    time.sleep(0.5)  # until it measures
+    time.sleep(0.3)  # until it measures
     process.send_signal(number)
     _, log = process.communicate(timeout=60)
     assert process.returncode == 130, log
     assert len(finished(tmp_path)) == 1
     assert not search_is_under_way(tmp_path)
     fake.autotune(tmp_path, "start", "study.yaml")
-    assert_whole(tmp_path, 3)
+    assert_whole(tmp_path, 2)
 
 
 def test_two_signals_put_the_trial_back_at_once(tmp_path: Path) -> None:
@@ -192,6 +192,24 @@ def test_workers_at_once_share_a_study(tmp_path: Path) -> None:
     assert len(store.trials(study_id, None, ["reference"])) == 1
     numbers = [r.number for r in finished(tmp_path)]
     assert len(set(numbers)) == 7
+
+
+def test_workers_at_once_share_a_study_on_postgresql(postgresql_url: str, tmp_path: Path) -> None:
+    """The same on PostgreSQL, where rows and not files are locked."""
+    study(tmp_path, 5)
+    processes = [started(tmp_path, "--storage", postgresql_url) for _ in range(3)]
+    for process in processes:
+        _, log = process.communicate(timeout=120)
+        assert process.returncode == 0, log
+    store = open_store(postgresql_url, create=False)
+    row = store.study("fake")
+    assert row is not None
+    records = store.trials(row.id, FINISHED, SEARCHED)
+    assert len({r.candidate for r in records}) == len(records) == 5
+    assert store.running(row.id) == [] and len(store.trials(row.id, None, ["reference"])) == 1
+    states = {t.number: t.state.name for t in fake.optuna_trials(tmp_path, store.url)}
+    assert "RUNNING" not in states.values() and all(states[r.number] == "COMPLETE" for r in records)
+    store.close()
 
 
 def test_a_worker_takes_over_from_one_that_is_killed(tmp_path: Path) -> None:
