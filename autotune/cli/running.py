@@ -48,6 +48,12 @@ def _check_metric(spec: StudySpec) -> None:
         raise SpecError([spec.data.problem("metric", p.found, p.allowed) for p in exc.problems]) from exc
 
 
+def target_of(plan: StudyPlan, storage: str | None) -> int | None:
+    """The target with which the study was started; None where it has not begun."""
+    row = open_store(storage or plan.spec.storage).study(plan.spec.study)
+    return None if row is None else row.target_trials
+
+
 def run_here(
     plan: StudyPlan, *, storage: str | None, trials: int | None, hours: float | None, on_stop: Callable[[], None] = lambda: None
 ) -> tuple[StudyResult, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -45,6 +46,15 @@ class Dataset:
         """The first `n` samples, or all where there are fewer, under the same digest."""
         labels = None if self.labels is None else self.labels[:n]
         return replace(self, arrays={name: array[:n] for name, array in self.arrays.items()}, labels=labels)
+
+    def release(self) -> None:
+        """Pages of memory-mapped samples no longer count as this process's memory; the next read brings them back."""
+        for array in self.arrays.values():
+            base: Any = array
+            while isinstance(base, np.ndarray):
+                base = base.base
+            if isinstance(base, mmap.mmap):
+                base.madvise(mmap.MADV_DONTNEED)
 
     def _input(self, name: str, raw: NDArray[Any]) -> NDArray[Any]:
         values = preprocessed(raw, self.preprocess)

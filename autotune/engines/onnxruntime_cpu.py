@@ -142,7 +142,7 @@ def _rejection(exc: Exception, otherwise: type[BuildFailed] | type[Unstable], st
     text = str(exc)
     if isinstance(exc, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
         cap = f" with memory_pool_mib={_registered_pool_mib}" if _registered_pool_mib else ""
-        return OutOfMemory(f"ONNX Runtime's arena ran out{cap}: {text.rpartition(' Stream*) ')[2] or text}", stage=stage)
+        return OutOfMemory(f"ONNX Runtime's arena ran out{cap}: {text.rpartition('Stream*) ')[2] or text}", stage=stage)
     if "NOT_IMPLEMENTED" in text:
         return Unsupported(f"ONNX Runtime: {text}", stage=stage)
     return otherwise(f"ONNX Runtime: {text}", stage=stage)

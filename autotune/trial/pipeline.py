@@ -112,6 +112,7 @@ def _walk(request: TrialRequest, draft: _Draft) -> None:
             reference = stored_scores(cache.root / "accuracy" / (request.reference_scores or found.key))
             drop = drop_estimate(reference, found.scores)
             draft.known |= {"accuracy": accuracy, "accuracy_drop": drop, "scores_key": found.key}
+            validation.release()
             require_accuracy(accuracy, drop, spec.constraints)
         if not request.with_load:
             return
