@@ -21,6 +21,8 @@ from autotune.fingerprint import cpu_fingerprint, digest_of
 
 _SCORES, _PROBE = "scores.npz", "probe.npz"
 _PROBE_SAMPLES = 16
+_FORMAT = 2
+"""Part of the key: raised when the files of an accuracy artifact change, so that an older cache is not misread."""
 _ALIKE = 0.1
 """Relative difference, in the Euclidean norm over the probe's outputs, up to which two sessions answer alike.
 
@@ -51,6 +53,7 @@ def scores_key(engine: Engine, backend: Backend, dataset: Dataset, metric: str) 
             "device": device.device,
             "data": dataset.digest,
             "metric": metric,
+            "format": _FORMAT,
         }
     )
 
