@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from typing import Any, Literal
 
 from autotune.candidate import Candidate
 
 TrialState = Literal["running", "complete", "rejected", "crashed"]
-TrialRole = Literal["reference", "search", "bench"]
+TrialRole = Literal["reference", "search", "bench", "final", "canary"]
+RepeatedRole = Literal["final", "canary"]
+"""Roles that measure the candidate of another trial again: a finalist's, or the reference's between the search's trials."""
+FAILED_AGAIN = "failed_when_repeated"
+"""Flag of a trial whose candidate ran once and did not in a later process: nothing to deploy."""
+GIVEN_UP = "given_up"
+"""Flag of a trial whose load was ended early, because a faster one that is at least as accurate was known."""
 FINISHED: tuple[TrialState, ...] = ("complete", "rejected", "crashed")
 
 
@@ -93,8 +101,57 @@ class VariantInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Repetition:
+    """A trial's candidate measured once more, in a process of its own. `regime`: the state of the machine then, from 1.
+
+    Repetitions of one `round` were measured one after the other, so that what disturbs a round disturbs them alike. A failed
+    one has no throughput.
+    """
+
+    role: RepeatedRole
+    round: int
+    regime: int
+    state: TrialState
+    throughput_items_per_s: Estimate | None
+    finished_at: str | None
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> Repetition:
+        """The repetition that a TRIAL document holds."""
+        return Repetition(**{**values, "throughput_items_per_s": Estimate.from_json(values["throughput_items_per_s"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Regime:
+    """A state of the machine in which the reference's speed is steady. `since`: trials begun from then on belong to it.
+
+    `ratio`: the reference's throughput against the regime before; `reason` says it in words.
+    """
+
+    number: int
+    since: str
+    ratio: float
+    reason: str
+
+
+def regime_at(instant: str | None, since: Sequence[str]) -> int:
+    """The number of the regime, from 1, in which something began at `instant` (ISO 8601; None: in the first).
+
+    `since`: when each regime but the first began, ascending.
+    """
+    if instant is None:
+        return 1
+    return 1 + bisect_right([datetime.fromisoformat(s) for s in since], datetime.fromisoformat(instant))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRecord:
-    """Everything known of one trial, whatever happened to it. A field that was not measured is None."""
+    """Everything known of one trial, whatever happened to it. A field that was not measured is None.
+
+    `throughput_items_per_s` is what is reported: once the study knows more than the trial's own load did (repetitions, the
+    spread between processes), an estimate from all of it, and `throughput_one_run` is then the load's own. `regime`: the one of
+    the reported throughput, from 1.
+    """
 
     number: int
     state: TrialState
@@ -105,6 +162,7 @@ class TrialRecord:
     accuracy: Estimate | None = None
     accuracy_drop: Estimate | None = None
     throughput_items_per_s: Estimate | None = None
+    throughput_one_run: Estimate | None = None
     latency_ms: LatencySummary = field(default_factory=LatencySummary)
     energy_j_per_item: Estimate | None = None
     power_w: Estimate | None = None
@@ -121,8 +179,17 @@ class TrialRecord:
     versions: Mapping[str, str] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     telemetry: tuple[Series, ...] = ()
+    regime: int = 1
+    repetitions: tuple[Repetition, ...] = ()
     started_at: str | None = None
     finished_at: str | None = None
+
+    @property
+    def duration_s(self) -> float:
+        """Wall time from beginning to end; 0 where it is not known."""
+        if not (self.started_at and self.finished_at):
+            return 0.0
+        return max(0.0, (datetime.fromisoformat(self.finished_at) - datetime.fromisoformat(self.started_at)).total_seconds())
 
     def as_json(self) -> dict[str, Any]:
         """The TRIAL document of the command line's `--json`; telemetry is left to the database."""
@@ -142,7 +209,8 @@ class TrialRecord:
                 "reject": Rejection(**reject) if reject else None,
                 "latency_ms": LatencySummary.from_json(values.get("latency_ms")),
                 "variant": VariantInfo.from_json(values.get("variant")),
-                **{k: Estimate.from_json(values.get(k)) for k in ESTIMATES},
+                **{k: Estimate.from_json(values.get(k)) for k in (*ESTIMATES, "throughput_one_run")},
+                "repetitions": tuple(Repetition.from_json(r) for r in values.get("repetitions", ())),
                 "cached": tuple(values.get("cached", ())),
                 "flags": tuple(values.get("flags", ())),
             }
@@ -150,4 +218,4 @@ class TrialRecord:
 
 
 ESTIMATES = ("accuracy", "accuracy_drop", "throughput_items_per_s", "energy_j_per_item", "power_w")
-"""The fields of a TrialRecord that are an Estimate."""
+"""The fields of a TrialRecord that are an Estimate which the trial itself measured."""

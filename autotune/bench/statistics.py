@@ -75,6 +75,26 @@ def mean_estimate(samples: Samples) -> Estimate:
     return Estimate(value=mean, low=mean - half, high=mean + half, n=n, method="t with autocorrelation")
 
 
+def with_process_spread(estimate: Estimate, relative_sd: float, n: int) -> Estimate:
+    """The estimate of one process, with an interval that holds what a fresh process would measure.
+
+    `relative_sd`: standard deviation of log throughput between processes, learnt with `n` − 1 degrees of freedom. Two processes
+    differ by √2 of it, and the run's own interval comes on top. On the log scale, so the interval stays above 0. Raises
+    ValueError if n < 2.
+    """
+    if n < 2:
+        raise ValueError(f"a spread between processes needs at least 2 of them, found {n}")
+    own = max(estimate.high - estimate.value, estimate.value - estimate.low) / estimate.value if estimate.value > 0 else 0.0
+    half = math.hypot(math.sqrt(2) * t_quantile(n - 1) * relative_sd, own)
+    return Estimate(
+        value=estimate.value,
+        low=estimate.value * math.exp(-half),
+        high=estimate.value * math.exp(half),
+        n=estimate.n,
+        method=f"{estimate.method}, and the spread between processes of the reference",
+    )
+
+
 def share_estimate(hits: int, n: int) -> Estimate:
     """A proportion with Wilson's score interval (Wilson 1927). Raises ValueError if n = 0."""
     if n == 0:

@@ -46,6 +46,10 @@ class PlainProgress:
         """One line: number, candidate, result."""
         self._say(outcome_text(record, reference))
 
+    def repeated(self, of: TrialRecord, record: TrialRecord, round_: int) -> None:
+        """One line: of which trial, in which round, result."""
+        self._say(repetition_text(of, record, round_))
+
     def note(self, text: str) -> None:
         """The text."""
         self._say(text)
@@ -86,7 +90,9 @@ class LiveProgress(PlainProgress):
 
     def trial_began(self, number: int, candidate: Candidate, role: str) -> None:
         """The picture shows the candidate."""
-        name = "reference" if role == "reference" else f"trial {number}"
+        name = {"search": f"trial {number}", "final": f"finalist, measurement {number}", "canary": "reference again"}.get(
+            role, role
+        )
         self._current = f"{name}: {candidate}"
         self.stage_began("proposed")
 
@@ -103,6 +109,11 @@ class LiveProgress(PlainProgress):
         if record.role == "search":
             self._done += 1
             self._measured_here += 1
+        self._current = ""
+
+    def repeated(self, of: TrialRecord, record: TrialRecord, round_: int) -> None:
+        """The picture's last line."""
+        self._last = repetition_text(of, record, round_)
         self._current = ""
 
     def _picture(self) -> RenderableType:
@@ -148,6 +159,13 @@ def outcome_text(record: TrialRecord, reference: TrialRecord | None) -> str:
     gain = f" ({rate.value / base.value:.2f}×)" if rate and base and base.value > 0 and record.role != "reference" else ""
     accuracy = f", {record.metric} {record.accuracy.value:.4f}" if record.accuracy else ""
     return f"{head}: {with_interval(rate)} items/s{gain}{accuracy}"
+
+
+def repetition_text(of: TrialRecord, record: TrialRecord, round_: int) -> str:
+    """ "final round 2, trial 7 again: 812.3 ±4.1 items/s"."""
+    name = "reference" if of.role == "reference" else f"trial {of.number}"
+    result = reject_line(record) if record.reject else f"{with_interval(record.throughput_items_per_s)} items/s"
+    return f"{record.role} round {round_}, {name} again: {result}" if record.role == "final" else f"{name} again: {result}"
 
 
 def _sparkline(values: Sequence[float], width: int = 60) -> str:

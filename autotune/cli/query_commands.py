@@ -68,17 +68,20 @@ def stop(study: str, storage: str | None) -> None:
 def front(study: str, storage: str | None, as_json: bool) -> None:
     """The Pareto front with intervals, and the reference beside it."""
     from autotune.cli.context import open_study
-    from autotune.cli.render import emit_json, print_trials
+    from autotune.cli.render import emit_json, print_front_notes, print_trials
     from autotune.cli.running import front_document
     from autotune.study.scoring import front as front_of
+    from autotune.study.scoring import ties_of
 
     found = open_study(study, storage)
     records, reference = found.records(), found.reference()
     members = front_of(records, found.spec)
+    ties, regimes = ties_of(members, records, found.spec), found.store.regimes(found.row.id)
     if as_json:
-        emit_json({"study": found.row.name} | front_document(reference, members, records))
+        emit_json({"study": found.row.name} | front_document(reference, members, records, ties, regimes))
         return
     print_trials(members, reference, f"{found.row.name}: Pareto front of {len(records)} trials")
+    print_front_notes(members, ties, regimes)
     if not members:
         click.echo("no trial keeps to the constraints yet", err=True)
 
@@ -91,10 +94,18 @@ def front(study: str, storage: str | None, as_json: bool) -> None:
 def best(study: str, prefer: str | None, storage: str | None, as_json: bool) -> None:
     """One configuration under the constraints; among statistical ties the simplest."""
     from autotune.cli.context import open_study
-    from autotune.cli.render import print_trials
+    from autotune.cli.render import emit_json, print_ties, print_trials
+    from autotune.study.scoring import best_ties
 
     found = open_study(study, storage)
-    _emit_trial(best_of(found.records(), found.spec, prefer), as_json, lambda r: print_trials([r], found.reference()))
+    records = found.records()
+    chosen = best_of(records, found.spec, prefer)
+    ties = [r.number for r in best_ties(records, found.spec, prefer or "") if r.number != chosen.number]
+    if as_json:
+        emit_json(chosen.as_json() | {"ties": ties})
+        return
+    print_trials([chosen], found.reference())
+    print_ties(chosen.number, ties)
 
 
 @click.command()
@@ -129,8 +140,9 @@ def trials(study: str, storage: str | None, as_json: bool) -> None:
 
 def best_of(records: list[TrialRecord], spec: Any, prefer: str | None) -> TrialRecord:
     """The best feasible trial. Raises SpecError when `prefer` is no objective or nothing keeps to the constraints."""
-    from autotune.study.scoring import OBJECTIVES, is_feasible
+    from autotune.study.objectives import OBJECTIVES
     from autotune.study.scoring import best as best_in
+    from autotune.study.scoring import is_feasible
 
     known = [*OBJECTIVES, *(["cost"] if spec.price_per_hour is not None else [])]
     if prefer and prefer not in known:

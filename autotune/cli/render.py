@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from autotune.records import Estimate, TrialRecord
+from autotune.records import Estimate, Regime, Repetition, TrialRecord
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,6 +97,27 @@ def print_trials(records: Sequence[TrialRecord], reference: TrialRecord | None, 
             out.print(f"{record.number:>4} {reject_line(record)}", markup=False, soft_wrap=True)
 
 
+def print_front_notes(front: Sequence[TrialRecord], ties: Mapping[int, Sequence[int]], regimes: Sequence[Regime]) -> None:
+    """What the front's table cannot say: ties, how often its members were measured, and changes of the machine."""
+    for record in front:
+        print_ties(record.number, ties[record.number])
+    out = console()
+    counts = [sum(p.role == "final" for p in r.repetitions) for r in front]
+    if any(counts):
+        out.print(f"{sum(n > 0 for n in counts)} of {len(front)} measured again as finalists, in up to {max(counts)} rounds")
+    for regime in regimes:
+        out.print(f"the machine changed at {regime.since}: {regime.reason}", markup=False, soft_wrap=True)
+    present = regimes[-1].number if regimes else 1
+    if old := [str(r.number) for r in front if r.regime < present]:
+        out.print(f"measured before it changed, and not since: {', '.join(old)}", markup=False, soft_wrap=True)
+
+
+def print_ties(number: int, ties: Sequence[int]) -> None:
+    """A line that names the trials which no measurement can tell from this one; nothing where there are none."""
+    if ties:
+        console().print(f"{number:>4} ties with {', '.join(map(str, ties))}", markup=False, soft_wrap=True)
+
+
 def reject_line(record: TrialRecord) -> str:
     """ "rejected in accuracy: …": the first line of the reason, of a crash the last, which names the exception."""
     if record.reject is None:
@@ -112,6 +133,8 @@ def print_trial(record: TrialRecord) -> None:
     for name, value in document.items():
         if isinstance(value, dict) and {"value", "low", "high"} <= value.keys():
             text = f"{value['value']:.6g} [{value['low']:.6g}, {value['high']:.6g}] (n={value['n']}, {value['method']})"
+        elif name == "repetitions":
+            text = "; ".join(_repetition(p) for p in record.repetitions) or DASH
         elif isinstance(value, dict):
             text = ", ".join(f"{k}={_inner(v)}" for k, v in value.items())
         elif isinstance(value, list | tuple):
@@ -119,6 +142,11 @@ def print_trial(record: TrialRecord) -> None:
         else:
             text = DASH if value is None else str(value)
         out.print(f"{name:<24}{text}", markup=False, soft_wrap=True)
+
+
+def _repetition(repetition: Repetition) -> str:
+    result = with_interval(repetition.throughput_items_per_s) if repetition.state == "complete" else repetition.state
+    return f"{repetition.role} {repetition.round}: {result}"
 
 
 def _inner(value: Any) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ import click
 from autotune.bench.metrics import load_metric
 from autotune.candidate import KNOBS, Candidate, Range
 from autotune.cli.progress import LiveProgress, PlainProgress
-from autotune.cli.render import emit_json, print_trials
+from autotune.cli.render import emit_json, print_front_notes, print_trials
 from autotune.data.study_data import load_study_data
 from autotune.errors import SpecError
-from autotune.records import TrialRecord
+from autotune.records import Regime, TrialRecord
 from autotune.spec.check import check_model
 from autotune.spec.load import load_spec
 from autotune.spec.model import StudySpec, see_users_modules
@@ -55,7 +56,13 @@ def target_of(plan: StudyPlan, storage: str | None) -> int | None:
 
 
 def run_here(
-    plan: StudyPlan, *, storage: str | None, trials: int | None, hours: float | None, on_stop: Callable[[], None] = lambda: None
+    plan: StudyPlan,
+    *,
+    storage: str | None,
+    trials: int | None,
+    hours: float | None,
+    again: bool = False,
+    on_stop: Callable[[], None] = lambda: None,
 ) -> tuple[StudyResult, int]:
     """The study, run in this process with progress on stderr; the exit code is 130 when it was stopped by a signal.
 
@@ -65,7 +72,7 @@ def run_here(
     observer = LiveProgress() if sys.stderr.isatty() else PlainProgress()
     switch = StopSwitch(on_stop)
     with observer, _signals_press(switch):
-        result = run_study(plan, store, this_worker(), observer, switch, trials=trials, hours=hours)
+        result = run_study(plan, store, this_worker(), observer, switch, trials=trials, hours=hours, again=again)
     return result, 130 if result.ended == "stopped" else 0
 
 
@@ -73,10 +80,12 @@ def print_result(result: StudyResult, *, as_json: bool) -> None:
     """The front beside the reference, and where the time went."""
     if as_json:
         emit_json(
-            front_document(result.reference, result.front, result.records) | {"ended": result.ended, "wall_s": result.wall_s}
+            front_document(result.reference, result.front, result.records, result.ties, result.regimes)
+            | {"ended": result.ended, "wall_s": result.wall_s}
         )
         return
     print_trials(result.front, result.reference, f"Pareto front of {len(result.records)} trials ({result.ended})")
+    print_front_notes(result.front, result.ties, result.regimes)
     click.echo("  ".join(f"{name} {share:.1%}" for name, share in time_shares(result).items()))
 
 
@@ -91,13 +100,18 @@ def time_shares(result: StudyResult) -> dict[str, float]:
 
 
 def front_document(
-    reference: TrialRecord | None, front: Sequence[TrialRecord], records: Sequence[TrialRecord]
+    reference: TrialRecord | None,
+    front: Sequence[TrialRecord],
+    records: Sequence[TrialRecord],
+    ties: Mapping[int, Sequence[int]],
+    regimes: Sequence[Regime],
 ) -> dict[str, Any]:
-    """The document of `front --json`, without the study's name."""
+    """The document of `front --json`, without the study's name. Each member of the front names its ties."""
     counts = {state: sum(r.state == state for r in records) for state in ("complete", "rejected", "crashed")}
     return {
         "reference": reference.as_json() if reference else None,
-        "front": [r.as_json() for r in front],
+        "front": [r.as_json() | {"ties": list(ties[r.number])} for r in front],
+        "regimes": [asdict(r) for r in regimes],
         "n_trials": counts,
     }
 

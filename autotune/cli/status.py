@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -32,8 +33,11 @@ def status_document(found: OpenStudy) -> dict[str, Any]:
         "began_at": found.row.created_at,
         "workers_here": here,
         "running": [
-            {"number": t.number, "worker": t.worker.worker_id, "host": t.worker.host, "pid": t.worker.pid} for t in running
+            {"number": t.number, "role": t.role, "worker": t.worker.worker_id, "host": t.worker.host, "pid": t.worker.pid}
+            for t in running
         ],
+        "n_repetitions": sum(len(r.repetitions) for r in records),
+        "regimes": [asdict(r) for r in found.store.regimes(found.row.id)],
         "best": chosen.as_json() if chosen else None,
     }
 
@@ -47,9 +51,14 @@ def print_status(documents: Sequence[dict[str, Any]]) -> None:
         parts = ", ".join(f"{n} {state}" for state, n in d["n_trials"].items() if n)
         click.echo(f"{d['study']}: {d['state']}, {done} of {d['target']} trials ({parts or 'none yet'}), begun {d['began_at']}")
         for t in d["running"]:
-            click.echo(f"  trial {t['number']} under way: process {t['pid']} on {t['host']}")
+            what = {"search": "trial", "final": "finalist's measurement", "canary": "measurement of the reference"}.get(
+                t["role"]
+            )
+            click.echo(f"  {what or t['role']} {t['number']} under way: process {t['pid']} on {t['host']}")
         if d["state"] == "interrupted":
             click.echo("  its worker died; `autotune start` puts the candidate back and goes on")
+        for regime in d["regimes"]:
+            click.echo(f"  the machine changed at {regime['since']}: {regime['reason']}")
         if chosen := d["best"]:
             rate = with_interval(Estimate.from_json(chosen["throughput_items_per_s"]))
             knobs = " ".join(f"{k}={v}" for k, v in chosen["candidate"].items() if v is not None)

@@ -37,6 +37,7 @@ def init(model: Path, data: Path | None, device: str, out: Path, force: bool) ->
 @click.option("--trials", type=click.IntRange(1), help="Target number of trials, instead of the file's budget.")
 @click.option("--hours", type=click.FloatRange(0, min_open=True), help="Time budget, instead of the file's.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes; they take turns on a device.")
+@click.option("--again", is_flag=True, help="Measure again what was measured: proposals that come twice, and the finalists.")
 @click.option(
     "--dry-run", is_flag=True, help="Print the filtered space with reasons, estimated time and disk; measure nothing."
 )
@@ -48,6 +49,7 @@ def start(
     trials: int | None,
     hours: float | None,
     workers: int,
+    again: bool,
     dry_run: bool,
     storage: str | None,
     as_json: bool,
@@ -61,9 +63,9 @@ def start(
     plan = checked_plan(study_file)
     options = _options(trials, hours, storage)
     if detach:
-        return detached(plan, study_file, [*options, "--workers", str(workers)])
+        return detached(plan, study_file, [*options, "--workers", str(workers), *(["--again"] if again else [])])
     with helpers(workers - 1, plan, study_file, options) as stop_helpers:
-        result, code = run_here(plan, storage=storage, trials=trials, hours=hours, on_stop=stop_helpers)
+        result, code = run_here(plan, storage=storage, trials=trials, hours=hours, again=again, on_stop=stop_helpers)
     print_result(result, as_json=as_json)
     return code
 

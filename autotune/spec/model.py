@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from autotune.candidate import KNOBS, Choices, Domain
 from autotune.errors import SpecProblem
@@ -167,6 +167,23 @@ class BudgetSpec(_Section):
     hours: float | None = Field(None, gt=0)
 
 
+class FinalistsSpec(_Section):
+    """The best of the search, measured again at its end in fresh processes, interleaved with the reference; `off`: none are."""
+
+    rounds: int = Field(5, ge=0, le=100, description="at most this often; fewer once the ranking is settled; 0: off")
+    at_most: int = Field(8, ge=1, le=100, description="finalists, the reference not counted")
+    max_s: float | None = Field(
+        None, gt=0, description="wall time of all rounds; default: 30 % of the search's, at least 2 minutes"
+    )
+
+
+class CanarySpec(_Section):
+    """The reference, measured again between the trials, so that a change of the machine is noticed; `off`: it is not."""
+
+    every_trials: int = Field(10, ge=0, le=10_000, description="search trials between two measurements, fewer at first; 0: off")
+    every_minutes: float = Field(15.0, gt=0, description="minutes between two measurements, whichever is reached first")
+
+
 class LimitsSpec(_Section):
     """What one trial may take before it is ended with a reason."""
 
@@ -184,6 +201,10 @@ class RecoverySpec(_Section):
     max_s: float = Field(600.0, gt=0, description="cap of the whole recovery")
 
 
+OFF = {"finalists": {"rounds": 0}, "canary": {"every_trials": 0}}
+"""What `off` stands for in the sections that can be switched off."""
+
+
 class StudySpec(_Section):
     """A whole study. `space` holds one Domain per knob, the preset merged in; `file` is where it was read from."""
 
@@ -199,6 +220,8 @@ class StudySpec(_Section):
     constraints: ConstraintsSpec = ConstraintsSpec()
     load: LoadSpec = LoadSpec()
     budget: BudgetSpec = BudgetSpec()
+    finalists: FinalistsSpec = FinalistsSpec()
+    canary: CanarySpec = CanarySpec()
     limits: LimitsSpec = LimitsSpec()
     recovery: RecoverySpec = RecoverySpec()
     priors: tuple[Mapping[str, Any], ...] = Field((), description="configurations to try first; may name some knobs only")
@@ -207,6 +230,12 @@ class StudySpec(_Section):
     price_per_hour: float | None = Field(None, gt=0, description="of this device, in any currency; for the objective cost")
     seed: int = 0
     file: Path | None = Field(None, exclude=True)
+
+    @field_validator("finalists", "canary", mode="before")
+    @classmethod
+    def _off(cls, value: Any, info: ValidationInfo) -> Any:
+        # YAML 1.1 reads a bare `off` as false, YAML 1.2 as text.
+        return OFF[str(info.field_name)] if value is False or value == "off" else value
 
     @field_validator("objectives")
     @classmethod

@@ -9,7 +9,7 @@ from typing import Any
 
 from autotune.candidate import KNOBS, Knob
 from autotune.spec.knobs import PRECISIONS
-from autotune.spec.model import StudySpec
+from autotune.spec.model import OFF, StudySpec
 
 SCHEMA_ASSET = "search_spaces/study.schema.json"
 
@@ -21,6 +21,8 @@ def json_schema() -> dict[str, Any]:
         schema["$defs"].pop(name, None)
     properties = schema["properties"]
     del properties["file"]
+    for name in OFF:
+        properties[name] = {"anyOf": [properties[name], {"enum": [False, "off"]}], "default": properties[name].pop("default")}
     properties["space"] = _space()
     properties["priors"] = _priors("configurations to try first; may name some knobs only")
     return {

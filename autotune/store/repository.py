@@ -11,10 +11,11 @@ from sqlalchemy import ColumnElement, Connection, Engine, and_, func, select
 from autotune.candidate import Candidate
 from autotune.errors import StoreError
 from autotune.fingerprint import DeviceFingerprint
-from autotune.records import Series, TrialRecord, TrialRole, TrialState
-from autotune.store import schema, studies
+from autotune.records import Estimate, Regime, RepeatedRole, Series, TrialRecord, TrialRole, TrialState
+from autotune.store import reported, schema, studies
 from autotune.store import trials as of_trials
 from autotune.store.connection import WRITE, make_engine, parse_url, shown
+from autotune.store.repetitions import BegunRepetition, begin_repetition
 from autotune.store.retry import with_retry
 from autotune.store.studies import StudyRow
 from autotune.store.tables import pareto, trials
@@ -68,7 +69,8 @@ def _require_file(database: str, backend: str, display: str) -> None:
 class Store:
     """Threads may share one; a forked child finds connections of its own in it.
 
-    A write returns when it is on disk. Reads never see half a trial. Rows of a finished trial never change.
+    A write returns when it is on disk. Reads never see half a trial. What a finished trial measured never changes; what is
+    reported of its throughput is learnt anew.
     """
 
     def __init__(self, engine: Engine, *, retry_s: float = RETRY_S) -> None:
@@ -176,6 +178,26 @@ class Store:
     def heartbeat(self, worker_id: str) -> int:
         """The worker was just heard of; how many trials it runs."""
         return self._write(lambda c: of_trials.beat(c, worker_id))
+
+    # Repetitions and regimes
+
+    def begin_repetition(
+        self, study_id: int, of: TrialRecord, role: RepeatedRole, round_: int, worker: WorkerIdentity
+    ) -> BegunRepetition | None:
+        """The trial's candidate, to be measured again for this round; None when another worker has or had it."""
+        return self._write(lambda c: begin_repetition(c, study_id, of, role, round_, worker))
+
+    def regimes(self, study_id: int) -> list[Regime]:
+        """The regimes that were noted, from the second on; the first began with the study."""
+        return self._read(lambda c: reported.fetch_regimes(c, study_id))
+
+    def add_regime(self, study_id: int, regime: Regime) -> bool:
+        """The regime is stored. False: another worker noted one of that number before, which stays."""
+        return self._write(lambda c: reported.add_regime(c, study_id, regime))
+
+    def set_reported(self, study_id: int, found: Mapping[tuple[TrialRole, int], Estimate]) -> None:
+        """What is reported as the throughput of these complete trials, by role and number. What they measured stays."""
+        self._write(lambda c: reported.set_reported(c, study_id, found))
 
     # Trials, read
 

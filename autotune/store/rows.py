@@ -11,7 +11,18 @@ from sqlalchemy import RowMapping
 
 from autotune.candidate import KNOBS, Candidate
 from autotune.fingerprint import digest_of
-from autotune.records import ESTIMATES, Estimate, LatencySummary, Rejection, Series, TrialRecord, VariantInfo
+from autotune.records import (
+    ESTIMATES,
+    FAILED_AGAIN,
+    Estimate,
+    LatencySummary,
+    Rejection,
+    Repetition,
+    Series,
+    TrialRecord,
+    VariantInfo,
+)
+from autotune.store.reported import OWN, REPORTED
 
 Values = dict[str, Any]
 
@@ -22,7 +33,9 @@ UNITS = {"throughput_items_per_s": "items/s", "energy_j_per_item": "J/item", "po
 """Units of the estimates; accuracy and its drop have the metric's own, which is a share for top1 and top5."""
 
 
-_REBUILT = {"candidate", "reject", "latency_ms", "variant", "cached", "flags", "telemetry", *ESTIMATES}
+_LEARNT = {"throughput_one_run", "regime", "repetitions"}
+"""Fields that a trial does not bring along: the study learns them afterwards."""
+_REBUILT = {"candidate", "reject", "latency_ms", "variant", "cached", "flags", "telemetry", *ESTIMATES, *_LEARNT}
 _AS_THEY_ARE = tuple(f.name for f in fields(TrialRecord) if f.name not in _REBUILT)
 
 
@@ -112,8 +125,16 @@ def candidate_from_row(row: RowMapping) -> Candidate:
     return Candidate.from_json({name: row[name] for name in KNOBS})
 
 
-def record_from_rows(row: RowMapping, variant: VariantInfo | None, estimates: Mapping[str, Estimate]) -> TrialRecord:
-    """The record that was stored, without its telemetry."""
+def record_from_rows(
+    row: RowMapping,
+    variant: VariantInfo | None,
+    estimates: Mapping[str, Estimate],
+    repetitions: tuple[Repetition, ...],
+    regime: int,
+) -> TrialRecord:
+    """The record that was stored, without its telemetry, with what the study learnt of it since. `regime`: of its own load."""
+    reported = estimates.get(REPORTED)
+    measured = {name: estimates.get(name) for name in ESTIMATES} | ({OWN: reported} if reported else {})
     reject = Rejection(reason=row["reject_reason"], stage=row["reject_stage"], message=row["reject_message"])
     return TrialRecord(
         **{name: row[name] for name in _AS_THEY_ARE},
@@ -122,8 +143,11 @@ def record_from_rows(row: RowMapping, variant: VariantInfo | None, estimates: Ma
         latency_ms=LatencySummary(**{name: estimates.get(metric) for metric, name in LATENCIES.items()}),
         variant=variant,
         cached=tuple(row["cached"]),
-        flags=tuple(row["flags"]),
-        **{name: estimates.get(name) for name in ESTIMATES},  # type: ignore[arg-type]  # the names are fields of that type
+        flags=(*row["flags"], *([FAILED_AGAIN] if any(r.state != "complete" for r in repetitions) else ())),
+        throughput_one_run=estimates.get(OWN) if reported else None,
+        regime=max((r.regime for r in repetitions if r.throughput_items_per_s), default=regime),
+        repetitions=repetitions,
+        **measured,  # type: ignore[arg-type]  # the names are fields of that type
     )
 
 

@@ -33,7 +33,7 @@ from autotune.candidate import KNOBS, Candidate, Knob
 
 PREFIX = "at_"
 VERSION_TABLE = "at_schema_version"
-HEAD = "0001"
+HEAD = "0002"
 """The revision in `storage/versions/` that makes these tables; a test compares."""
 
 
@@ -199,6 +199,28 @@ telemetry = Table(
     Column("t_s", JSON, nullable=False),
     Column("samples", JSON, nullable=False),
     Column("absent", Text),
+)
+
+repetitions = Table(
+    "at_repetitions",
+    metadata,
+    # A repetition is a trial of its own (role final or canary); this row says of which trial.
+    Column("trial_id", Integer, ForeignKey("at_trials.id", ondelete="CASCADE"), primary_key=True),
+    Column("of_trial_id", Integer, ForeignKey("at_trials.id", ondelete="CASCADE"), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("round", Integer, nullable=False),
+    UniqueConstraint("of_trial_id", "role", "round"),
+)
+
+regimes = Table(
+    "at_regimes",
+    metadata,
+    # The first regime has no row: it began with the study.
+    Column("study_id", Integer, ForeignKey("at_studies.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("since", UtcTime, nullable=False),
+    Column("ratio", Double, nullable=False),
+    Column("reason", Text, nullable=False),
 )
 
 pareto = Table(

@@ -15,6 +15,7 @@ from autotune.errors import StoreError
 from autotune.fingerprint import digest_of
 from autotune.records import FINISHED, Estimate, Series, TrialRecord, TrialRole, TrialState, VariantInfo
 from autotune.store import rows
+from autotune.store.reported import RegimeClock, fetch_repetitions
 from autotune.store.tables import database_now, engines, measurements, studies, telemetry, trials, variants
 from autotune.store.worker import WorkerIdentity
 
@@ -117,7 +118,7 @@ def beat(connection: Connection, worker_id: str) -> int:
 
 
 def fetch(connection: Connection, *where: ColumnElement[bool]) -> list[TrialRecord]:
-    """The records of the trials that `where` selects, by role and number, without telemetry; two statements however many."""
+    """The records of the trials that `where` selects, by role and number, without telemetry; five statements however many."""
     values = select(measurements).join(trials).where(*where)
     estimates: dict[int, dict[str, Estimate]] = {}
     for m in connection.execute(values).mappings():
@@ -128,8 +129,16 @@ def fetch(connection: Connection, *where: ColumnElement[bool]) -> list[TrialReco
     for v in connection.execute(wanted).mappings():
         known[v["digest"]] = VariantInfo.from_json({k: v[k] for k in v if k != "digest"})  # type: ignore[assignment]  # not None
     order = (trials.c.role, trials.c.number)
+    clock = RegimeClock(connection)
+    again = fetch_repetitions(connection, clock, *where)
     return [
-        rows.record_from_rows(row, known.get(row["variant_digest"]), estimates.get(row["id"], {}))
+        rows.record_from_rows(
+            row,
+            known.get(row["variant_digest"]),
+            estimates.get(row["id"], {}),
+            again.get(row["id"], ()),
+            clock.regime(row["study_id"], row["started_at"]),
+        )
         for row in connection.execute(select(trials).where(*where).order_by(*order)).mappings()
     ]
 

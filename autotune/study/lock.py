@@ -34,7 +34,19 @@ def device_lock(device: str, should_stop: Callable[[], bool] = lambda: False) ->
 
     Raises InterruptedError when `should_stop`, asked twice a second, turns true while waiting.
     """
-    lock = FileLock(lock_path(device))
+    with _held(FileLock(lock_path(device)), should_stop) as waited_s:
+        yield waited_s
+
+
+@contextmanager
+def finalists_lock(study: StudyRow, should_stop: Callable[[], bool] = lambda: False) -> Iterator[float]:
+    """Inside the block no other worker on this host measures the study's finalists. As `device_lock`."""
+    with _held(FileLock(runtime_folder() / f"{_stem(study)}-finalists"), should_stop) as waited_s:
+        yield waited_s
+
+
+@contextmanager
+def _held(lock: FileLock, should_stop: Callable[[], bool]) -> Iterator[float]:
     begin = time.monotonic()
     while True:
         try:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Literal
 
 from autotune.errors import EnvironmentProblem
 from autotune.fingerprint import digest_of, file_digest
-from autotune.records import FINISHED, TrialRecord
+from autotune.records import FINISHED, Regime, TrialRecord
 from autotune.store.repository import SEARCHED, Store
 from autotune.store.studies import StudyRow
 from autotune.store.worker import WorkerIdentity
+from autotune.study.canary import run_canary
+from autotune.study.finalists import reserve_s, rounds_so_far, run_finalists
 from autotune.study.lock import asking_lock, presence, workers_here
 from autotune.study.observer import Observer
 from autotune.study.plan import StudyPlan
 from autotune.study.proposer import Proposal, Proposer
 from autotune.study.recovery import is_dead, recover
-from autotune.study.scoring import front
+from autotune.study.regimes import note_changes
+from autotune.study.reporting import learn
+from autotune.study.scoring import front, ties_of
 from autotune.study.session import StopSwitch, StudySession
 from autotune.study.under_way import claimed, measured, reference_of
 from autotune.trial.isolation import TrialProcess
@@ -36,12 +40,16 @@ Ended = Literal["trials", "hours", "stopped", "exhausted"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyResult:
-    """What a run of a study left behind. `overhead_s`: wall time by what it was spent on, trials' own stages apart."""
+    """What a run of a study left behind. `ties`: by the number of a member of the front, the trials no better or worse than it.
+
+    `overhead_s`: wall time by what it was spent on, trials' own stages apart."""
 
     ended: Ended
     reference: TrialRecord
     records: list[TrialRecord]
     front: list[TrialRecord]
+    ties: dict[int, list[int]]
+    regimes: list[Regime]
     wall_s: float
     overhead_s: dict[str, float]
 
@@ -72,11 +80,12 @@ def run_study(
     *,
     trials: int | None = None,
     hours: float | None = None,
+    again: bool = False,
 ) -> StudyResult:
-    """The study, run until its budget is spent, the space is exhausted, or the switch is pressed.
+    """The study, run until its budget is spent, the space is exhausted, or the switch is pressed; then its finalists.
 
-    `trials` and `hours` replace the budget of the study file. Raises SpecError or EnvironmentProblem when the study cannot go
-    on at all, among them a reference that cannot be measured.
+    `trials` and `hours` replace the budget of the study file; `again` measures anew what was measured. Raises SpecError or
+    EnvironmentProblem when the study cannot go on at all, among them a reference that cannot be measured.
     """
     target = trials or plan.spec.budget.trials
     study = register_study(plan, store, target)
@@ -84,7 +93,7 @@ def run_study(
     with TrialProcess(plan.preload) as process, presence(study):
         run = StudySession(
             plan=plan, store=store, proposer=Proposer(plan, store.url, worker.worker_id), study=study, worker=worker,
-            process=process, observer=observer, switch=switch, target=target, began=began,
+            process=process, observer=observer, switch=switch, target=target, began=began, again=again,
         )  # fmt: skip
         run.spent["search"] = time.monotonic() - began
         store.set_study_state(study.id, "running")
@@ -101,7 +110,10 @@ def _run(run: StudySession, hours: float | None) -> StudyResult:
     reference = reference_of(run)
     with asking_lock(run.study):
         run.timed("search", run.proposer.enqueue_priors)
-    earlier_s = sum(_duration_s(r) for r in records)
+    run.rounds_before = rounds_so_far(run) if run.again else 0
+    note_changes(run)
+    run.timed("store", learn, run.store, run.study.id)
+    clock = _Clock(run, hours)
     ended: Ended | None = None
     while ended is None:
         records = run.timed("store", run.store.trials, run.study.id, FINISHED, SEARCHED)  # others may have finished some
@@ -109,24 +121,49 @@ def _run(run: StudySession, hours: float | None) -> StudyResult:
             ended = "stopped"
         elif len(records) >= run.target:
             ended = "trials"
-        elif hours is not None and time.monotonic() - run.began + earlier_s >= hours * 3600:
+        elif clock.left_s() <= clock.reserve_s:
             ended = "hours"
         elif len(records) + len(run.under_way()) >= run.target:
             _wait_for_others(run)
         else:
+            run_canary(run, reference, records)
             ended = _one_trial(run, reference, records)
+    if ended != "stopped" and not run_finalists(run, reference, clock.left_s()) and run.switch.count:
+        ended = "stopped"
+    return _result(run, ended)
+
+
+def _result(run: StudySession, ended: Ended) -> StudyResult:
+    run.timed("store", learn, run.store, run.study.id)
     # The last worker to leave has seen every trial, so the stored front is whole, also after one was killed in the middle.
     records = run.store.trials(run.study.id, FINISHED, SEARCHED)
     found = front(records, run.plan.spec)
     run.store.set_front(run.study.id, [r.number for r in found])
+    run.proposer.note_finalists(records)
     return StudyResult(
         ended=ended,
-        reference=reference,
+        reference=run.store.trials(run.study.id, ["complete"], ["reference"])[-1],
         records=records,
         front=found,
+        ties=ties_of(found, records, run.plan.spec),
+        regimes=run.store.regimes(run.study.id),
         wall_s=time.monotonic() - run.began,
         overhead_s=dict(run.spent),
     )
+
+
+class _Clock:
+    """What is left of the budget in hours, earlier starts of the study counted, and what of it the finalists get."""
+
+    def __init__(self, run: StudySession, hours: float | None) -> None:
+        measured = run.store.trials(run.study.id, FINISHED, ("search", "final", "canary"))
+        self._earlier_s = sum(r.duration_s for r in measured)
+        self._began, self._limit_s = run.began, math.inf if hours is None else hours * 3600
+        self.reserve_s = 0.0 if hours is None else reserve_s(run.plan.spec, hours)
+
+    def left_s(self) -> float:
+        """Seconds until the budget is spent; infinite without one."""
+        return self._limit_s - self._earlier_s - (time.monotonic() - self._began)
 
 
 def _wait_for_others(run: StudySession) -> None:
@@ -142,7 +179,7 @@ def _one_trial(run: StudySession, reference: TrialRecord, records: list[TrialRec
     with asking_lock(run.study):
         proposal = run.timed("search", run.proposer.ask, len(records))
     twin = known.get(proposal.candidate)
-    if twin is not None and twin.role == "search":
+    if twin is not None and twin.role == "search" and not run.again:
         run.timed("search", run.proposer.tell, proposal.number, twin, records, {"duplicate_of": twin.number})
         return None if run.timed("search", run.proposer.enqueue_unseen, frozenset(known)) else "exhausted"
     elsewhere = {t.candidate for t in run.under_way()}
@@ -160,6 +197,7 @@ def _one_trial(run: StudySession, reference: TrialRecord, records: list[TrialRec
         return "stopped"
     records.append(record)
     run.timed("search", run.proposer.tell, record.number, record, [reference, *records])
+    run.timed("store", learn, run.store, run.study.id)
     _announce(run, record, records, reference)
     _stop_if_nothing_runs(records)
     return None
@@ -202,9 +240,3 @@ def outcome_line(record: TrialRecord) -> str:
     if record.reject:
         parts.append(f"reject={record.reject.reason}")
     return " ".join([*parts, f"cached={','.join(record.cached) or '-'}"])
-
-
-def _duration_s(record: TrialRecord) -> float:
-    if not (record.started_at and record.finished_at):
-        return 0.0
-    return max(0.0, (datetime.fromisoformat(record.finished_at) - datetime.fromisoformat(record.started_at)).total_seconds())

@@ -29,6 +29,10 @@ class Observer(Protocol):
         """The trial is stored."""
         ...
 
+    def repeated(self, of: TrialRecord, record: TrialRecord, round_: int) -> None:
+        """A finalist or the reference was measured again; `record` is the repetition, stored."""
+        ...
+
     def note(self, text: str) -> None:
         """Something a person should know, in a line."""
         ...
@@ -47,6 +51,9 @@ class Silent:
         """Nothing happens."""
 
     def trial_ended(self, record: TrialRecord, front: Sequence[TrialRecord], reference: TrialRecord | None) -> None:
+        """Nothing happens."""
+
+    def repeated(self, of: TrialRecord, record: TrialRecord, round_: int) -> None:
         """Nothing happens."""
 
     def note(self, text: str) -> None:

@@ -18,8 +18,9 @@ from autotune.candidate import Candidate
 from autotune.errors import SpecError, SpecProblem, StoreError
 from autotune.records import TrialRecord
 from autotune.space.sampling import PAIR, candidate_from_params, params_from_candidate, random_candidate, suggest
+from autotune.study.objectives import objectives_of
 from autotune.study.plan import StudyPlan
-from autotune.study.scoring import objective_values, objectives_of, violations
+from autotune.study.scoring import objective_values, violations
 from autotune.study.strategy import fresh_seed, sampler_for
 
 if TYPE_CHECKING:
@@ -81,6 +82,14 @@ class Proposer:
         for name, value in {**_attributes(record), **note}.items():
             trial.set_user_attr(name, value)
         self._study.tell(number, objective_values(record, self._plan.spec, known))
+
+    def note_finalists(self, records: Sequence[TrialRecord]) -> None:
+        """Optuna's study names what is reported of each repeated trial; the attributes of a finished trial cannot change."""
+        for record in records:
+            rate, n = record.throughput_items_per_s, len(record.repetitions)
+            if rate is not None and n:
+                text = f"{rate.value:.6g} [{rate.low:.6g}, {rate.high:.6g}] items/s over {n} more processes"
+                self._study.set_user_attr(f"trial {record.number}, measured again", text)
 
     def note_reference(self, record: TrialRecord) -> None:
         """Number 0 stands for the reference, which is measured but not part of the search (state FAIL: samplers ignore it)."""

@@ -18,7 +18,8 @@ def recover(store: Store, study_id: int, proposer: Proposer, note: Callable[[str
     """The finished trials of the search, once every trial of a dead worker is told to Optuna or put back."""
     for trial in store.running(study_id):
         if is_dead(trial) and store.discard_trial(trial.trial_id):
-            note(f"trial {trial.number} was under way when its worker died; its candidate is put back")
+            again = "its candidate is put back" if trial.role == "search" else "it will be measured again"
+            note(f"{trial.role} trial {trial.number} was under way when its worker died; {again}")
     unfinished = proposer.unfinished()
     records = store.trials(study_id, FINISHED, SEARCHED)
     finished = {r.number: r for r in records}
@@ -35,7 +36,7 @@ def _put_back_abandoned(store: Store, study_id: int, proposer: Proposer, numbers
     the trial is marked before our tables are read, and a worker looks for the mark after it has written there: of the two at
     least one sees the other.
     """
-    measured = {t.number for t in store.running(study_id)}
+    measured = {t.number for t in store.running(study_id) if t.role == "search"}
     suspects = {n for n in sorted(numbers - measured) if proposer.suspect(n)}
     if suspects:
         begun = {r.number for r in store.trials(study_id, None, SEARCHED)}

@@ -2,70 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autotune.pareto import front_mask
-from autotune.records import TrialRecord
+from autotune.records import FAILED_AGAIN, TrialRecord
 from autotune.spec.model import StudySpec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Objective:
-    """One objective: how it is read off a record (None where not measured) and whether more is better."""
-
-    name: str
-    label: str
-    maximize: bool
-    read: Callable[[TrialRecord], float | None]
-
-
-def _p99(record: TrialRecord) -> float | None:
-    return record.latency_ms.p99.value if record.latency_ms.p99 else None
-
-
-OBJECTIVES = {
-    o.name: o
-    for o in (
-        Objective(name="accuracy", label="accuracy", maximize=True, read=lambda r: r.accuracy.value if r.accuracy else None),
-        Objective(
-            name="throughput",
-            label="throughput (items/s)",
-            maximize=True,
-            read=lambda r: r.throughput_items_per_s.value if r.throughput_items_per_s else None,
-        ),
-        Objective(name="latency_p99", label="p99 latency (ms)", maximize=False, read=_p99),
-        Objective(
-            name="energy",
-            label="energy (J/item)",
-            maximize=False,
-            read=lambda r: r.energy_j_per_item.value if r.energy_j_per_item else None,
-        ),
-        Objective(name="memory", label="peak memory (MiB)", maximize=False, read=lambda r: r.peak_memory_mib),
-    )
-}
-
-
-def objective_named(name: str, spec: StudySpec) -> Objective:
-    """The objective of that name; cost is the price of a million items at the study's price per hour. Raises KeyError."""
-    if name != "cost":
-        return OBJECTIVES[name]
-    price = spec.price_per_hour or 0.0
-
-    def cost(record: TrialRecord) -> float | None:
-        rate = record.throughput_items_per_s
-        return None if rate is None or rate.value <= 0 else price / 3600 / rate.value * 1e6
-
-    return Objective(name="cost", label="cost per million items", maximize=False, read=cost)
-
-
-def objectives_of(spec: StudySpec) -> tuple[Objective, ...]:
-    """The study's objectives in order. `spec.load` has checked that they are known."""
-    return tuple(objective_named(name, spec) for name in spec.objectives)
+from autotune.study.comparison import Comparison
+from autotune.study.objectives import Objective, objective_named, objectives_of
 
 
 def violations(record: TrialRecord, spec: StudySpec) -> dict[str, float]:
@@ -103,8 +49,9 @@ def _least_p99_ms(record: TrialRecord) -> float | None:
 
 
 def is_feasible(record: TrialRecord, spec: StudySpec) -> bool:
-    """True when the trial has a result and breaks no constraint."""
-    return record.state == "complete" and all(v <= 0 for v in violations(record, spec).values())
+    """True when the trial has a result, also each time it was repeated, and breaks no constraint."""
+    runs = record.state == "complete" and FAILED_AGAIN not in record.flags
+    return runs and all(v <= 0 for v in violations(record, spec).values())
 
 
 def objective_values(record: TrialRecord, spec: StudySpec, known: Sequence[TrialRecord]) -> list[float]:
@@ -122,14 +69,46 @@ def objective_values(record: TrialRecord, spec: StudySpec, known: Sequence[Trial
     return values
 
 
+def comparable(records: Sequence[TrialRecord], spec: StudySpec) -> list[TrialRecord]:
+    """The feasible trials in which every objective was measured."""
+    return [r for r in records if is_feasible(r, spec) and all(o.read(r) is not None for o in objectives_of(spec))]
+
+
 def front(records: Sequence[TrialRecord], spec: StudySpec) -> list[TrialRecord]:
-    """The feasible trials that no other feasible trial dominates, fastest first where throughput is an objective."""
-    usable = [r for r in records if is_feasible(r, spec) and all(o.read(r) is not None for o in objectives_of(spec))]
+    """The feasible trials that no other feasible trial dominates, fastest first where throughput is an objective.
+
+    Once finalists were measured again they make the front, and another trial joins it only where it is better than each of them
+    in some objective beyond noise: what was measured once and chosen for being fast is not set against what was measured often.
+    """
+    usable = comparable(records, spec)
     if not usable:
         return []
-    mask = front_mask(points_of(usable, spec))
-    kept = [r for r, keep in zip(usable, mask, strict=True) if keep]
+    repeated = [r for r in usable if is_repeated(r)]
+    kept = _undominated(repeated or usable, spec)
+    if repeated:
+        comparison, objectives = Comparison(usable), objectives_of(spec)
+        others = [r for r in usable if r not in repeated]
+        new = [r for r in others if all(any(comparison.is_better(r, k, o) for o in objectives) for k in kept)]
+        kept = _undominated([*kept, *new], spec)
     return sorted(kept, key=lambda r: -(r.throughput_items_per_s.value if r.throughput_items_per_s else 0.0))
+
+
+def _undominated(records: Sequence[TrialRecord], spec: StudySpec) -> list[TrialRecord]:
+    return [r for r, keep in zip(records, front_mask(points_of(records, spec)), strict=True) if keep]
+
+
+def is_repeated(record: TrialRecord) -> bool:
+    """True when the trial's candidate was measured again as a finalist."""
+    return any(p.role == "final" and p.throughput_items_per_s is not None for p in record.repetitions)
+
+
+def ties_of(members: Sequence[TrialRecord], records: Sequence[TrialRecord], spec: StudySpec) -> dict[int, list[int]]:
+    """For each member, by number: the other feasible trials that differ from it in no objective beyond what noise explains."""
+    usable, objectives = comparable(records, spec), objectives_of(spec)
+    comparison = Comparison(usable)
+    return {
+        m.number: [r.number for r in usable if r.number != m.number and comparison.are_tied(m, r, objectives)] for m in members
+    }
 
 
 def points_of(records: Sequence[TrialRecord], spec: StudySpec) -> NDArray[np.float64]:
@@ -139,26 +118,36 @@ def points_of(records: Sequence[TrialRecord], spec: StudySpec) -> NDArray[np.flo
 
 
 def best(records: Sequence[TrialRecord], spec: StudySpec, prefer: str = "") -> TrialRecord | None:
-    """The feasible trial that is best in `prefer` (default: throughput, or the last objective); of ties the simplest.
+    """The feasible trial that is best in `prefer` (default: throughput, or the last objective); of ties the simplest."""
+    return min(best_ties(records, spec, prefer), key=_complexity, default=None)
 
-    A tie is a throughput whose difference from the best lies within the two intervals' combined half-width (their root of
-    squares); for other objectives, an equal value.
+
+def best_ties(records: Sequence[TrialRecord], spec: StudySpec, prefer: str = "") -> list[TrialRecord]:
+    """The trials among which no measurement can say which is best in `prefer`; empty where nothing is feasible.
+
+    Those that were measured again stand for all, unless another is better than each of them beyond noise.
     """
-    name = prefer or ("throughput" if "throughput" in spec.objectives else spec.objectives[-1])
-    objective = objective_named(name, spec)
+    objective = objective_named(prefer or preferred(spec), spec)
     usable = [r for r in records if is_feasible(r, spec) and objective.read(r) is not None]
     if not usable:
-        return None
-    top = max(usable, key=lambda r: (1 if objective.maximize else -1) * float(objective.read(r) or 0.0))
-    return min((r for r in usable if _ties(r, top, objective)), key=_complexity)
+        return []
+    comparison = Comparison(usable)
+    repeated = [r for r in usable if is_repeated(r)]
+    if repeated:
+        top = _top(repeated, objective)
+        better = [r for r in usable if r not in repeated and comparison.is_better(r, top, objective)]
+        usable = better or repeated
+    top = _top(usable, objective)
+    return [r for r in usable if comparison.is_tie(r, top, objective)]
 
 
-def _ties(record: TrialRecord, top: TrialRecord, objective: Objective) -> bool:
-    estimate, best_estimate = record.throughput_items_per_s, top.throughput_items_per_s
-    if objective.name == "throughput" and estimate is not None and best_estimate is not None:
-        slack = math.hypot(estimate.half_width, best_estimate.half_width)
-        return best_estimate.value - estimate.value <= slack
-    return objective.read(record) == objective.read(top)
+def preferred(spec: StudySpec) -> str:
+    """The objective by which one configuration is chosen: throughput, or where it is none the last."""
+    return "throughput" if "throughput" in spec.objectives else spec.objectives[-1]
+
+
+def _top(records: Sequence[TrialRecord], objective: Objective) -> TrialRecord:
+    return max(records, key=lambda r: (1 if objective.maximize else -1) * float(objective.read(r) or 0.0))
 
 
 def _complexity(record: TrialRecord) -> tuple[float, ...]:

@@ -36,7 +36,11 @@ class StopSwitch:
 
 @dataclass(slots=True, kw_only=True)
 class StudySession:
-    """What never changes while a worker runs, and its clocks."""
+    """What never changes while a worker runs, and its clocks.
+
+    `again`: candidates that were measured are measured again when they are proposed, and so are the finalists, beyond the
+    `rounds_before` that were.
+    """
 
     plan: StudyPlan
     store: Store
@@ -48,6 +52,8 @@ class StudySession:
     switch: StopSwitch
     target: int
     began: float
+    again: bool = False
+    rounds_before: int = 0
     spent: dict[str, float] = field(default_factory=dict)
     last_beat: float = 0.0
 
@@ -72,7 +78,11 @@ class StudySession:
         try:
             return call(*args)
         finally:
-            self.spent[what] = self.spent.get(what, 0.0) + time.monotonic() - begin
+            self.add_time(what, time.monotonic() - begin)
+
+    def add_time(self, what: str, seconds: float) -> None:
+        """So much wall time went into `what`."""
+        self.spent[what] = self.spent.get(what, 0.0) + seconds
 
     def pause(self) -> None:
         """A moment has passed that is accounted for as waiting for other workers."""

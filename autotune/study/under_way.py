@@ -11,6 +11,7 @@ from pathlib import Path
 from autotune.candidate import Candidate
 from autotune.errors import EnvironmentProblem, SpecError
 from autotune.records import TrialRecord, TrialRole
+from autotune.spec.model import LoadSpec
 from autotune.study.lock import device_lock
 from autotune.study.plan import StudyPlan
 from autotune.study.proposer import Proposal
@@ -42,11 +43,21 @@ def claimed(run: StudySession, proposal: Proposal) -> int | None:
 
 
 def measured(
-    run: StudySession, trial_id: int, number: int, role: TrialRole, candidate: Candidate, reference: TrialRecord | None
+    run: StudySession,
+    trial_id: int,
+    number: int,
+    role: TrialRole,
+    candidate: Candidate,
+    reference: TrialRecord | None,
+    load: LoadSpec | None = None,
 ) -> TrialRecord | None:
-    """The stored record of a trial that was begun, or None when it was interrupted; then nothing of it is left."""
+    """The stored record of a trial that was begun, or None when it was interrupted; then nothing of it is left.
+
+    `load` replaces the study's.
+    """
+    spec = run.plan.spec
     request = TrialRequest(
-        spec=run.plan.spec,
+        spec=spec if load is None else spec.model_copy(update={"load": load}),
         number=number,
         role=role,
         candidate=candidate,
@@ -55,7 +66,7 @@ def measured(
         reference_scores=reference_scores(reference),
     )
     try:
-        with _device(run) if role == "search" else nullcontext():
+        with nullcontext() if role == "reference" else _device(run):
             record = run.timed("trials", run.process.run, request, run.observer.stage_began, run.beat_and_ask)
     except (Interrupted, InterruptedError):
         run.store.discard_trial(trial_id)
@@ -71,7 +82,7 @@ def measured(
 def _device(run: StudySession) -> Iterator[None]:
     """Inside the block nobody else measures on the device; the wait is accounted for. Raises InterruptedError."""
     with device_lock(run.plan.fingerprint.kind, run.beat_and_wait) as waited_s:
-        run.spent["waiting for the device"] = run.spent.get("waiting for the device", 0.0) + waited_s
+        run.add_time("waiting for the device", waited_s)
         yield
 
 

@@ -1,4 +1,5 @@
 -- One row per trial: its knobs, its outcome, and each estimate with its 95 % interval. NULL: not measured.
+-- The throughput is the reported one: from repetitions where there are some; `…_one_run` is what the trial's own load gave.
 CREATE VIEW at_v_trials AS
 SELECT
     s.name AS study, t.study_id, t.id AS trial_id, t.role, t.number, t.state,
@@ -7,7 +8,11 @@ SELECT
     t.metric,
     acc.value AS accuracy, acc.low AS accuracy_low, acc.high AS accuracy_high, acc.n AS accuracy_n,
     dr.value AS accuracy_drop, dr.low AS accuracy_drop_low, dr.high AS accuracy_drop_high,
-    thr.value AS throughput_items_per_s, thr.low AS throughput_low_items_per_s, thr.high AS throughput_high_items_per_s,
+    COALESCE(rep.value, thr.value) AS throughput_items_per_s,
+    COALESCE(rep.low, thr.low) AS throughput_low_items_per_s,
+    COALESCE(rep.high, thr.high) AS throughput_high_items_per_s,
+    COALESCE(rep.method, thr.method) AS throughput_method,
+    thr.value AS throughput_one_run_items_per_s,
     p50.value AS latency_p50_ms, p50.low AS latency_p50_low_ms, p50.high AS latency_p50_high_ms,
     p90.value AS latency_p90_ms,
     p95.value AS latency_p95_ms,
@@ -16,6 +21,8 @@ SELECT
     w.value AS power_w,
     t.peak_memory_mib, t.model_bytes, t.build_s, t.measure_s,
     v.key AS variant_key, v.scheme, v.achieved_pruning, v.params, v.macs, t.engine_key,
+    (SELECT COUNT(*) FROM at_repetitions r WHERE r.of_trial_id = t.id) AS n_repetitions,
+    (SELECT 1 + COUNT(*) FROM at_regimes g WHERE g.study_id = t.study_id AND g.since <= t.started_at) AS regime,
     CASE WHEN f.trial_id IS NULL THEN 0 ELSE 1 END AS in_front,
     t.device, t.environment_key, t.host, t.worker_id, t.started_at, t.finished_at, t.heartbeat_at
 FROM at_trials t
@@ -25,6 +32,7 @@ LEFT JOIN at_pareto f ON f.study_id = t.study_id AND f.trial_id = t.id
 LEFT JOIN at_measurements acc ON acc.trial_id = t.id AND acc.metric = 'accuracy'
 LEFT JOIN at_measurements dr ON dr.trial_id = t.id AND dr.metric = 'accuracy_drop'
 LEFT JOIN at_measurements thr ON thr.trial_id = t.id AND thr.metric = 'throughput_items_per_s'
+LEFT JOIN at_measurements rep ON rep.trial_id = t.id AND rep.metric = 'throughput_reported'
 LEFT JOIN at_measurements p50 ON p50.trial_id = t.id AND p50.metric = 'latency_p50'
 LEFT JOIN at_measurements p90 ON p90.trial_id = t.id AND p90.metric = 'latency_p90'
 LEFT JOIN at_measurements p95 ON p95.trial_id = t.id AND p95.metric = 'latency_p95'

@@ -25,8 +25,8 @@ LEFT JOIN (
     GROUP BY study_id
 ) c ON c.study_id = s.id
 LEFT JOIN (
-    SELECT p.study_id, COUNT(*) AS n_front, MAX(m.value) AS best_throughput_items_per_s
+    SELECT p.study_id, COUNT(*) AS n_front, MAX(v.throughput_items_per_s) AS best_throughput_items_per_s
     FROM at_pareto p
-    LEFT JOIN at_measurements m ON m.trial_id = p.trial_id AND m.metric = 'throughput_items_per_s'
+    LEFT JOIN at_v_trials v ON v.trial_id = p.trial_id
     GROUP BY p.study_id
 ) f ON f.study_id = s.id

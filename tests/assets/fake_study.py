@@ -34,6 +34,8 @@ constraints: {{accuracy_drop: 0.05}}
 load: {{window_s: 0.05, min_windows: 4, max_s: 0.2, warmup_s: 0.1, precision: 0.05}}
 budget: {{trials: 12}}
 limits: {{deadline_s: 60}}
+finalists: off
+canary: off
 storage: sqlite:///study.db
 cache: cache
 seed: 1

@@ -15,6 +15,7 @@ sys.path.insert(0, str(HERE.parent / "unit" / "store"))
 
 from store_samples import ENVIRONMENT, complete, rejected  # noqa: E402
 
+from autotune.records import Regime  # noqa: E402
 from autotune.store.repository import open_store  # noqa: E402
 from autotune.store.tables import HEAD  # noqa: E402
 from autotune.store.worker import WorkerIdentity  # noqa: E402
@@ -23,7 +24,7 @@ WORKER = WorkerIdentity(worker_id="host-1-abcd", host="host", pid=1, pid_started
 
 
 def main() -> None:
-    """The file is there: one study with a reference, a complete, a rejected and a running trial, and a front."""
+    """The file is there: a study with reference, complete, rejected and running trials, a repetition, a regime and a front."""
     target = HERE / f"schema_{HEAD}.db"
     if target.exists():
         sys.exit(f"{target} is there already, and a released schema never changes")
@@ -34,6 +35,11 @@ def main() -> None:
         for record in (complete(0, role="reference"), complete(0), rejected(1)):
             store.save_finished(study.id, record, WORKER)
         store.begin_trial(study.id, 2, "search", complete(2).candidate, WORKER)
+        again = store.begin_repetition(study.id, complete(0), "final", 1, WORKER)
+        assert again is not None
+        store.finish_trial(again.trial_id, complete(again.number, role="final"))
+        store.set_reported(study.id, {("search", 0): complete(0).throughput_items_per_s})
+        store.add_regime(study.id, Regime(number=2, since="2026-03-01T13:00:00+00:00", ratio=0.84, reason="slower"))
         store.set_front(study.id, [0])
         store.close()
         with sqlite3.connect(file) as connection:

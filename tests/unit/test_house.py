@@ -78,7 +78,7 @@ LIGHT = {"click", "pydantic", "yaml", "filelock", "psutil", "pytest"}
 
 AT_THE_TOP = {
     *((f"autotune/store/{name}.py", "sqlalchemy") for name in
-      ("connection", "repository", "retry", "rows", "schema", "studies", "tables", "trials")),
+      ("connection", "repetitions", "reported", "repository", "retry", "rows", "schema", "studies", "tables", "trials")),
     ("autotune/export/run_onnxruntime.py", "onnxruntime"),  # a script that leaves with the bundle, never imported here
     ("autotune/export/run_openvino.py", "openvino"),
 }  # fmt: skip

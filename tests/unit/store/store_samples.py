@@ -43,6 +43,12 @@ def rejected(number: int = 0, **changes: Any) -> TrialRecord:
     return replace(bare, **changes)
 
 
+def as_measured(record: TrialRecord) -> TrialRecord:
+    """The record as its own trial made it, without what the study learnt later."""
+    own = record.throughput_one_run or record.throughput_items_per_s
+    return replace(record, throughput_items_per_s=own, throughput_one_run=None, repetitions=(), regime=1)
+
+
 _LATER = "2026-03-01T12:00:59.125+00:00"
 _COMPLETE = TrialRecord(
     number=0,

@@ -1,0 +1,47 @@
+"""SQL for repetitions: a trial's candidate measured again, once per round, whoever asks first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, insert, select
+
+from autotune.candidate import Candidate
+from autotune.errors import StoreError
+from autotune.records import RepeatedRole, TrialRecord
+from autotune.store.tables import repetitions, studies, trials
+from autotune.store.trials import begin
+from autotune.store.worker import WorkerIdentity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BegunRepetition:
+    """A repetition that this worker is to measure: the id of its row, and its number among those of its role."""
+
+    trial_id: int
+    number: int
+    role: RepeatedRole
+    candidate: Candidate
+
+
+def begin_repetition(
+    connection: Connection, study_id: int, of: TrialRecord, role: RepeatedRole, round_: int, worker: WorkerIdentity
+) -> BegunRepetition | None:
+    """The repetition of `of` in this round, now running at `worker`; None when somebody has or had it already."""
+    # The study's row is locked first, so that of two who begin one waits for the other.
+    connection.execute(select(studies.c.id).where(studies.c.id == study_id).with_for_update())
+    mine = (trials.c.study_id == study_id, trials.c.role == of.role, trials.c.number == of.number)
+    of_id: int | None = connection.execute(select(trials.c.id).where(*mine)).scalar()
+    if of_id is None:
+        raise StoreError(f"{of.role} trial {of.number} is not stored; it cannot be measured again.")
+    taken = select(repetitions.c.trial_id).where(
+        repetitions.c.of_trial_id == of_id, repetitions.c.role == role, repetitions.c.round == round_
+    )
+    if connection.execute(taken).one_or_none() is not None:
+        return None
+    highest = select(func.max(trials.c.number)).where(trials.c.study_id == study_id, trials.c.role == role)
+    before: int | None = connection.execute(highest).scalar()
+    number = 0 if before is None else before + 1
+    trial_id = begin(connection, study_id, number, role, of.candidate, worker, None)
+    connection.execute(insert(repetitions).values(trial_id=trial_id, of_trial_id=of_id, role=role, round=round_))
+    return BegunRepetition(trial_id=trial_id, number=number, role=role, candidate=of.candidate)

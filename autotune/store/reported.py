@@ -1,0 +1,97 @@
+"""SQL for what is reported of a trial beyond its own load: repetitions, regimes, and the estimate made from all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, insert, select
+
+from autotune.records import Estimate, Regime, Repetition, TrialRole, regime_at
+from autotune.store.tables import measurements, regimes, repetitions, trials
+
+OWN, REPORTED = "throughput_items_per_s", "throughput_reported"
+"""Metrics in at_measurements: what the trial's own load gave, which never changes, and what is reported, which is learnt."""
+
+
+def fetch_regimes(connection: Connection, study_id: int) -> list[Regime]:
+    """The regimes that were noted, from the second on; the first began with the study."""
+    wanted = select(regimes).where(regimes.c.study_id == study_id).order_by(regimes.c.number)
+    return [Regime(**{k: v for k, v in row.items() if k != "study_id"}) for row in connection.execute(wanted).mappings()]
+
+
+def add_regime(connection: Connection, study_id: int, regime: Regime) -> bool:
+    """The regime is stored. False: one of its number was stored before, and stays."""
+    known = select(regimes.c.number).where(regimes.c.study_id == study_id, regimes.c.number == regime.number)
+    if connection.execute(known).one_or_none() is not None:
+        return False
+    values = {"number": regime.number, "since": regime.since, "ratio": regime.ratio, "reason": regime.reason}
+    connection.execute(insert(regimes).values(study_id=study_id, **values))
+    return True
+
+
+def set_reported(connection: Connection, study_id: int, found: Mapping[tuple[TrialRole, int], Estimate]) -> None:
+    """The throughput that is reported of these trials, by role and number, is the given one."""
+    wanted = select(trials.c.id, trials.c.role, trials.c.number).where(
+        trials.c.study_id == study_id, trials.c.state == "complete", trials.c.role.in_({role for role, _ in found})
+    )
+    ids = {(r.role, r.number): r.id for r in connection.execute(wanted)}
+    rows = [_row(ids[key], estimate) for key, estimate in found.items() if key in ids]
+    if not rows:
+        return
+    old = and_(measurements.c.metric == REPORTED, measurements.c.trial_id.in_([r["trial_id"] for r in rows]))
+    connection.execute(delete(measurements).where(old))
+    connection.execute(insert(measurements), rows)
+
+
+def _row(trial_id: int, e: Estimate) -> dict[str, Any]:
+    values = {"value": e.value, "low": e.low, "high": e.high, "n": e.n, "method": e.method}
+    return {"trial_id": trial_id, "metric": REPORTED, "unit": "items/s", **values}
+
+
+class RegimeClock:
+    """Tells the regime of an instant, for any study in the database."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._since: dict[int, list[str]] = {}
+        for row in connection.execute(select(regimes).order_by(regimes.c.number)).mappings():
+            self._since.setdefault(row["study_id"], []).append(row["since"])
+
+    def regime(self, study_id: int, started_at: str | None) -> int:
+        """The number of the regime in which a trial began; 1 for one whose beginning is not known."""
+        return regime_at(started_at, self._since.get(study_id, ()))
+
+
+def fetch_repetitions(
+    connection: Connection, clock: RegimeClock, *where: ColumnElement[bool]
+) -> dict[int, tuple[Repetition, ...]]:
+    """The finished repetitions of the trials that `where` selects, by trial id, each in order of time."""
+    again = trials.alias("again")
+    of = select(trials.c.id).where(*where)
+    wanted = (
+        select(repetitions, again.c.study_id, again.c.state, again.c.started_at, again.c.finished_at, *_measured())
+        .join(again, again.c.id == repetitions.c.trial_id)
+        .outerjoin(measurements, and_(measurements.c.trial_id == again.c.id, measurements.c.metric == OWN))
+        .where(repetitions.c.of_trial_id.in_(of), again.c.state != "running")
+        .order_by(again.c.id)
+    )
+    found: dict[int, list[Repetition]] = {}
+    for row in connection.execute(wanted).mappings():
+        found.setdefault(row["of_trial_id"], []).append(_repetition(row, clock))
+    return {trial_id: tuple(reps) for trial_id, reps in found.items()}
+
+
+def _measured() -> list[ColumnElement[Any]]:
+    return [measurements.c[name] for name in ("value", "low", "high", "n", "method")]
+
+
+def _repetition(row: RowMapping, clock: RegimeClock) -> Repetition:
+    measured = None if row["value"] is None else {k: row[k] for k in ("value", "low", "high", "n", "method")}
+    return Repetition(
+        role=row["role"],
+        round=row["round"],
+        regime=clock.regime(row["study_id"], row["started_at"]),
+        state=row["state"],
+        throughput_items_per_s=Estimate.from_json(measured),
+        finished_at=row["finished_at"],
+    )

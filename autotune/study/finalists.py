@@ -1,0 +1,199 @@
+"""The finalists: the front and the rivals of the best, measured again in rounds until it is settled which is best.
+
+Whatever looked best among many noisy measurements was also lucky; only measurements that had no part in the choice tell its
+speed. A round measures every finalist and the reference once, each in a fresh process and in random order. Which trials are in
+a round follows from what was known before it, so a round that was interrupted goes on with the same ones.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from autotune.records import GIVEN_UP, Regime, TrialRecord
+from autotune.spec.model import LoadSpec, StudySpec
+from autotune.store.repository import COMPARABLE
+from autotune.study.comparison import Comparison
+from autotune.study.lock import finalists_lock
+from autotune.study.objectives import objective_named
+from autotune.study.regimes import note_changes
+from autotune.study.repeating import repeat
+from autotune.study.reporting import as_reported, learn, own_estimate
+from autotune.study.scoring import comparable, front, is_repeated, preferred
+from autotune.study.session import StudySession
+
+_LEAST_ROUNDS = 3
+"""Before, no ranking counts as settled: the noise of a comparison is estimated from the rounds themselves."""
+_LONGER, _FINER = 4.0, 0.5
+"""A finalist's load may last four times as long as a trial's and stops at half its interval: 60 s and 0.5 % by default."""
+_SHARE_OF_SEARCH, _AT_LEAST_S = 0.3, 120.0
+_SHARE_OF_HOURS = 0.2
+
+
+def reserve_s(spec: StudySpec, hours: float) -> float:
+    """How much of a budget of `hours` the search leaves to the finalists, in seconds."""
+    if spec.finalists.rounds == 0:
+        return 0.0
+    share_s = _SHARE_OF_HOURS * hours * 3600
+    return share_s if spec.finalists.max_s is None else min(spec.finalists.max_s, share_s)
+
+
+def limit_s(spec: StudySpec, searched: Sequence[TrialRecord]) -> float:
+    """How long all rounds together may take, in seconds, after a search that took what its trials did."""
+    if spec.finalists.max_s is not None:
+        return spec.finalists.max_s
+    return max(_AT_LEAST_S, _SHARE_OF_SEARCH * sum(r.duration_s for r in searched))
+
+
+def run_finalists(run: StudySession, reference: TrialRecord, left_s: float) -> bool:
+    """The finalists are measured as often as needed; False when time or the user ended it before. Resumes where it was.
+
+    `left_s`: what is left of the study's budget.
+    """
+    spec = run.plan.spec
+    if spec.finalists.rounds == 0:
+        return True
+    deadline = time.monotonic() + min(left_s, limit_s(spec, _records(run)))
+    try:
+        with finalists_lock(run.study, run.beat_and_wait) as waited_s:
+            run.add_time("waiting for the others", waited_s)
+            return _rounds(run, reference, deadline)
+    except InterruptedError:
+        return False
+
+
+def rounds_so_far(run: StudySession) -> int:
+    """The highest round that any finalist has."""
+    return _last_round(_records(run))
+
+
+def run_one_round(run: StudySession, reference: TrialRecord) -> None:
+    """The present front is measured again once: after a change of the machine, what was measured before it is no comparison."""
+    if run.plan.spec.finalists.rounds == 0:
+        return
+    try:
+        with finalists_lock(run.study, run.beat_and_wait):
+            _measure_round(run, reference, _last_round(_records(run)) + 1, math.inf)
+            learn(run.store, run.study.id)
+    except InterruptedError:
+        return
+
+
+def _rounds(run: StudySession, reference: TrialRecord, deadline: float) -> bool:
+    spec = run.plan.spec
+    records = _records(run)
+    round_ = max(1, _last_round(records))
+    enough = run.rounds_before + spec.finalists.rounds
+    while True:
+        regimes = run.store.regimes(run.study.id)
+        known = known_before(_records(run), round_, regimes)
+        finalists = contenders(known, regimes, spec)
+        if not finalists or is_enough(finalists, regimes, spec, enough):
+            return True
+        if not _measure_round(run, reference, round_, deadline):
+            return False
+        note_changes(run)
+        learn(run.store, run.study.id)
+        round_ += 1
+
+
+def _measure_round(run: StudySession, reference: TrialRecord, round_: int, deadline: float) -> bool:
+    """Every contender and the reference has its repetition of the round; False when time or the user ended it."""
+    spec, regimes = run.plan.spec, run.store.regimes(run.study.id)
+    records = _records(run)
+    finalists = contenders(known_before(records, round_, regimes), regimes, spec)
+    done = {(r.role, r.number) for r in records if any(p.role == "final" and p.round == round_ for p in r.repetitions)}
+    order = [reference, *finalists]
+    # The round's own seed, so that a round which was interrupted goes on in the same order.
+    random.Random(f"{spec.seed}/{run.study.name}/{round_}").shuffle(order)
+    load = finalist_load(spec, limit_s(spec, records) / (spec.finalists.rounds * len(order)))
+    for trial in order:
+        if (trial.role, trial.number) in done:
+            continue
+        if run.switch.count or time.monotonic() >= deadline:
+            return False
+        if repeat(run, trial, "final", round_, reference, load) == "interrupted":
+            return False
+    return True
+
+
+def finalist_load(spec: StudySpec, share_s: float) -> LoadSpec:
+    """The load of one repetition: longer and to a finer interval than a trial's, but not longer than its share of the time.
+
+    Several short processes tell more than one long one, because processes differ by more than the windows of one.
+    """
+    load = spec.load
+    longest_s = min(_LONGER * load.max_s, share_s - load.warmup_s)
+    shortest_s = min(load.max_s, load.min_windows * load.window_s)
+    return load.model_copy(update={"max_s": max(shortest_s, longest_s), "precision": _FINER * load.precision})
+
+
+def contenders(records: Sequence[TrialRecord], regimes: Sequence[Regime], spec: StudySpec) -> list[TrialRecord]:
+    """The trials that are worth another measurement: the front, and what may be as good as the best; at most as many as set.
+
+    Trials of earlier regimes are set against the others at the speed that the reference's change suggests.
+    """
+    searched = [r for r in records if r.role == "search" and GIVEN_UP not in r.flags]
+    adjusted = [_at_present_speed(r, regimes) for r in comparable(searched, spec)]
+    if not adjusted:
+        return []
+    objective = objective_named(preferred(spec), spec)
+    sign = 1 if objective.maximize else -1
+    ranked = sorted(adjusted, key=lambda r: (-sign * float(objective.read(r) or 0.0), r.number))
+    comparison = Comparison(adjusted)
+    top = next((r for r in ranked if is_repeated(r)), ranked[0])
+    rivals = [r for r in ranked if r is top or not comparison.is_better(top, r, objective)]
+    half = math.ceil(spec.finalists.at_most / 2)
+    chosen = dict.fromkeys(r.number for r in (top, *rivals[:half], *front(adjusted, spec), *rivals[half:]))
+    by_number = {r.number: r for r in records if r.role == "search"}
+    return [by_number[n] for n in list(chosen)[: spec.finalists.at_most]]
+
+
+def _at_present_speed(record: TrialRecord, regimes: Sequence[Regime]) -> TrialRecord:
+    rate, factor = record.throughput_items_per_s, math.prod(r.ratio for r in regimes if r.number > record.regime)
+    if rate is None or factor == 1:
+        return record
+    scaled = replace(rate, value=rate.value * factor, low=rate.low * factor, high=rate.high * factor)
+    return replace(record, throughput_items_per_s=scaled)
+
+
+def is_enough(finalists: Sequence[TrialRecord], regimes: Sequence[Regime], spec: StudySpec, rounds: int) -> bool:
+    """True when every finalist was in `rounds` rounds under the present regime, or in fewer and the best is settled."""
+    present = regimes[-1].number if regimes else 1
+    fewest = min(sum(p.role == "final" and p.regime == present for p in r.repetitions) for r in finalists)
+    if fewest >= rounds:
+        return True
+    return fewest >= min(rounds, _LEAST_ROUNDS) and _is_settled(finalists, spec)
+
+
+def _is_settled(finalists: Sequence[TrialRecord], spec: StudySpec) -> bool:
+    """True when the best is better than each of the others in the objective by which one is chosen."""
+    objective = objective_named(preferred(spec), spec)
+    comparison = Comparison(finalists)
+    return any(all(r is top or comparison.is_better(top, r, objective) for r in finalists) for top in finalists)
+
+
+def known_before(records: Sequence[TrialRecord], round_: int, regimes: Sequence[Regime]) -> list[TrialRecord]:
+    """The records as they were reported before the finalists' round."""
+    then = [
+        replace(
+            r,
+            repetitions=tuple(p for p in r.repetitions if p.role != "final" or p.round < round_),
+            throughput_items_per_s=own_estimate(r),
+            throughput_one_run=None,
+        )
+        for r in records
+    ]
+    return as_reported(then, regimes)
+
+
+def _last_round(records: Sequence[TrialRecord]) -> int:
+    return max((p.round for r in records for p in r.repetitions if p.role == "final"), default=0)
+
+
+def _records(run: StudySession) -> list[TrialRecord]:
+    found: list[TrialRecord] = run.timed("store", run.store.trials, run.study.id, ["complete"], COMPARABLE)
+    return found

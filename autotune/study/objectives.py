@@ -1,0 +1,93 @@
+"""The objectives of a study: how each is read off a record, with its interval where it has one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from autotune.records import Estimate, TrialRecord
+from autotune.spec.model import StudySpec
+
+
+def _nothing(_: TrialRecord) -> Estimate | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """One objective: how it is read off a record (None where not measured) and whether more is better.
+
+    `estimate` gives the value with its interval, None where values are compared as they are: accuracy is counted on the same
+    samples for all trials. `of_throughput`: it rises or falls with throughput alone, so rounds of throughput decide it.
+    """
+
+    name: str
+    label: str
+    maximize: bool
+    read: Callable[[TrialRecord], float | None]
+    estimate: Callable[[TrialRecord], Estimate | None] = _nothing
+    of_throughput: bool = False
+
+
+def _rate(record: TrialRecord) -> Estimate | None:
+    return record.throughput_items_per_s
+
+
+def _p99(record: TrialRecord) -> Estimate | None:
+    return record.latency_ms.p99
+
+
+def _energy(record: TrialRecord) -> Estimate | None:
+    return record.energy_j_per_item
+
+
+def _value(estimate: Callable[[TrialRecord], Estimate | None]) -> Callable[[TrialRecord], float | None]:
+    def read(record: TrialRecord) -> float | None:
+        found = estimate(record)
+        return None if found is None else found.value
+
+    return read
+
+
+OBJECTIVES = {
+    o.name: o
+    for o in (
+        Objective(name="accuracy", label="accuracy", maximize=True, read=_value(lambda r: r.accuracy)),
+        Objective(
+            name="throughput",
+            label="throughput (items/s)",
+            maximize=True,
+            read=_value(_rate),
+            estimate=_rate,
+            of_throughput=True,
+        ),
+        Objective(name="latency_p99", label="p99 latency (ms)", maximize=False, read=_value(_p99), estimate=_p99),
+        Objective(name="energy", label="energy (J/item)", maximize=False, read=_value(_energy), estimate=_energy),
+        Objective(name="memory", label="peak memory (MiB)", maximize=False, read=lambda r: r.peak_memory_mib),
+    )
+}
+
+
+def objective_named(name: str, spec: StudySpec) -> Objective:
+    """The objective of that name; cost is the price of a million items at the study's price per hour. Raises KeyError."""
+    if name != "cost":
+        return OBJECTIVES[name]
+    price = spec.price_per_hour or 0.0
+
+    def cost(record: TrialRecord) -> Estimate | None:
+        rate = record.throughput_items_per_s
+        if rate is None or rate.low <= 0:
+            return None
+        value, low, high = (price / 3600 / r * 1e6 for r in (rate.value, rate.high, rate.low))
+        return Estimate(value=value, low=low, high=high, n=rate.n, method=rate.method)
+
+    def value(record: TrialRecord) -> float | None:
+        rate = record.throughput_items_per_s
+        return None if rate is None or rate.value <= 0 else price / 3600 / rate.value * 1e6
+
+    return Objective(name="cost", label="cost per million items", maximize=False, read=value, estimate=cost, of_throughput=True)
+
+
+def objectives_of(spec: StudySpec) -> tuple[Objective, ...]:
+    """The study's objectives in order. `spec.load` has checked that they are known."""
+    return tuple(objective_named(name, spec) for name in spec.objectives)

@@ -1,0 +1,54 @@
+"""The regimes of the machine, from the reference's throughput over time: noted when it moves beyond its own noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from autotune.bench.control import Verdict, changed
+from autotune.records import Regime, TrialRecord
+from autotune.study.reporting import Process, processes
+from autotune.study.session import StudySession
+
+
+def reference_processes(references: Sequence[TrialRecord], regimes: Sequence[Regime]) -> list[Process]:
+    """Every process in which the reference ran, under the present regime, in order of time."""
+    since = [r.since for r in regimes]
+    found = sorted((p for r in references for p in processes(r, since)), key=lambda p: p.finished_at)
+    return [p for p in found if p.regime == len(regimes) + 1]
+
+
+def verdict(found: Sequence[Process]) -> Verdict:
+    """The control chart over the processes of one regime."""
+    return changed([math.log(p.rate) for p in found])
+
+
+def next_regime(found: Sequence[Process], number: int) -> Regime | None:
+    """The regime that began among the processes of the present one; None while it is steady.
+
+    It begins after the last process of before, since nobody knows when in between the machine changed.
+    """
+    at = verdict(found).changed_at
+    if at is None:
+        return None
+    before, after = (_mean(found[:at]), _mean(found[at:]))
+    ratio = after / before
+    reason = f"the reference went from {before:.1f} to {after:.1f} items/s ({ratio - 1:+.1%}), more than its noise"
+    return Regime(number=number, since=found[at - 1].finished_at, ratio=ratio, reason=reason)
+
+
+def _mean(found: Sequence[Process]) -> float:
+    return math.exp(sum(math.log(p.rate) for p in found) / len(found))
+
+
+def note_changes(run: StudySession) -> bool:
+    """Every change that the reference shows is stored and told; True when there was one."""
+    noted = False
+    while True:
+        regimes = run.store.regimes(run.study.id)
+        references = run.store.trials(run.study.id, ["complete"], ["reference"])
+        found = next_regime(reference_processes(references, regimes), len(regimes) + 2)
+        if found is None or not run.store.add_regime(run.study.id, found):
+            return noted
+        run.observer.note(f"regime {found.number}: {found.reason}; since {found.since}")
+        noted = True

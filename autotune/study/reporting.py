@@ -1,0 +1,107 @@
+"""What is reported as a trial's throughput, from all that the study has measured."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from autotune.bench.rounds import Spread, pooled_spread, repeated_estimate
+from autotune.bench.statistics import with_process_spread
+from autotune.records import Estimate, Regime, TrialRecord, TrialRole, regime_at
+from autotune.store.repository import COMPARABLE, Store
+
+_LEAST_DOF = 2
+"""Below, Student's t makes every interval wider than its value: a spread from two processes says nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """One process's throughput of one trial. `key` names what was measured beside it: the round, if it was in one."""
+
+    key: Hashable
+    regime: int
+    rate: float
+    finished_at: str
+
+
+def own_estimate(record: TrialRecord) -> Estimate | None:
+    """What the trial's own load gave, whatever is reported."""
+    return record.throughput_one_run or record.throughput_items_per_s
+
+
+def processes(record: TrialRecord, since: Sequence[str]) -> list[Process]:
+    """Every process in which the trial's candidate ran, in order of time.
+
+    The own load of a search trial is not among them: it was chosen for being fast, and would pull the others up.
+    """
+    found = [
+        Process(key=(r.role, r.round), regime=r.regime, rate=r.throughput_items_per_s.value, finished_at=r.finished_at or "")
+        for r in record.repetitions
+        if r.throughput_items_per_s is not None and r.throughput_items_per_s.value > 0
+    ]
+    own = own_estimate(record)
+    if record.role == "reference" and own is not None and own.value > 0:
+        regime = regime_at(record.started_at, since)
+        key = ("reference", record.number)
+        found.append(Process(key=key, regime=regime, rate=own.value, finished_at=record.finished_at or ""))
+    return sorted(found, key=lambda p: p.finished_at)
+
+
+def as_reported(records: Sequence[TrialRecord], regimes: Sequence[Regime]) -> list[TrialRecord]:
+    """The search trials and references, their throughput as it is to be reported.
+
+    Where a candidate was measured in further processes under its newest regime, it is the mean over them; elsewhere the own
+    load's value. The interval holds what a fresh process would measure, from the spread between processes that all of them
+    show.
+    """
+    since = [r.since for r in regimes]
+    grouped = {(r.role, r.number): _by_regime(processes(r, since)) for r in records}
+    # The references of one study are one configuration, although each has its own row.
+    shared: dict[int, list[Process]] = {}
+    for (role, _), found in grouped.items():
+        for regime, members in found.items() if role == "reference" else ():
+            shared.setdefault(regime, []).extend(members)
+    grouped |= {key: shared for key in grouped if key[0] == "reference"}
+    spread = pooled_spread(dict(_groups(grouped, shared)))
+    return [_with_reported(r, grouped[r.role, r.number], spread) for r in records]
+
+
+def _by_regime(found: Sequence[Process]) -> dict[int, list[Process]]:
+    by_regime: dict[int, list[Process]] = {}
+    for process in found:
+        by_regime.setdefault(process.regime, []).append(process)
+    return by_regime
+
+
+def _groups(
+    grouped: dict[tuple[TrialRole, int], dict[int, list[Process]]], shared: dict[int, list[Process]]
+) -> Iterator[tuple[Hashable, dict[Hashable, float]]]:
+    for key, by_regime in grouped.items():
+        for regime, members in by_regime.items() if key[0] != "reference" else ():
+            yield (key, regime), {(regime, p.key): p.rate for p in members}
+    for regime, members in shared.items():
+        yield ("reference", regime), {(regime, p.key): p.rate for p in members}
+
+
+def _with_reported(record: TrialRecord, found: dict[int, list[Process]], spread: Spread | None) -> TrialRecord:
+    own = own_estimate(record)
+    if own is None or spread is None or spread.dof < _LEAST_DOF:
+        return record
+    if found:
+        reported = repeated_estimate({p.key: p.rate for p in found[max(found)]}, spread)
+    else:
+        reported = with_process_spread(own, spread.relative_sd, spread.dof + 1)
+    regime = max(found, default=record.regime)
+    return replace(record, throughput_items_per_s=reported, throughput_one_run=own, regime=regime)
+
+
+def learn(store: Store, study_id: int) -> None:
+    """The database reports of every complete trial what `as_reported` makes of all measurements so far."""
+    records = store.trials(study_id, ["complete"], COMPARABLE)
+    changed = {
+        (new.role, new.number): new.throughput_items_per_s
+        for old, new in zip(records, as_reported(records, store.regimes(study_id)), strict=True)
+        if new.throughput_items_per_s is not None and new != old
+    }
+    if changed:
+        store.set_reported(study_id, changed)
