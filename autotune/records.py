@@ -113,6 +113,7 @@ class Repetition:
     regime: int
     state: TrialState
     throughput_items_per_s: Estimate | None
+    started_at: str | None
     finished_at: str | None
 
     @staticmethod
@@ -125,11 +126,13 @@ class Repetition:
 class Regime:
     """A state of the machine in which the reference's speed is steady. `since`: trials begun from then on belong to it.
 
-    `ratio`: the reference's throughput against the regime before; `reason` says it in words.
+    `steady_until`: up to then the machine was as before; what began in between ran under one or the other. `ratio`: the
+    reference's throughput against the regime before; `reason` says it in words.
     """
 
     number: int
     since: str
+    steady_until: str
     ratio: float
     reason: str
 

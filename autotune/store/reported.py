@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, insert, select
@@ -25,8 +26,7 @@ def add_regime(connection: Connection, study_id: int, regime: Regime) -> bool:
     known = select(regimes.c.number).where(regimes.c.study_id == study_id, regimes.c.number == regime.number)
     if connection.execute(known).one_or_none() is not None:
         return False
-    values = {"number": regime.number, "since": regime.since, "ratio": regime.ratio, "reason": regime.reason}
-    connection.execute(insert(regimes).values(study_id=study_id, **values))
+    connection.execute(insert(regimes).values(study_id=study_id, **asdict(regime)))
     return True
 
 
@@ -93,5 +93,6 @@ def _repetition(row: RowMapping, clock: RegimeClock) -> Repetition:
         regime=clock.regime(row["study_id"], row["started_at"]),
         state=row["state"],
         throughput_items_per_s=Estimate.from_json(measured),
+        started_at=row["started_at"],
         finished_at=row["finished_at"],
     )

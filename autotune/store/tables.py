@@ -219,6 +219,7 @@ regimes = Table(
     Column("study_id", Integer, ForeignKey("at_studies.id", ondelete="CASCADE"), primary_key=True),
     Column("number", Integer, primary_key=True),
     Column("since", UtcTime, nullable=False),
+    Column("steady_until", UtcTime, nullable=False),
     Column("ratio", Double, nullable=False),
     Column("reason", Text, nullable=False),
 )

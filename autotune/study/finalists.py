@@ -86,12 +86,11 @@ def _rounds(run: StudySession, reference: TrialRecord, deadline: float) -> bool:
     spec = run.plan.spec
     records = _records(run)
     round_ = max(1, _last_round(records))
-    enough = run.rounds_before + spec.finalists.rounds
     while True:
         regimes = run.store.regimes(run.study.id)
         known = known_before(_records(run), round_, regimes)
         finalists = contenders(known, regimes, spec)
-        if not finalists or is_enough(finalists, regimes, spec, enough):
+        if not finalists or is_enough(finalists, regimes, spec, run.rounds_before):
             return True
         if not _measure_round(run, reference, round_, deadline):
             return False
@@ -134,7 +133,8 @@ def finalist_load(spec: StudySpec, share_s: float) -> LoadSpec:
 def contenders(records: Sequence[TrialRecord], regimes: Sequence[Regime], spec: StudySpec) -> list[TrialRecord]:
     """The trials that are worth another measurement: the front, and what may be as good as the best; at most as many as set.
 
-    Trials of earlier regimes are set against the others at the speed that the reference's change suggests.
+    Trials of earlier regimes are set against the others at the speed that the reference's change suggests; those that may have
+    run before or after a change, at the higher of both, because it costs only one more measurement to find out.
     """
     searched = [r for r in records if r.role == "search" and GIVEN_UP not in r.flags]
     adjusted = [_at_present_speed(r, regimes) for r in comparable(searched, spec)]
@@ -153,17 +153,24 @@ def contenders(records: Sequence[TrialRecord], regimes: Sequence[Regime], spec: 
 
 
 def _at_present_speed(record: TrialRecord, regimes: Sequence[Regime]) -> TrialRecord:
-    rate, factor = record.throughput_items_per_s, math.prod(r.ratio for r in regimes if r.number > record.regime)
+    later = [r for r in regimes if r.number > record.regime]
+    rate, factor = record.throughput_items_per_s, math.prod(r.ratio for r in later)
+    if later and not record.repetitions and (record.started_at or "") > later[0].steady_until:
+        factor = max(factor, factor / later[0].ratio)
     if rate is None or factor == 1:
         return record
     scaled = replace(rate, value=rate.value * factor, low=rate.low * factor, high=rate.high * factor)
     return replace(record, throughput_items_per_s=scaled)
 
 
-def is_enough(finalists: Sequence[TrialRecord], regimes: Sequence[Regime], spec: StudySpec, rounds: int) -> bool:
-    """True when every finalist was in `rounds` rounds under the present regime, or in fewer and the best is settled."""
-    present = regimes[-1].number if regimes else 1
-    fewest = min(sum(p.role == "final" and p.regime == present for p in r.repetitions) for r in finalists)
+def is_enough(finalists: Sequence[TrialRecord], regimes: Sequence[Regime], spec: StudySpec, after: int = 0) -> bool:
+    """True when every finalist was in as many rounds as set under the present regime, or in fewer and the best is settled.
+
+    Only rounds beyond `after` count.
+    """
+    present, rounds = regimes[-1].number if regimes else 1, spec.finalists.rounds
+    counted = [[p for p in r.repetitions if p.role == "final" and p.regime == present and p.round > after] for r in finalists]
+    fewest = min(map(len, counted))
     if fewest >= rounds:
         return True
     return fewest >= min(rounds, _LEAST_ROUNDS) and _is_settled(finalists, spec)

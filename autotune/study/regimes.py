@@ -26,7 +26,7 @@ def verdict(found: Sequence[Process]) -> Verdict:
 def next_regime(found: Sequence[Process], number: int) -> Regime | None:
     """The regime that began among the processes of the present one; None while it is steady.
 
-    It begins after the last process of before, since nobody knows when in between the machine changed.
+    It begins with the first process that shows it; nobody knows when between that and the one before the machine changed.
     """
     at = verdict(found).changed_at
     if at is None:
@@ -34,7 +34,8 @@ def next_regime(found: Sequence[Process], number: int) -> Regime | None:
     before, after = (_mean(found[:at]), _mean(found[at:]))
     ratio = after / before
     reason = f"the reference went from {before:.1f} to {after:.1f} items/s ({ratio - 1:+.1%}), more than its noise"
-    return Regime(number=number, since=found[at - 1].finished_at, ratio=ratio, reason=reason)
+    since, steady_until = found[at].started_at, found[at - 1].finished_at
+    return Regime(number=number, since=since, steady_until=steady_until, ratio=ratio, reason=reason)
 
 
 def _mean(found: Sequence[Process]) -> float:

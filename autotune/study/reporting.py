@@ -21,6 +21,7 @@ class Process:
     key: Hashable
     regime: int
     rate: float
+    started_at: str
     finished_at: str
 
 
@@ -35,15 +36,21 @@ def processes(record: TrialRecord, since: Sequence[str]) -> list[Process]:
     The own load of a search trial is not among them: it was chosen for being fast, and would pull the others up.
     """
     found = [
-        Process(key=(r.role, r.round), regime=r.regime, rate=r.throughput_items_per_s.value, finished_at=r.finished_at or "")
+        Process(
+            key=(r.role, r.round),
+            regime=r.regime,
+            rate=r.throughput_items_per_s.value,
+            started_at=r.started_at or "",
+            finished_at=r.finished_at or "",
+        )
         for r in record.repetitions
         if r.throughput_items_per_s is not None and r.throughput_items_per_s.value > 0
     ]
     own = own_estimate(record)
     if record.role == "reference" and own is not None and own.value > 0:
         regime = regime_at(record.started_at, since)
-        key = ("reference", record.number)
-        found.append(Process(key=key, regime=regime, rate=own.value, finished_at=record.finished_at or ""))
+        times = {"started_at": record.started_at or "", "finished_at": record.finished_at or ""}
+        found.append(Process(key=("reference", record.number), regime=regime, rate=own.value, **times))
     return sorted(found, key=lambda p: p.finished_at)
 
 

@@ -28,6 +28,7 @@ def upgrade() -> None:
         Column("study_id", Integer, nullable=False),
         Column("number", Integer, nullable=False),
         Column("since", sa.DateTime(timezone=True), nullable=False),
+        Column("steady_until", sa.DateTime(timezone=True), nullable=False),
         Column("ratio", Double, nullable=False),
         Column("reason", Text, nullable=False),
         _refers("at_regimes", "study_id", "at_studies"),

@@ -1,6 +1,7 @@
 """`autotune start` that kills itself with -9 at a chosen point: python killed_start.py POINT NTH start study.yaml …
 
-POINT is a stage of a trial as the study's process hears of it, with its role ("search:load", "reference:accuracy"), or one of
+POINT is a stage of a trial as the study's process hears of it, with its role ("search:load", "final:proposed"), or one of
+`repeated` (a repetition is stored, nothing is made of it yet), `reporting` (what is reported is worked out, not stored),
 `claimed` (our row is written, the trial has not begun), `finished` (our row is finished, Optuna does not know), `told` (Optuna
 knows, the front is not stored) and `half-told` (in the middle of telling). NTH counts from 1.
 """
@@ -49,6 +50,8 @@ def _trial_began(self: object, number: int, candidate: object, role: str) -> Non
 
 progress.PlainProgress.trial_began = _trial_began  # type: ignore[method-assign]
 progress.PlainProgress.stage_began = lambda self, stage: _reached(f"{_role}:{stage}")  # type: ignore[method-assign]
+progress.PlainProgress.repeated = lambda *_: _reached("repeated")  # type: ignore[method-assign]
+_before(Store, "set_reported", "reporting")
 _before(Store, "counts", "claimed")
 _before(Proposer, "tell", "finished")
 _before(Store, "set_front", "told")

@@ -39,7 +39,8 @@ def main() -> None:
         assert again is not None
         store.finish_trial(again.trial_id, complete(again.number, role="final"))
         store.set_reported(study.id, {("search", 0): complete(0).throughput_items_per_s})
-        store.add_regime(study.id, Regime(number=2, since="2026-03-01T13:00:00+00:00", ratio=0.84, reason="slower"))
+        at = {"since": "2026-03-01T13:00:00+00:00", "steady_until": "2026-03-01T12:59:00+00:00"}
+        store.add_regime(study.id, Regime(number=2, ratio=0.84, reason="slower", **at))
         store.set_front(study.id, [0])
         store.close()
         with sqlite3.connect(file) as connection:

@@ -105,6 +105,65 @@ def test_a_killed_study_goes_on_where_it_was(chain: str, tmp_path: Path) -> None
     assert {r.number: r for r in finished(tmp_path) if r.number in before} == before
 
 
+AGAIN = ("finalists: off", "finalists: {rounds: 2, at_most: 2}"), ("canary: off", "canary: {every_trials: 2}")
+REPEATED = {
+    "canary": ("canary:proposed", "canary:accuracy", "canary:load", "repeated", "reporting"),
+    "finalists": ("final:proposed", "final:load", "repeated", "reporting", "final:engine"),
+}
+
+
+@pytest.mark.parametrize("what", REPEATED)
+def test_a_killed_repetition_is_measured_once(what: str, tmp_path: Path) -> None:
+    """kill -9 while finalists or the canary are measured: no repetition is lost or doubled, no trial or number changes."""
+    study(tmp_path, N_TRIALS, *AGAIN)
+    if what == "finalists":  # all trials are done, so that only the rounds are left
+        fake.autotune(tmp_path, "start", "study.yaml")
+        text = (tmp_path / "study.yaml").read_text()
+        (tmp_path / "study.yaml").write_text(text.replace("rounds: 2", "rounds: 3"))
+    kept: dict[tuple[str, int, str, int], float] = {}
+    codes = []
+    for n, point in enumerate(REPEATED[what]):
+        if what == "finalists" and n == 3:
+            (tmp_path / "study.yaml").write_text((tmp_path / "study.yaml").read_text().replace("rounds: 3", "rounds: 5"))
+        words = [sys.executable, str(KILLED_START), point, "2" if n == 1 else "1", "start", "study.yaml"]
+        killed = subprocess.run(
+            words, cwd=tmp_path, env=fake.environment(tmp_path), capture_output=True, text=True, timeout=120
+        )
+        codes.append(killed.returncode)
+        assert killed.returncode in (-signal.SIGKILL, 0), f"{point}: {killed.stderr}"
+        wait_until(lambda: not ours(tmp_path), seconds=5)
+        after = repetitions(tmp_path)
+        assert {key: after[key] for key in kept} == kept, point
+        kept = after
+    assert codes.count(-signal.SIGKILL) >= len(codes) - 1, codes  # the last point may find nothing left to do
+    fake.autotune(tmp_path, "start", "study.yaml")
+    assert_whole(tmp_path)
+    after = repetitions(tmp_path)
+    assert {key: after[key] for key in kept} == kept
+    rounds = {round_ for _, _, role, round_ in after if role == "final"}
+    assert rounds == set(range(1, max(rounds) + 1)) and len(rounds) >= 2
+    assert all(("reference", 0, "final", r) in after for r in rounds)
+    n_final = [sum(key[:3] == ("search", r.number, "final") for key in after) for r in finished(tmp_path)]
+    assert max(n_final) == len(rounds)
+
+
+def repetitions(folder: Path) -> dict[tuple[str, int, str, int], float]:
+    """Items per second of every stored repetition, by the trial it belongs to, its role and round; each is there once."""
+    store, study_id = opened(folder)
+    found = [
+        ((r.role, r.number, p.role, p.round), p.throughput_items_per_s.value if p.throughput_items_per_s else 0.0)
+        for r in store.trials(study_id, ["complete"], ["search", "reference"])
+        for p in r.repetitions
+    ]
+    assert len(found) == len(dict(found)) == len(store.trials(study_id, None, ["final", "canary"])) - n_under_way(folder)
+    return dict(found)
+
+
+def n_under_way(folder: Path) -> int:
+    store, study_id = opened(folder)
+    return sum(t.role in ("final", "canary") for t in store.running(study_id))
+
+
 def test_a_deleted_cache_costs_only_the_reference(tmp_path: Path) -> None:
     """Without the reference's predictions no drop could be paired, so it is measured again; finished trials stay."""
     study(tmp_path, 2)

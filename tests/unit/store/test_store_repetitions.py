@@ -90,7 +90,7 @@ def test_what_is_reported_stands_beside_what_was_measured(store: Store, study_id
 def test_trials_belong_to_the_regime_in_which_they_began(store: Store, study_id: int, first: TrialRecord) -> None:
     """The first regime has no row; a repetition may be of a later one than its trial, which is then reported for that."""
     assert store.regimes(study_id) == []
-    regime = Regime(number=2, since=LATER, ratio=0.84, reason="slower")
+    regime = Regime(number=2, since=LATER, steady_until=LATER, ratio=0.84, reason="slower")
     assert store.add_regime(study_id, regime) and not store.add_regime(study_id, replace(regime, ratio=0.5))
     assert store.regimes(study_id) == [regime]
     store.save_finished(study_id, complete(4, started_at="2026-03-01T13:00:00.001+00:00"), WORKER)
@@ -102,7 +102,7 @@ def test_trials_belong_to_the_regime_in_which_they_began(store: Store, study_id:
 def test_views_of_repetitions_and_regimes(store: Store, study_id: int, first: TrialRecord, tmp_path: Path) -> None:
     """Grafana reads which trial was measured again with what result, and when the machine changed."""
     repeated(store, study_id, first, 1, throughput_items_per_s=estimate(800.0))
-    store.add_regime(study_id, Regime(number=2, since=LATER, ratio=0.84, reason="slower"))
+    store.add_regime(study_id, Regime(number=2, since=LATER, steady_until=LATER, ratio=0.84, reason="slower"))
     with store._reader.begin() as connection:
         again = connection.execute(
             text("SELECT study, role, round, of_role, of_number, throughput_items_per_s FROM at_v_repetitions")
