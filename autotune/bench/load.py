@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from autotune.bench.statistics import mean_estimate, percentile_estimate
 from autotune.engines.protocol import Inputs, Session
-from autotune.records import Estimate, LatencySummary
+from autotune.records import GIVEN_UP, Estimate, LatencySummary
 from autotune.spec.model import LoadSpec
 
 _NS = 1_000_000_000
 _MIN_WARMUP_CALLS = 20
 MAX_WARMUP_S = 10.0
+_LEAST_WINDOWS = 3
+"""Before a load is given up: the interval of two windows is wider than most differences between candidates."""
 _SETTLED = 0.03
 """Warm-up ends when two consecutive quarters of it agree within 3 %: the run-to-run spread of one setting on shared cores."""
 
@@ -137,10 +139,16 @@ def window_rates(
 
 
 def run_closed_loop(
-    session: Session, batches: Sequence[Inputs], batch_size: int, plan: LoadSpec, clock: Callable[[], int] = time.monotonic_ns
+    session: Session,
+    batches: Sequence[Inputs],
+    batch_size: int,
+    plan: LoadSpec,
+    clock: Callable[[], int] = time.monotonic_ns,
+    give_up_below: float = 0.0,
 ) -> LoadTrace:
     """The session under full load: warmed up until it settles, then measured until the plan's stop rule holds or at the cap.
 
+    Ends early, with the flag `given_up`, once the interval of the items per second lies wholly below `give_up_below`.
     Raises what the session raises. The slots' threads have ended when this returns.
     """
     clients = _Clients(session, batches, clock)
@@ -149,23 +157,29 @@ def run_closed_loop(
         settled = _warm_up(clients, plan, clock)
         begin = clock()
         window_ns = int(plan.window_s * _NS)
-        n_windows, precise = 0, False
+        n_windows, precise, given_up = 0, False, False
+        least = min(_LEAST_WINDOWS, plan.min_windows) if give_up_below > 0 else plan.min_windows
         while True:
             n_windows += 1
             clients.sleep(max(0.0, (begin + n_windows * window_ns - clock()) / _NS))
-            if n_windows < plan.min_windows:
+            if n_windows < least:
                 continue
             estimate = _throughput(
                 *clients.trace(begin, begin + n_windows * window_ns), begin, n_windows, window_ns, batch_size
             )
             precise = estimate.half_width <= plan.precision * estimate.value
+            given_up = estimate.high < give_up_below
+            if given_up:
+                break
+            if n_windows < plan.min_windows:
+                continue
             if precise or n_windows * plan.window_s >= plan.max_s:
                 break
     finally:
         clients.finish()
     end = begin + n_windows * window_ns
     started, done = clients.trace(begin, end)
-    flags = (() if settled else ("unsettled",)) + (() if precise else ("wide_interval",))
+    flags = (() if settled else ("unsettled",)) + ((GIVEN_UP,) if given_up else () if precise else ("wide_interval",))
     return LoadTrace(
         started_ns=started,
         done_ns=done,

@@ -54,14 +54,23 @@ def last_level_cache_bytes() -> int:
 
 
 def measure_load(
-    session: Session, pool: Sequence[Inputs], batch_size: int, plan: LoadSpec, probes: Sequence[Probe], idle_mib: float | None
+    session: Session,
+    pool: Sequence[Inputs],
+    batch_size: int,
+    plan: LoadSpec,
+    probes: Sequence[Probe],
+    idle_mib: float | None,
+    give_up_below: float = 0.0,
 ) -> Measurement:
-    """The session's throughput, latency and peak memory. `idle_mib`: resident memory before the engine was opened."""
+    """The session's throughput, latency and peak memory. `idle_mib`: resident memory before the engine was opened.
+
+    `give_up_below`: items/s that the session must reach, or its load ends early.
+    """
     if idle_mib is not None:
         memory.resident_mib()
         memory.reset_peak()
     with Sampler(probes) as sampler:
-        trace = run_closed_loop(session, pool, batch_size, plan)
+        trace = run_closed_loop(session, pool, batch_size, plan, give_up_below=give_up_below)
     peak = None if idle_mib is None else max(0.0, memory.peak_mib() - idle_mib)
     load = summarize(trace, plan)
     series = sampler.series()

@@ -136,8 +136,8 @@ def contenders(records: Sequence[TrialRecord], regimes: Sequence[Regime], spec: 
     Trials of earlier regimes are set against the others at the speed that the reference's change suggests; those that may have
     run before or after a change, at the higher of both, because it costs only one more measurement to find out.
     """
-    searched = [r for r in records if r.role == "search" and GIVEN_UP not in r.flags]
-    adjusted = [_at_present_speed(r, regimes) for r in comparable(searched, spec)]
+    searched = comparable([r for r in records if r.role == "search"], spec)
+    adjusted = [_at_present_speed(r, regimes) for r in searched]
     if not adjusted:
         return []
     objective = objective_named(preferred(spec), spec)
@@ -145,7 +145,8 @@ def contenders(records: Sequence[TrialRecord], regimes: Sequence[Regime], spec: 
     ranked = sorted(adjusted, key=lambda r: (-sign * float(objective.read(r) or 0.0), r.number))
     comparison = Comparison(adjusted)
     top = next((r for r in ranked if is_repeated(r)), ranked[0])
-    rivals = [r for r in ranked if r is top or not comparison.is_better(top, r, objective)]
+    # What was given up is slower for certain; its interval is merely too wide to say so again.
+    rivals = [r for r in ranked if r is top or not (GIVEN_UP in r.flags or comparison.is_better(top, r, objective))]
     half = math.ceil(spec.finalists.at_most / 2)
     chosen = dict.fromkeys(r.number for r in (top, *rivals[:half], *front(adjusted, spec), *rivals[half:]))
     by_number = {r.number: r for r in records if r.role == "search"}

@@ -17,6 +17,7 @@ from autotune.store.studies import StudyRow
 from autotune.store.worker import WorkerIdentity
 from autotune.study.canary import run_canary
 from autotune.study.finalists import reserve_s, rounds_so_far, run_finalists
+from autotune.study.giving_up import rivals
 from autotune.study.lock import asking_lock, presence, workers_here
 from autotune.study.observer import Observer
 from autotune.study.plan import StudyPlan
@@ -28,6 +29,7 @@ from autotune.study.scoring import front, ties_of
 from autotune.study.session import StopSwitch, StudySession
 from autotune.study.under_way import claimed, measured, reference_of
 from autotune.trial.isolation import TrialProcess
+from autotune.trial.request import Rival
 
 __all__ = ["StopSwitch", "StudyResult", "outcome_line", "register_study", "run_study"]
 
@@ -191,7 +193,7 @@ def _one_trial(run: StudySession, reference: TrialRecord, records: list[TrialRec
     trial_id = claimed(run, proposal)
     if trial_id is None:
         return None
-    record = _finished(run, proposal, trial_id, twin, reference)
+    record = _finished(run, proposal, trial_id, twin, reference, rivals(records, run.plan.spec, run.regime))
     if record is None:
         run.timed("search", run.proposer.put_back, proposal.number)
         return "stopped"
@@ -204,11 +206,16 @@ def _one_trial(run: StudySession, reference: TrialRecord, records: list[TrialRec
 
 
 def _finished(
-    run: StudySession, proposal: Proposal, trial_id: int, twin: TrialRecord | None, reference: TrialRecord
+    run: StudySession,
+    proposal: Proposal,
+    trial_id: int,
+    twin: TrialRecord | None,
+    reference: TrialRecord,
+    faster: tuple[Rival, ...],
 ) -> TrialRecord | None:
     """The claimed trial's stored record; a prior that is the reference itself is not measured a second time."""
     if twin is None or proposal.candidate not in run.plan.priors:
-        return measured(run, trial_id, proposal.number, "search", proposal.candidate, reference)
+        return measured(run, trial_id, proposal.number, "search", proposal.candidate, reference, rivals=faster)
     record = replace(twin, number=proposal.number, role="search", flags=(*twin.flags, "same_as_reference"))
     run.timed("store", run.store.finish_trial, trial_id, record)
     return record

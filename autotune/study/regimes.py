@@ -47,6 +47,7 @@ def note_changes(run: StudySession) -> bool:
     noted = False
     while True:
         regimes = run.store.regimes(run.study.id)
+        run.regime = len(regimes) + 1
         references = run.store.trials(run.study.id, ["complete"], ["reference"])
         found = next_regime(reference_processes(references, regimes), len(regimes) + 2)
         if found is None or not run.store.add_regime(run.study.id, found):

@@ -39,7 +39,7 @@ class StudySession:
     """What never changes while a worker runs, and its clocks.
 
     `again`: candidates that were measured are measured again when they are proposed, and so are the finalists, beyond the
-    `rounds_before` that were.
+    `rounds_before` that were. `regime`: the machine's present one.
     """
 
     plan: StudyPlan
@@ -54,6 +54,7 @@ class StudySession:
     began: float
     again: bool = False
     rounds_before: int = 0
+    regime: int = 1
     spent: dict[str, float] = field(default_factory=dict)
     last_beat: float = 0.0
 

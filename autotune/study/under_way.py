@@ -18,7 +18,7 @@ from autotune.study.proposer import Proposal
 from autotune.study.session import OTHERS_POLL_S, StudySession
 from autotune.trial.isolation import Interrupted
 from autotune.trial.known_accuracy import scores_exist
-from autotune.trial.request import TrialRequest
+from autotune.trial.request import Rival, TrialRequest
 
 
 def claimed(run: StudySession, proposal: Proposal) -> int | None:
@@ -50,10 +50,11 @@ def measured(
     candidate: Candidate,
     reference: TrialRecord | None,
     load: LoadSpec | None = None,
+    rivals: tuple[Rival, ...] = (),
 ) -> TrialRecord | None:
     """The stored record of a trial that was begun, or None when it was interrupted; then nothing of it is left.
 
-    `load` replaces the study's.
+    `load` replaces the study's; `rivals` let it be given up early.
     """
     spec = run.plan.spec
     request = TrialRequest(
@@ -64,6 +65,7 @@ def measured(
         cache_root=run.plan.cache_root,
         log_path=trial_log(run.plan, role, number),
         reference_scores=reference_scores(reference),
+        rivals=rivals,
     )
     try:
         with nullcontext() if role == "reference" else _device(run):

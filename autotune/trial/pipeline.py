@@ -117,7 +117,8 @@ def _walk(request: TrialRequest, draft: _Draft) -> None:
         if not request.with_load:
             return
         with draft.stage("load"):
-            measured = measure_load(session, pool, candidate.batch_size, spec.load, host_probes(), idle_mib)
+            enough = request.give_up_below(accuracy.value)
+            measured = measure_load(session, pool, candidate.batch_size, spec.load, host_probes(), idle_mib, enough)
             draft.known |= _measured(measured)
             draft.flags += measured.load.flags
 

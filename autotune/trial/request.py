@@ -11,10 +11,19 @@ from autotune.spec.model import StudySpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rival:
+    """What a trial must beat somewhere to matter: an accuracy, and the items/s that the rival certainly reaches."""
+
+    accuracy: float
+    items_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRequest:
     """One candidate of one study. `reference_scores`: cache key of the reference's accuracy, None for the reference itself.
 
-    `with_load` false ends the trial after accuracy, for a reference whose speed nobody asked for.
+    `with_load` false ends the trial after accuracy, for a reference whose speed nobody asked for. `rivals`: the load is given
+    up once it is certain that one of them is faster and not less accurate.
     """
 
     spec: StudySpec
@@ -25,3 +34,8 @@ class TrialRequest:
     log_path: Path
     reference_scores: str | None = None
     with_load: bool = True
+    rivals: tuple[Rival, ...] = ()
+
+    def give_up_below(self, accuracy: float) -> float:
+        """The items/s under which a candidate of that accuracy cannot stand in the front; 0 where any may."""
+        return max((r.items_per_s for r in self.rivals if r.accuracy >= accuracy), default=0.0)

@@ -14,6 +14,7 @@ from autotune.candidate import Candidate
 from autotune.engines.fake import FakeSession, service_s, throughput_items_per_s
 from autotune.engines.protocol import Inputs, Outputs
 from autotune.errors import Unstable
+from autotune.records import GIVEN_UP
 from autotune.spec.model import LoadSpec
 
 MS = 1_000_000
@@ -177,3 +178,22 @@ def test_a_steady_engine_stops_early_without_a_flag() -> None:
     trace = run_closed_loop(FakeSession(candidate(), None), batches(96), 96, plan)
     assert "wide_interval" not in trace.flags
     assert (trace.end_ns - trace.begin_ns) / 1e9 < 1
+
+
+def test_a_load_that_is_certainly_too_slow_is_given_up() -> None:
+    """The fake makes 96 items in 50 ms, 1920/s: below 4000 it ends after three windows, flagged, with its honest interval."""
+    plan = LoadSpec(window_s=0.1, min_windows=8, max_s=2.0, warmup_s=0.1, precision=1e-6)
+    trace = run_closed_loop(FakeSession(candidate(), None), batches(96), 96, plan, give_up_below=4000)
+    found = summarize(trace, plan)
+    assert GIVEN_UP in found.flags and "wide_interval" not in found.flags
+    assert 3 <= len(found.window_rates) < 8
+    estimate = found.throughput_items_per_s
+    assert estimate.high < 4000 and estimate.n == len(found.window_rates)
+
+
+def test_a_load_that_may_still_matter_is_measured_to_the_end() -> None:
+    """What must be reached lies below its speed: all windows are counted, and no flag speaks of giving up."""
+    plan = LoadSpec(window_s=0.1, min_windows=6, max_s=0.6, warmup_s=0.1)
+    trace = run_closed_loop(FakeSession(candidate(), None), batches(96), 96, plan, give_up_below=1000)
+    found = summarize(trace, plan)
+    assert len(found.window_rates) == 6 and GIVEN_UP not in found.flags
