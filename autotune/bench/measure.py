@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.bench import memory
+from autotune.bench.energy import energy_per_item, power_estimate
 from autotune.bench.load import LoadResult, run_closed_loop, summarize
 from autotune.data.dataset import Dataset
 from autotune.engines.protocol import Inputs, Session
@@ -74,32 +75,6 @@ def measure_load(
     peak = None if idle_mib is None else max(0.0, memory.peak_mib() - idle_mib)
     load = summarize(trace, plan)
     series = sampler.series()
-    power = _power(series, load.warmup_s)
-    rate = load.throughput_items_per_s
-    per_item = None
-    if power is not None and rate.low > 0:
-        per_item = Estimate(
-            value=power.value / rate.value,
-            low=power.low / rate.high,
-            high=power.high / rate.low,
-            n=power.n,
-            method="RAPL / items",
-        )
+    power = power_estimate(series, load.warmup_s)
+    per_item = energy_per_item(power, load.throughput_items_per_s)
     return Measurement(load=load, peak_memory_mib=peak, energy_j_per_item=per_item, power_w=power, telemetry=series)
-
-
-def _power(series: Sequence[Series], warmup_s: float) -> Estimate | None:
-    """Mean power of the CPU packages over the measured span, from the energy counter; None below 2 s or without a counter.
-
-    The interval is the counter's resolution against the span: one refresh at either end.
-    """
-    energy = next((s for s in series if s.metric == "cpu_energy_j"), None)
-    if energy is None:
-        return None
-    points = [(t, j) for t, j in zip(energy.t_s, energy.values, strict=True) if t >= warmup_s]
-    if len(points) < 2 or points[-1][0] - points[0][0] < 2.0:
-        return None
-    (t0, j0), (t1, j1) = points[0], points[-1]
-    watts = (j1 - j0) / (t1 - t0)
-    slack = watts * 0.1 / (t1 - t0)
-    return Estimate(value=watts, low=watts - slack, high=watts + slack, n=len(points), method="RAPL counter difference")

@@ -172,7 +172,7 @@ def bench_candidate(study_file: str, settings: Sequence[str]) -> TrialRecord:
     """The record of one candidate, paired with a reference whose predictions are made first if the cache lacks them."""
     plan = checked_plan(study_file)
     candidate = _candidate_from_settings(plan, settings)
-    with TrialProcess(plan.preload) as process, device_lock(plan.fingerprint.kind):
+    with TrialProcess(plan.preload) as process, device_lock(plan.lock_name):
         if candidate == plan.reference:
             return _run_once(plan, process, candidate, None)
         reference = _run_once(plan, process, plan.reference, None, with_load=False)

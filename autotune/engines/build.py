@@ -7,8 +7,9 @@ from typing import cast
 
 from autotune.cache import Cache
 from autotune.candidate import Candidate
+from autotune.devices.gpu import device_fingerprint
 from autotune.engines.protocol import Backend, Engine
-from autotune.fingerprint import cpu_fingerprint, digest_of
+from autotune.fingerprint import digest_of
 from autotune.registry import ENGINES
 from autotune.variants.variant import ModelVariant
 
@@ -20,7 +21,8 @@ def load_backend(name: str) -> Backend:
 
 def engine_key(backend: Backend, variant: ModelVariant, candidate: Candidate) -> str:
     """What the engine's files depend on: graph, backend and its versions, device, and the knobs the backend builds with."""
-    device = cpu_fingerprint(backend.capabilities().distributions)
+    able = backend.capabilities()
+    device = device_fingerprint(able.device, able.distributions)
     knobs = {k: v for k, v in candidate.as_json().items() if k in backend.build_knobs}
     return digest_of(
         {

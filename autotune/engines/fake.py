@@ -62,6 +62,7 @@ class FakeBackend:
             refused={"bf16": "the fake engine has no bf16"},
             limits={"worker_threads": (1, 4), "streams": (1, 4)},
             distributions=("numpy",),
+            offered="only by name",
             knob_docs={k: "fake" for k in ("batch_size", "streams", "worker_threads", "memory_pool_mib")},
         )
 

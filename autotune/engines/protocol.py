@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from numpy.typing import NDArray
 
@@ -28,12 +28,15 @@ class Capabilities:
 
     `precisions`: supported names. `refused`: precision → the reason why it is not offered here.
     `limits`: knob → (low, high) that the device allows. `distributions`: what its versions come from.
+    `device`: the kind it runs on, "cpu" or "cuda", also where it cannot. `offered`: whether a study that names no
+    engine gets this one.
     """
 
     available: bool
     missing: str = ""
     remedy: str = ""
     device: str = "cpu"
+    offered: Literal["by default", "if nothing else runs", "only by name"] = "by default"
     precisions: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)

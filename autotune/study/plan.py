@@ -10,17 +10,15 @@ from typing import Any
 
 from autotune.cache import Cache, default_cache_root
 from autotune.candidate import Candidate, Choices
-from autotune.engines.build import load_backend
+from autotune.devices.gpu import device_fingerprint, selected_gpu
 from autotune.engines.protocol import Backend, Capabilities
 from autotune.errors import EnvironmentProblem
-from autotune.fingerprint import DeviceFingerprint, cpu_fingerprint
-from autotune.registry import ENGINES
+from autotune.fingerprint import DeviceFingerprint
 from autotune.space.capability import SHARED_KNOBS, EngineView, SearchSpace, filtered_space
 from autotune.spec.model import StudySpec
+from autotune.study.machine import engines_here
+from autotune.telemetry.gpu import gpu_probes
 from autotune.telemetry.host import host_probes
-
-_ALWAYS_NAMED = frozenset({"fake"})
-"""Engines that are used only when a study names them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +39,11 @@ class StudyPlan:
         return Cache(self.cache_root)
 
     @property
+    def lock_name(self) -> str:
+        """What `study.lock.device_lock` calls the device: measurements on one GPU take turns, those on two do not."""
+        return self.fingerprint.kind if self.fingerprint.kind == "cpu" else f"cuda-{selected_gpu().uuid}"
+
+    @property
     def prunes(self) -> bool:
         """True when some candidate may be pruned."""
         domain = self.space.domains["pruning_ratio"]
@@ -55,8 +58,8 @@ class StudyPlan:
 
 def make_plan(spec: StudySpec) -> StudyPlan:
     """The study on this machine. Raises EnvironmentProblem where it lacks what was asked for, SpecError on an empty space."""
-    _require_energy(spec)
-    able = {name: (backend, backend.capabilities()) for name, backend in _backends(spec).items()}
+    kind, able = engines_here(spec)
+    _require_energy(spec, kind)
     views = [_view(backend, found) for backend, found in able.values()]
     space = filtered_space(spec, views, can_prune=_why_not_prune())
     distributions = tuple(dict.fromkeys(d for _, found in able.values() for d in found.distributions))
@@ -64,63 +67,25 @@ def make_plan(spec: StudySpec) -> StudyPlan:
         spec=spec,
         space=space,
         backends={name: backend for name, (backend, _) in able.items()},
-        fingerprint=cpu_fingerprint(distributions),
+        fingerprint=device_fingerprint(kind, distributions),
         reference=space.default_candidate(next(iter(able))),
         priors=_priors(spec, space),
         cache_root=spec.cache or default_cache_root(),
     )
 
 
-def device_kind(spec: StudySpec) -> str:
-    """ "cpu", or EnvironmentProblem where the study asks for a device that no backend of this version can drive."""
-    if spec.device.startswith("cuda"):
-        raise EnvironmentProblem(
-            f"device: {spec.device}: this version measures on the CPU only; no engine for NVIDIA GPUs is registered.",
-            remedy="set device: cpu",
-        )
-    return "cpu"
-
-
-def _require_energy(spec: StudySpec) -> None:
+def _require_energy(spec: StudySpec, kind: str) -> None:
     """Returns when energy is no objective, or can be read. Raises EnvironmentProblem with the counter's reason."""
     if "energy" not in spec.objectives:
         return
-    absent = next(p.absent for p in host_probes() if p.metric == "cpu_energy_j")
+    probes, metric = (gpu_probes(selected_gpu()), "gpu_energy_j") if kind == "cuda" else (host_probes(), "cpu_energy_j")
+    absent = next(p.absent for p in probes if p.metric == metric)
     if absent is not None:
+        needs = "a GPU since Volta, outside MIG and vGPU" if kind == "cuda" else "root on a host with RAPL"
         raise EnvironmentProblem(
             f"objectives: energy: this machine's energy counter cannot be read: {absent}.",
-            remedy="run as root on a host with RAPL, or take energy out of objectives",
+            remedy=f"{needs}, or take energy out of objectives",
         )
-
-
-def _backends(spec: StudySpec) -> dict[str, Backend]:
-    """The engines the study names, or every engine this machine can run. Raises EnvironmentProblem naming what is missing."""
-    kind = device_kind(spec)
-    if spec.engines is not None:
-        named = {name: load_backend(name) for name in spec.engines}
-        for name, backend in named.items():
-            _require_available(name, backend.capabilities())
-        return named
-    found, missing = {}, []
-    for name in ENGINES.names():
-        if name in _ALWAYS_NAMED:
-            continue
-        backend = load_backend(name)
-        able = backend.capabilities()
-        if able.available and able.device == kind:
-            found[name] = backend
-        else:
-            missing.append(f"{name}: {able.missing} ({able.remedy})")
-    if not found:
-        raise EnvironmentProblem(
-            "no inference engine can run on this machine. " + "; ".join(missing), remedy="pip install 'autotune[cpu]'"
-        )
-    return found
-
-
-def _require_available(name: str, able: Capabilities) -> None:
-    if not able.available:
-        raise EnvironmentProblem(f"the study asks for the engine {name}: {able.missing}.", remedy=able.remedy)
 
 
 def _view(backend: Backend, able: Capabilities) -> EngineView:

@@ -83,7 +83,7 @@ def measured(
 @contextmanager
 def _device(run: StudySession) -> Iterator[None]:
     """Inside the block nobody else measures on the device; the wait is accounted for. Raises InterruptedError."""
-    with device_lock(run.plan.fingerprint.kind, run.beat_and_wait) as waited_s:
+    with device_lock(run.plan.lock_name, run.beat_and_wait) as waited_s:
         run.add_time("waiting for the device", waited_s)
         yield
 

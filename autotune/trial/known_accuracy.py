@@ -15,9 +15,10 @@ from autotune.bench.metrics import load_metric
 from autotune.cache import Artifact, Cache
 from autotune.candidate import Candidate
 from autotune.data.dataset import Dataset
+from autotune.devices.gpu import device_fingerprint
 from autotune.engines.protocol import Backend, Engine, Session
 from autotune.errors import SpecError
-from autotune.fingerprint import cpu_fingerprint, digest_of
+from autotune.fingerprint import digest_of
 
 _SCORES, _PROBE = "scores.npz", "probe.npz"
 _PROBE_SAMPLES = 16
@@ -44,7 +45,8 @@ class KnownScores:
 
 def scores_key(engine: Engine, backend: Backend, dataset: Dataset, metric: str) -> str:
     """What accuracy depends on: the variant, the backend with its version and device, the samples and the metric."""
-    device = cpu_fingerprint(backend.capabilities().distributions)
+    able = backend.capabilities()
+    device = device_fingerprint(able.device, able.distributions)
     return digest_of(
         {
             "variant": engine.variant.key,

@@ -12,11 +12,11 @@ from autotune.bench.accuracy import accuracy_estimate, drop_estimate
 from autotune.bench.measure import Measurement, measure_load
 from autotune.bench.memory import resident_mib
 from autotune.cache import Cache
+from autotune.devices.gpu import device_fingerprint
 from autotune.engines.build import build_engine, load_backend
 from autotune.errors import CandidateRejected
-from autotune.fingerprint import cpu_fingerprint
 from autotune.records import Rejection, TrialRecord
-from autotune.telemetry.host import host_probes
+from autotune.trial.device_watch import DeviceWatch
 from autotune.trial.known_accuracy import measured_scores, stored_scores
 from autotune.trial.request import TrialRequest
 from autotune.trial.stages import (
@@ -84,7 +84,8 @@ def run_trial(request: TrialRequest, report: Callable[[str], None] = lambda stag
 def _walk(request: TrialRequest, draft: _Draft) -> None:
     spec, candidate, cache = request.spec, request.candidate, Cache(request.cache_root)
     backend = load_backend(candidate.engine)
-    device = cpu_fingerprint(backend.capabilities().distributions)
+    able = backend.capabilities()
+    device = device_fingerprint(able.device, able.distributions)
     draft.known |= {"device": device.device, "versions": dict(device.versions)}
     require_support(backend, candidate)
 
@@ -101,8 +102,10 @@ def _walk(request: TrialRequest, draft: _Draft) -> None:
     with draft.stage("data"):
         pool = load_batches(validation, candidate.batch_size)
         idle_mib = resident_mib()
+        watch = DeviceWatch(able.device)
     with draft.stage("open"):
         session = backend.open(engine, candidate)
+        watch.opened()
     with session:
         with draft.stage("accuracy"):
             found = measured_scores(session, engine, backend, validation, candidate, spec.data.metric, cache)
@@ -118,9 +121,11 @@ def _walk(request: TrialRequest, draft: _Draft) -> None:
             return
         with draft.stage("load"):
             enough = request.give_up_below(accuracy.value)
-            measured = measure_load(session, pool, candidate.batch_size, spec.load, host_probes(), idle_mib, enough)
+            measured, flags = watch.measured(
+                lambda probes: measure_load(session, pool, candidate.batch_size, spec.load, probes, idle_mib, enough)
+            )
             draft.known |= _measured(measured)
-            draft.flags += measured.load.flags
+            draft.flags += [*measured.load.flags, *flags]
 
 
 def _measured(found: Measurement) -> dict[str, Any]:

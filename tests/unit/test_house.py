@@ -18,6 +18,7 @@ PACKAGE = ROOT / "autotune"
 
 ORDER: tuple[tuple[str, ...], ...] = (
     ("errors", "fingerprint", "candidate", "registry", "assets", "pareto", "records", "cache"),
+    ("devices",),
     ("spec",),
     ("space",),
     ("data",),
@@ -70,6 +71,7 @@ LIBRARIES: dict[str, set[str]] = {
     "pydantic": {"spec"},
     "yaml": {"spec", "cli"},
     "filelock": {"cache", "study"},
+    "pynvml": {"devices"},
 }
 """The rooms that may import a library; no room imports one that is not named here, the standard library and numpy apart."""
 

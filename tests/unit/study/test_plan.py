@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pynvml
 import pytest
+from assets.fake_nvml import FakeGpu, install
 from study_samples import candidate, study
 
 from autotune.candidate import Choices, Range
@@ -52,10 +54,58 @@ def test_priors_begin_with_the_defaults_and_are_completed() -> None:
     )
 
 
-def test_a_gpu_is_refused_with_the_line_to_change() -> None:
-    """This version measures on the CPU: exit code 3, and what to set."""
-    with pytest.raises(EnvironmentProblem, match=r"cuda:0.*CPU only.*device: cpu"):
+class OnGpu(Absent):
+    """An engine for NVIDIA GPUs that can run."""
+
+    name = "on-gpu"
+
+    def capabilities(self) -> Any:
+        from autotune.engines.protocol import Capabilities
+
+        return Capabilities(available=True, device="cuda", precisions=("fp32",), distributions=("numpy",))
+
+    def defaults(self) -> Any:
+        return {"batch_size": 1}
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch, absent: None) -> None:
+    ENGINES.add("on-gpu", f"{__name__}:OnGpu")
+
+
+def test_a_gpu_without_a_driver_stops_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 3, what is missing and the command that helps, whatever the engines are."""
+    install(monkeypatch, init=pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+    for engines in (None, ("fake",)):
+        with pytest.raises(EnvironmentProblem, match=r"no NVIDIA driver.*nvidia-smi.*--gpus all") as caught:
+            make_plan(study(device="cuda:0", engines=engines))
+        assert caught.value.exit_code == 3
+
+
+def test_a_gpu_without_an_engine_stops_the_study(monkeypatch: pytest.MonkeyPatch, absent: None) -> None:
+    """The GPU is there and named, the engine is not: the line that installs one."""
+    install(monkeypatch, FakeGpu())
+    with pytest.raises(EnvironmentProblem, match=r"no inference engine can run on this machine's Tesla V100.*autotune\[cuda\]"):
+        make_plan(study(device="cuda:0", engines=None))
+
+
+def test_a_study_takes_the_engines_of_its_device(monkeypatch: pytest.MonkeyPatch, on_gpu: None) -> None:
+    """auto is the GPU where an engine can use it; the lock is that of this one GPU, so that two GPUs measure at once."""
+    install(monkeypatch, FakeGpu(), FakeGpu(uuid="GPU-bbbb"))
+    for device, uuid in (("auto", "GPU-aaaa"), ("cuda:1", "GPU-bbbb")):
+        plan = make_plan(study(device=device, engines=None))
+        assert list(plan.backends) == ["on-gpu"] and plan.fingerprint.kind == "cuda" and plan.lock_name == f"cuda-{uuid}"
+    cpu = make_plan(study(device="cpu", engines=("fake",)))
+    assert cpu.fingerprint.kind == "cpu" and cpu.lock_name == "cpu"
+
+
+def test_an_engine_of_another_device_is_the_studys_fault(monkeypatch: pytest.MonkeyPatch, on_gpu: None) -> None:
+    """A study measures on one device: its engines run there, or it is refused with what to change."""
+    install(monkeypatch, FakeGpu())
+    with pytest.raises(SpecError, match=r"engines\[0\]: found 'fake', which runs on cpu.*device: cpu"):
         make_plan(study(device="cuda:0"))
+    with pytest.raises(SpecError, match=r"'on-gpu', which runs on cuda"):
+        make_plan(study(device="cpu", engines=("on-gpu",)))
 
 
 def test_a_named_engine_that_is_missing_stops_the_study(absent: None) -> None:
