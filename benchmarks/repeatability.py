@@ -1,0 +1,189 @@
+"""Do two studies of the same kind agree, and is the best still the best when it is measured later?
+
+    python benchmarks/repeatability.py STUDY.yaml --work FOLDER --out benchmarks/results/repeatability.json
+
+STUDY.yaml is any study file (for instance the one that benchmarks/mobilenet.py leaves in its --work folder). Each study has a
+seed, a database and a cache of its own, so nothing but the machine is common to them. Then, --pause minutes later, the best of
+every study, what tied with it, and the reference are measured again: --rounds rounds in random order, each time in a fresh
+process. Printed:
+
+* agreement: the studies' best throughputs as they reported them, the largest over the smallest (aim: within 5 %);
+* the best again: by how much each study's best is off the fastest of all later, and whether it ties with it;
+* coverage: the share of the later measurements that lie in the interval which the study had reported.
+
+Run again with the same --work, it goes on where it was: studies resume, and only the later rounds are done anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autotune.bench.rounds import RoundsFit
+from autotune.candidate import Candidate
+from autotune.cli.progress import PlainProgress
+from autotune.records import Estimate, TrialRecord
+from autotune.spec.load import load_spec
+from autotune.spec.model import see_users_modules
+from autotune.store.repository import open_store
+from autotune.store.worker import this_worker
+from autotune.study.lock import device_lock
+from autotune.study.loop import StopSwitch, StudyResult, run_study
+from autotune.study.plan import StudyPlan, make_plan
+from autotune.study.scoring import best, best_ties
+from autotune.trial.isolation import TrialProcess
+from autotune.trial.request import TrialRequest
+
+AIM = 0.05
+"""Two studies of the same kind agree on the best configuration's throughput within 5 %."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """One study that ran to its end, with the trial that it calls the best and those that tie with it."""
+
+    plan: StudyPlan
+    result: StudyResult
+    best: TrialRecord
+    ties: list[TrialRecord]
+
+
+def main() -> None:
+    """Runs the studies, waits, measures their best again and writes one JSON file."""
+    arguments = _arguments()
+    work = Path(arguments.work).resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    studies = [_study(Path(arguments.study), work, i, arguments.trials) for i in range(arguments.studies)]
+    time.sleep(60 * arguments.pause)
+    later = _later(studies, arguments.rounds)
+    document = {
+        "machine": {"device": studies[0].plan.fingerprint.device, "versions": dict(studies[0].plan.fingerprint.versions)},
+        "agreement": _agreement(studies),
+        "later": _verdicts(studies, later),
+        "rates": {str(candidate): rates for candidate, rates in later.items()},
+        "studies": [_row(s) for s in studies],
+    }
+    print(json.dumps({k: document[k] for k in ("agreement", "later")}, indent=2))
+    if arguments.out:
+        Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
+        Path(arguments.out).write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study")
+    parser.add_argument("--work", required=True, help="folder for the studies, their caches and databases")
+    parser.add_argument("--out")
+    parser.add_argument("--studies", type=int, default=2)
+    parser.add_argument("--trials", type=int, help="of each study; default: the file's budget")
+    parser.add_argument("--rounds", type=int, default=5, help="of the later measurement")
+    parser.add_argument("--pause", type=float, default=0.0, help="minutes between the last study and the later measurement")
+    return parser.parse_args()
+
+
+def _study(file: Path, work: Path, index: int, trials: int | None) -> Finished:
+    """The study of that index, run or resumed to its end. Exits where it found nothing within its constraints."""
+    folder = work / f"study-{index}"
+    folder.mkdir(exist_ok=True)
+    own = {"storage": f"sqlite:///{folder / 'study.db'}", "cache": str(folder / "cache"), "seed": index}
+    spec = load_spec(file, own)
+    see_users_modules(spec)
+    plan = make_plan(spec)
+    with PlainProgress() as progress:
+        result = run_study(plan, open_store(spec.storage), this_worker(), progress, StopSwitch(), trials=trials)
+    chosen = best(result.records, spec)
+    if chosen is None:
+        raise SystemExit(f"study {index}: no trial kept to the constraints")
+    return Finished(plan=plan, result=result, best=chosen, ties=best_ties(result.records, spec))
+
+
+def _later(studies: Sequence[Finished], rounds: int) -> dict[Candidate, dict[Hashable, float]]:
+    """Items per second by round of every study's best, its ties and the reference, in fresh processes and random order."""
+    first = studies[0]
+    homes = {first.plan.reference: first} | {r.candidate: s for s in studies for r in (s.best, *s.ties)}
+    found: dict[Candidate, dict[Hashable, float]] = {candidate: {} for candidate in homes}
+    shuffle = random.Random(0).shuffle
+    with TrialProcess(first.plan.preload) as process, device_lock(first.plan.fingerprint.kind):
+        for round_ in range(rounds):
+            order = list(homes)
+            shuffle(order)
+            for candidate in order:
+                record = _measured(process, homes[candidate], candidate)
+                rate = record.throughput_items_per_s
+                if rate is not None:
+                    found[candidate][round_] = rate.value
+                print(f"later round {round_}: {candidate}: {rate.value if rate else record.reject}", flush=True)
+    return found
+
+
+def _measured(process: TrialProcess, home: Finished, candidate: Candidate) -> TrialRecord:
+    return process.run(
+        TrialRequest(
+            spec=home.plan.spec,
+            number=0,
+            role="bench",
+            candidate=candidate,
+            cache_root=home.plan.cache_root,
+            log_path=home.plan.cache_root / "logs" / "repeatability.log",
+            reference_scores=home.result.reference.scores_key,
+        )
+    )
+
+
+def _agreement(studies: Sequence[Finished]) -> dict[str, Any]:
+    rates = [_rate(s.best).value for s in studies]
+    apart = max(rates) / min(rates) - 1
+    return {"best_items_per_s": rates, "largest_over_smallest": apart, "aim": AIM, "agree": apart <= AIM}
+
+
+def _verdicts(studies: Sequence[Finished], later: dict[Candidate, dict[Hashable, float]]) -> list[dict[str, Any]]:
+    """Of each study's best: its ratio to the fastest of all later, with the interval, and how the interval it had held."""
+    fit = RoundsFit({candidate: rates for candidate, rates in later.items() if rates})
+    means = {c: sum(rates.values()) / len(rates) for c, rates in later.items() if rates}
+    fastest = max(means, key=lambda c: means[c])
+    verdicts = []
+    for study in studies:
+        chosen, reported = study.best.candidate, _rate(study.best)
+        behind = None if chosen == fastest else fit.difference(chosen, fastest)
+        rates = list(later[chosen].values())
+        verdicts.append(
+            {
+                "best": chosen.as_json(),
+                "reported_items_per_s": [reported.low, reported.value, reported.high],
+                "later_items_per_s": rates,
+                "later_over_reported": means[chosen] / reported.value,
+                "inside_interval": sum(reported.low <= r <= reported.high for r in rates) / len(rates),
+                "is_fastest_or_ties": chosen == fastest or behind is None or behind.high >= 0,
+                "log_ratio_to_fastest": None if behind is None else [behind.low, behind.value, behind.high],
+            }
+        )
+    return verdicts
+
+
+def _rate(record: TrialRecord) -> Estimate:
+    if record.throughput_items_per_s is None:
+        raise SystemExit(f"trial {record.number} has no throughput")
+    return record.throughput_items_per_s
+
+
+def _row(study: Finished) -> dict[str, Any]:
+    return {
+        "seed": study.plan.spec.seed,
+        "wall_s": study.result.wall_s,
+        "n_trials": len(study.result.records),
+        "regimes": len(study.result.regimes) + 1,
+        "best": study.best.as_json(),
+        "ties": [r.number for r in study.ties],
+        "front": [r.number for r in study.result.front],
+        "reference": study.result.reference.as_json(),
+    }
+
+
+if __name__ == "__main__":
+    main()
