@@ -6,12 +6,15 @@ No number of it may ever be shown as a measurement of a real engine; it is offer
   the engine errs on it: it does when the number is below `error_rate(candidate)`.
 * Time: `service_s(candidate)` per submission on each of `min(streams, worker_threads)` servers, slept, so accuracy and
   throughput are closed formulas and the Pareto front can be written down by hand.
+* The machine: sessions run at the speed that the file named by AUTOTUNE_FAKE_SPEED holds when they are opened (0.5: half), so
+  that a test can slow the machine down in the middle of a study.
 * Faults, by memory_pool_mib: FAULTS lists the values that crash, hang, blow up, raise or fail to build.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -44,6 +47,12 @@ def throughput_items_per_s(candidate: Candidate) -> float:
     """Items per second of the closed loop, by the formula above."""
     servers = min(candidate.streams or 1, candidate.worker_threads or 1)
     return servers * candidate.batch_size / service_s(candidate)
+
+
+def machine_speed() -> float:
+    """The speed that a test set, 1 where none did."""
+    path = os.environ.get("AUTOTUNE_FAKE_SPEED")
+    return float(Path(path).read_text()) if path else 1.0
 
 
 class FakeBackend:
@@ -82,7 +91,7 @@ class FakeBackend:
 
     def open(self, engine: Engine, candidate: Candidate) -> FakeSession:
         """A session whose speed and errors follow the candidate."""
-        return FakeSession(candidate, FAULTS.get(candidate.memory_pool_mib or 0))
+        return FakeSession(candidate, FAULTS.get(candidate.memory_pool_mib or 0), machine_speed())
 
     def deployment(self, candidate: Candidate) -> dict[str, Any]:
         """The candidate itself."""
@@ -92,9 +101,9 @@ class FakeBackend:
 class FakeSession:
     """Sleeps for the service time and answers from the sample."""
 
-    def __init__(self, candidate: Candidate, fault: str | None) -> None:
+    def __init__(self, candidate: Candidate, fault: str | None, speed: float = 1.0) -> None:
         self.slots = candidate.streams or 1
-        self._service_s = service_s(candidate)
+        self._service_s = service_s(candidate) / speed
         self._error_rate = error_rate(candidate)
         self._servers = threading.Semaphore(min(self.slots, candidate.worker_threads or 1))
         self._pending: list[Inputs] = [{}] * self.slots
@@ -139,8 +148,6 @@ def _strike(fault: str) -> None:
     elif fault == "out-of-memory":
         raise OutOfMemory("the fake engine's pool ran out", stage="load")
     elif fault == "exit":
-        import os
-
         os._exit(7)
     else:
         raise ZeroDivisionError("the fake engine was told to fail")

@@ -85,7 +85,7 @@ def run_one_round(run: StudySession, reference: TrialRecord) -> None:
 def _rounds(run: StudySession, reference: TrialRecord, deadline: float) -> bool:
     spec = run.plan.spec
     records = _records(run)
-    round_ = max(1, _last_round(records))
+    round_ = _round_to_go_on_with(records)
     while True:
         regimes = run.store.regimes(run.study.id)
         known = known_before(_records(run), round_, regimes)
@@ -196,6 +196,16 @@ def known_before(records: Sequence[TrialRecord], round_: int, regimes: Sequence[
         for r in records
     ]
     return as_reported(then, regimes)
+
+
+def _round_to_go_on_with(records: Sequence[TrialRecord]) -> int:
+    """The last round, which may be incomplete, or the next where the search went on since: a round runs in one go."""
+    last = _last_round(records)
+    began = min(
+        (p.started_at or "" for r in records for p in r.repetitions if p.role == "final" and p.round == last), default=""
+    )
+    searched_since = any(r.role == "search" and (r.finished_at or "") > began for r in records)
+    return max(1, last + searched_since)
 
 
 def _last_round(records: Sequence[TrialRecord]) -> int:

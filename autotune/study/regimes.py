@@ -20,7 +20,7 @@ def reference_processes(references: Sequence[TrialRecord], regimes: Sequence[Reg
 
 def verdict(found: Sequence[Process]) -> Verdict:
     """The control chart over the processes of one regime."""
-    return changed([math.log(p.rate) for p in found])
+    return changed([math.log(p.rate) for p in found], [p.own_sd for p in found])
 
 
 def next_regime(found: Sequence[Process], number: int) -> Regime | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from autotune.bench.rounds import Spread, pooled_spread, repeated_estimate
 from autotune.bench.statistics import with_process_spread
-from autotune.records import Estimate, Regime, TrialRecord, TrialRole, regime_at
+from autotune.records import Estimate, Regime, Repetition, TrialRecord, TrialRole, regime_at
 from autotune.store.repository import COMPARABLE, Store
 
 _LEAST_DOF = 2
@@ -16,11 +16,15 @@ _LEAST_DOF = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """One process's throughput of one trial. `key` names what was measured beside it: the round, if it was in one."""
+    """One process's throughput of one trial. `key` names what was measured beside it: the round, if it was in one.
+
+    `own_sd`: relative standard error inside the process.
+    """
 
     key: Hashable
     regime: int
     rate: float
+    own_sd: float
     started_at: str
     finished_at: str
 
@@ -35,23 +39,19 @@ def processes(record: TrialRecord, since: Sequence[str]) -> list[Process]:
 
     The own load of a search trial is not among them: it was chosen for being fast, and would pull the others up.
     """
-    found = [
-        Process(
-            key=(r.role, r.round),
-            regime=r.regime,
-            rate=r.throughput_items_per_s.value,
-            started_at=r.started_at or "",
-            finished_at=r.finished_at or "",
-        )
-        for r in record.repetitions
-        if r.throughput_items_per_s is not None and r.throughput_items_per_s.value > 0
-    ]
-    own = own_estimate(record)
-    if record.role == "reference" and own is not None and own.value > 0:
-        regime = regime_at(record.started_at, since)
-        times = {"started_at": record.started_at or "", "finished_at": record.finished_at or ""}
-        found.append(Process(key=("reference", record.number), regime=regime, rate=own.value, **times))
-    return sorted(found, key=lambda p: p.finished_at)
+    found = [_process((r.role, r.round), r.regime, r.throughput_items_per_s, r) for r in record.repetitions]
+    if record.role == "reference":
+        found.append(_process(("reference", record.number), regime_at(record.started_at, since), own_estimate(record), record))
+    return sorted((p for p in found if p is not None), key=lambda p: p.finished_at)
+
+
+def _process(key: Hashable, regime: int, rate: Estimate | None, of: TrialRecord | Repetition) -> Process | None:
+    if rate is None or rate.value <= 0:
+        return None
+    # The half-width of a 95 % interval is about two standard errors.
+    own_sd = rate.half_width / 2 / rate.value
+    times = {"started_at": of.started_at or "", "finished_at": of.finished_at or ""}
+    return Process(key=key, regime=regime, rate=rate.value, own_sd=own_sd, **times)
 
 
 def as_reported(records: Sequence[TrialRecord], regimes: Sequence[Regime]) -> list[TrialRecord]:

@@ -80,7 +80,7 @@ def front(records: Sequence[TrialRecord], spec: StudySpec) -> list[TrialRecord]:
     Once finalists were measured again they make the front, and another trial joins it only where it is better than each of them
     in some objective beyond noise: what was measured once and chosen for being fast is not set against what was measured often.
     """
-    usable = comparable(records, spec)
+    usable = of_present_regime(comparable(records, spec))
     if not usable:
         return []
     repeated = [r for r in usable if is_repeated(r)]
@@ -97,6 +97,13 @@ def _undominated(records: Sequence[TrialRecord], spec: StudySpec) -> list[TrialR
     return [r for r, keep in zip(records, front_mask(points_of(records, spec)), strict=True) if keep]
 
 
+def of_present_regime(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Without trials that last ran before the machine changed, once finalists were measured since: nothing compares both."""
+    newest = max((r.regime for r in records), default=1)
+    since = any(p.role == "final" and p.regime == newest and p.throughput_items_per_s for r in records for p in r.repetitions)
+    return [r for r in records if r.regime == newest] if since else list(records)
+
+
 def is_repeated(record: TrialRecord) -> bool:
     """True when the trial's candidate was measured again as a finalist."""
     return any(p.role == "final" and p.throughput_items_per_s is not None for p in record.repetitions)
@@ -104,7 +111,7 @@ def is_repeated(record: TrialRecord) -> bool:
 
 def ties_of(members: Sequence[TrialRecord], records: Sequence[TrialRecord], spec: StudySpec) -> dict[int, list[int]]:
     """For each member, by number: the other feasible trials that differ from it in no objective beyond what noise explains."""
-    usable, objectives = comparable(records, spec), objectives_of(spec)
+    usable, objectives = of_present_regime(comparable(records, spec)), objectives_of(spec)
     comparison = Comparison(usable)
     return {
         m.number: [r.number for r in usable if r.number != m.number and comparison.are_tied(m, r, objectives)] for m in members
@@ -128,7 +135,7 @@ def best_ties(records: Sequence[TrialRecord], spec: StudySpec, prefer: str = "")
     Those that were measured again stand for all, unless another is better than each of them beyond noise.
     """
     objective = objective_named(prefer or preferred(spec), spec)
-    usable = [r for r in records if is_feasible(r, spec) and objective.read(r) is not None]
+    usable = of_present_regime([r for r in records if is_feasible(r, spec) and objective.read(r) is not None])
     if not usable:
         return []
     comparison = Comparison(usable)

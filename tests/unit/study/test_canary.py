@@ -30,7 +30,7 @@ def at(minute: float) -> str:
 
 
 def process(minute: float, rate: float = 100.0) -> Process:
-    return Process(key=minute, regime=1, rate=rate, started_at=at(minute - 0.5), finished_at=at(minute))
+    return Process(key=minute, regime=1, rate=rate, own_sd=0.0, started_at=at(minute - 0.5), finished_at=at(minute))
 
 
 def test_the_reference_is_measured_more_often_at_first() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from virtual_study import Killed, VirtualMachine, known, searched, session
 from autotune.candidate import Candidate
 from autotune.records import FAILED_AGAIN, GIVEN_UP, Regime
 from autotune.spec.model import FinalistsSpec, LoadSpec
-from autotune.study.finalists import contenders, finalist_load, limit_s, reserve_s, rounds_so_far, run_finalists
+from autotune.study.finalists import contenders, finalist_load, limit_s, reserve_s, rounds_so_far, run_finalists, run_one_round
 from autotune.study.reporting import learn
 from autotune.study.scoring import best, best_ties, front, ties_of
 
@@ -309,3 +310,24 @@ def test_learning_twice_changes_nothing(tmp_path: Path) -> None:
     assert singles and all(
         "spread between processes" in r.throughput_items_per_s.method for r in singles if r.throughput_items_per_s
     )
+
+
+def test_once_finalists_ran_since_a_change_older_trials_are_left_out() -> None:
+    """200 before the machine slowed is no comparison with 120 since, measured again; before any was, all are shown."""
+    old, new = record(1, rate=200), record(2, rate=120, regime=2, **repetitions(2, 120.0, 121.0))
+    again = replace(new, repetitions=tuple(replace(p, regime=2) for p in new.repetitions))
+    assert [r.number for r in front([old, again], study())] == [2]
+    assert [r.number for r in best_ties([old, again], study())] == [2]
+    assert [r.number for r in front([old, record(2, rate=120, regime=2)], study())] == [1]
+
+
+def test_a_round_is_not_filled_up_after_the_search_went_on(tmp_path: Path) -> None:
+    """What runs in one round is disturbed alike; a trial that came later is first measured in the next round."""
+    machine = VirtualMachine(truth=by_batch, noise=0.001)
+    run = session(tmp_path, machine)
+    reference = searched(run, machine, BATCHES[:2])
+    run_one_round(run, reference)
+    searched(run, machine, BATCHES[2:], first=3)
+    assert run_finalists(run, reference, math.inf)
+    rounds = {key: [p.round for p in r.repetitions] for key, r in known(run).items()}
+    assert rounds["search", 2] == [1, 2] and rounds["search", 5] == [2, 3, 4] and rounds["reference", 0] == [1, 2, 3, 4]
