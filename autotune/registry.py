@@ -56,6 +56,10 @@ ENGINES = Registry(
     {
         "onnxruntime": "autotune.engines.onnxruntime_cpu:OnnxRuntimeCpu",
         "openvino": "autotune.engines.openvino_cpu:OpenVinoCpu",
+        "onnxruntime-cuda": "autotune.engines.onnxruntime_gpu:OnnxRuntimeCuda",
+        "onnxruntime-tensorrt": "autotune.engines.onnxruntime_gpu:OnnxRuntimeTensorRt",
+        "torch": "autotune.engines.torch_cpu:TorchCpu",
+        "torch-compile": "autotune.engines.torch_cpu:TorchCompileCpu",
         "fake": "autotune.engines.fake:FakeBackend",
     },
 )

@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from autotune.candidate import Candidate, Scalar
-from autotune.engines.protocol import Capabilities, Engine, Inputs, Outputs
-from autotune.errors import BuildFailed, OutOfMemory, Unstable, Unsupported
+from autotune.engines.onnxruntime_session import OnnxRuntimeSession, create_session
+from autotune.engines.protocol import Capabilities, Engine
+from autotune.errors import Unsupported
 from autotune.fingerprint import library_version, usable_cores
 from autotune.variants.variant import ModelVariant, QuantScheme
 
 _log = logging.getLogger(__name__)
 _PROVIDER = "CPUExecutionProvider"
 _FILE = "model.onnx"
-_OUT_OF_MEMORY = ("smaller than requested bytes", "bad_alloc", "Failed to allocate memory")
 _registered_pool_mib: int | None = None
 
 _DOCS = {
@@ -69,7 +69,7 @@ class OnnxRuntimeCpu:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.optimized_model_filepath = str(folder / _FILE)
         options.log_severity_level = 3
-        _create(variant.path, options, stage="engine")
+        create_session(variant.path, options, [(_PROVIDER, {})], stage="engine")
 
     def open(self, engine: Engine, candidate: Candidate) -> OnnxRuntimeSession:
         """A session on the saved graph with the candidate's threads and arena."""
@@ -82,7 +82,9 @@ class OnnxRuntimeCpu:
         if candidate.memory_pool_mib is not None:
             _cap_arena(candidate.memory_pool_mib)
             options.add_session_config_entry("session.use_env_allocators", "1")
-        return OnnxRuntimeSession(_create(engine.folder / _FILE, options, stage="open"), candidate.streams or 1)
+        cap = f"memory_pool_mib={candidate.memory_pool_mib}" if candidate.memory_pool_mib is not None else ""
+        session = create_session(engine.folder / _FILE, options, [(_PROVIDER, {})], stage="open", cap=cap)
+        return OnnxRuntimeSession(session, candidate.streams or 1, cap)
 
     def deployment(self, candidate: Candidate) -> dict[str, Any]:
         """SessionOptions and arena settings."""
@@ -92,60 +94,6 @@ class OnnxRuntimeCpu:
             "concurrent_runs": candidate.streams,
             "arena_max_mem_bytes": None if candidate.memory_pool_mib is None else candidate.memory_pool_mib << 20,
         }
-
-
-class OnnxRuntimeSession:
-    """One InferenceSession; `wait` runs the model on the calling thread, so each slot's thread is a stream."""
-
-    def __init__(self, session: Any, slots: int) -> None:
-        self.slots = slots
-        self._session = session
-        self._names = [o.name for o in session.get_outputs()]
-        self._pending: list[Inputs | None] = [None] * slots
-
-    def submit(self, inputs: Inputs, slot: int) -> None:
-        """The inputs are remembered; the slot's own thread does the work in `wait`."""
-        self._pending[slot] = inputs
-
-    def wait(self, slot: int) -> Outputs:
-        """The outputs by name. Raises OutOfMemory when the arena's cap is reached, Unstable on any other failure."""
-        try:
-            values = self._session.run(self._names, self._pending[slot])
-        except Exception as exc:
-            raise _rejection(exc, Unstable, "load") from exc
-        return dict(zip(self._names, values, strict=True))
-
-    def close(self) -> None:
-        """The session and its arena are released."""
-        self._session = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _create(path: Path, options: Any, *, stage: str) -> Any:
-    import onnxruntime as ort
-
-    try:
-        session = ort.InferenceSession(str(path), options, providers=[_PROVIDER])
-    except Exception as exc:  # onnxruntime raises a dozen unrelated pybind classes
-        raise _rejection(exc, BuildFailed, stage) from exc
-    if session.get_providers() != [_PROVIDER]:
-        raise Unsupported(f"ONNX Runtime was asked for {_PROVIDER} and took {session.get_providers()}", stage=stage)
-    return session
-
-
-def _rejection(exc: Exception, otherwise: type[BuildFailed] | type[Unstable], stage: str) -> Exception:
-    text = str(exc)
-    if isinstance(exc, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
-        cap = f" with memory_pool_mib={_registered_pool_mib}" if _registered_pool_mib else ""
-        return OutOfMemory(f"ONNX Runtime's arena ran out{cap}: {text.rpartition('Stream*) ')[2] or text}", stage=stage)
-    if "NOT_IMPLEMENTED" in text:
-        return Unsupported(f"ONNX Runtime: {text}", stage=stage)
-    return otherwise(f"ONNX Runtime: {text}", stage=stage)
 
 
 def _cap_arena(mib: int) -> None:

@@ -10,8 +10,18 @@ from typing import Any
 from autotune.candidate import KNOBS, Choices, Domain, Knob, Range, Scalar
 from autotune.spec.positions import Faults, shown
 
-PRECISIONS: tuple[str, ...] = ("fp32", "fp16", "bf16", "int8", "int8-tensor")
-"""Number formats that a study may name. int8-tensor: int8 with one scale per weight tensor instead of one per channel."""
+PRECISIONS: tuple[str, ...] = (
+    "fp32",
+    "tf32",
+    "fp16",
+    "bf16",
+    "amp-fp16",
+    "amp-bf16",
+    "int8",
+    "int8-tensor",
+)
+"""Number formats that a study may name. int8-tensor: int8 with one scale per weight tensor instead of one per channel;
+amp-…: an fp32 graph of which the engine computes what it may in 16 bits (torch's autocast)."""
 
 CALIBRATED: tuple[str, ...] = ("int8", "int8-tensor")
 """Precisions whose activation ranges are measured on data.calibration."""

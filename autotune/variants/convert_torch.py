@@ -47,17 +47,7 @@ class Network:
 
 def torch_from_onnx(model: ModelProto) -> Network:
     """The graph as a torch module in evaluation mode. Raises Unsupported naming the operation that has no counterpart."""
-    import onnx
-
-    convert = _importer()
-    named = onnx.ModelProto()
-    named.CopyFrom(model)
-    for index, node in enumerate(named.graph.node):
-        node.name = _module_name(index)
-    try:
-        module = convert(named).eval()
-    except Exception as exc:
-        raise Unsupported(f"pruning: the graph has no torch form: {_first_line(exc)}", stage=_STAGE) from exc
+    module = module_from_onnx(model, "pruning", stage=_STAGE, needs=("torch", "onnx2torch", "torch-pruning"))
     added = _linear_from_matmul(module, model)
     sites = {}
     for index, node in enumerate(model.graph.node):
@@ -68,6 +58,25 @@ def torch_from_onnx(model: ModelProto) -> Network:
     for parameter in module.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     return Network(module=module, model=model, sites=sites, added={k: v for k, v in added.items() if v >= 0})
+
+
+def module_from_onnx(model: ModelProto, purpose: str, *, stage: str, needs: tuple[str, ...] = ("torch", "onnx2torch")) -> Any:
+    """The graph as a torch module in evaluation mode; its layers are called node0, node1, … after the graph's nodes.
+
+    Raises Unsupported naming the operation that has no counterpart, EnvironmentProblem where a distribution of `needs` is
+    missing; both speak of `purpose`.
+    """
+    import onnx
+
+    convert = _importer(purpose, needs)
+    named = onnx.ModelProto()
+    named.CopyFrom(model)
+    for index, node in enumerate(named.graph.node):
+        node.name = _module_name(index)
+    try:
+        return convert(named).eval()
+    except Exception as exc:
+        raise Unsupported(f"{purpose}: the graph has no torch form: {_first_line(exc)}", stage=stage) from exc
 
 
 def onnx_from_torch(network: Network) -> ModelProto:
@@ -194,14 +203,14 @@ def _index_of(node: Any) -> int | None:
     return int(str(node.target)[4:])
 
 
-def _importer() -> Any:
+def _importer(purpose: str, needs: tuple[str, ...]) -> Any:
     """onnx2torch's `convert`. It imports torchvision for two operations; where torchvision cannot be imported (its PyPI
     wheel fails beside a torch for CPUs only, with RuntimeError "operator torchvision::nms does not exist"), a stand-in takes
     its place for the length of that import, and graphs with those two operations are unsupported.
     """
-    for distribution in ("torch", "onnx2torch", "torch-pruning"):
+    for distribution in needs:
         if library_version(distribution) is None:
-            raise EnvironmentProblem(f"pruning needs {distribution}.", remedy="pip install 'autotune[prune]'")
+            raise EnvironmentProblem(f"{purpose} needs {distribution}.", remedy="pip install 'autotune[prune]'")
     with _torchvision_or_stand_in():
         from onnx2torch import convert
     return convert

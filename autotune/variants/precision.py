@@ -54,8 +54,11 @@ _ORT = ("onnx", "onnxruntime")
 
 PRECISIONS: dict[str, Recipe] = {
     "fp32": Recipe(convert=_fp32, doc="32-bit floating point, the model as it is"),
+    "tf32": Recipe(convert=_fp32, doc="the fp32 graph; an NVIDIA GPU's tensor cores round the factors of products to 19 bits"),
     "fp16": Recipe(convert=_fp16, doc="16-bit floating point; inputs and outputs stay fp32", distributions=_ORT),
     "bf16": Recipe(convert=_bf16, doc="bfloat16; inputs and outputs stay fp32", distributions=("onnx", "ml_dtypes")),
+    "amp-fp16": Recipe(convert=_fp32, doc="the fp32 graph; the engine computes products in fp16, the rest in fp32 (autocast)"),
+    "amp-bf16": Recipe(convert=_fp32, doc="the fp32 graph; the engine computes products in bf16, the rest in fp32 (autocast)"),
     "int8": Recipe(
         convert=partial(_int8, per_channel=True),
         doc="8-bit weights with a scale per channel, 8-bit activations",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from autotune.candidate import Candidate
 from autotune.engines.build import load_backend
@@ -24,6 +25,35 @@ class TestOpenVino(EngineContract):
 
     def backend(self) -> Backend:
         return load_backend("openvino")
+
+
+class TestTorch(EngineContract):
+    """PyTorch on the CPU, eager."""
+
+    def backend(self) -> Backend:
+        return load_backend("torch")
+
+
+@pytest.mark.slow
+class TestTorchCompile(EngineContract):
+    """PyTorch on the CPU, compiled by Inductor."""
+
+    def backend(self) -> Backend:
+        return load_backend("torch-compile")
+
+
+class TestOnnxRuntimeCuda(EngineContract):
+    """ONNX Runtime's CUDA provider."""
+
+    def backend(self) -> Backend:
+        return load_backend("onnxruntime-cuda")
+
+
+class TestOnnxRuntimeTensorRt(EngineContract):
+    """ONNX Runtime's TensorRT provider."""
+
+    def backend(self) -> Backend:
+        return load_backend("onnxruntime-tensorrt")
 
 
 class TestFake(EngineContract):

@@ -50,10 +50,10 @@ BLIND: dict[str, set[str]] = {
 LIBRARIES: dict[str, set[str]] = {
     "onnxruntime": {"engines", "variants", "export"},
     "openvino": {"engines", "export"},
-    "torch": {"variants", "spec"},
+    "torch": {"engines", "variants", "spec"},
     "torch_pruning": {"variants"},
     "onnx2torch": {"variants"},
-    "onnx": {"variants", "spec", "testing"},
+    "onnx": {"engines", "variants", "spec", "testing"},
     "optuna": {"study", "space", "report"},
     "optuna_dashboard": {"report"},
     "matplotlib": {"report"},

@@ -122,7 +122,7 @@ def test_int8_without_calibration_says_what_is_missing(tmp_path: Path, precision
 
 def test_an_unknown_precision_names_the_known_ones(tmp_path: Path) -> None:
     """A typo in an embedding program shows the choices."""
-    with pytest.raises(Unsupported, match="fp32, fp16"):
+    with pytest.raises(Unsupported, match="fp32, tf32, fp16"):
         made(tmp_path, tiny.classifier(), "fp7", None)
 
 

@@ -1,0 +1,125 @@
+"""ONNX Runtime's GPU engines: never silently on the CPU, and each fixed choice and knob where it belongs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'autotune[onnxruntime]'")
+pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed: pip install 'autotune[nvml]'")
+
+from assets.fake_nvml import FakeGpu, install  # noqa: E402
+
+from autotune.candidate import Candidate  # noqa: E402
+from autotune.engines import onnxruntime_gpu as gpu  # noqa: E402
+from autotune.engines.onnxruntime_probe import why_provider_fails  # noqa: E402
+from autotune.engines.onnxruntime_session import create_session  # noqa: E402
+from autotune.errors import Unsupported  # noqa: E402
+
+
+def candidate(**knobs: Any) -> Candidate:
+    return Candidate(**{"engine": "e", "precision": "fp32", "pruning_ratio": 0.0, "batch_size": 8, "streams": 1,
+                        "worker_threads": None, "memory_pool_mib": None, **knobs})  # fmt: skip
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """x [batch, 3, 4] → y = −x."""
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 3, 4]) for n in "xy"]
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    path = tmp_path / "model.onnx"
+    onnx.save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return path
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="this onnxruntime has the CUDA provider")
+def test_a_session_that_fell_back_to_the_cpu_is_a_rejection(model: Path) -> None:
+    """The real library, asked for CUDA where it has none, warns and takes the CPU."""
+    with (
+        pytest.warns(UserWarning, match="not in available provider names"),
+        pytest.raises(Unsupported, match=r"asked for CUDAExecutionProvider and took .*CPUExecutionProvider"),
+    ):
+        create_session(model, ort.SessionOptions(), [("CUDAExecutionProvider", {})], stage="open")
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="this onnxruntime has the CUDA provider")
+def test_the_probe_tells_why_a_provider_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own, once: the answer is in the environment for the processes of trials."""
+    install(monkeypatch, FakeGpu())
+    reason = why_provider_fails("CUDAExecutionProvider")
+    assert "not compiled with CUDAExecutionProvider" in reason
+    monkeypatch.setattr("autotune.engines.onnxruntime_probe._tried", lambda provider: "asked again")
+    assert why_provider_fails("CUDAExecutionProvider") == reason
+    assert why_provider_fails("TensorrtExecutionProvider") == "asked again"
+
+
+def able(monkeypatch: pytest.MonkeyPatch, card: FakeGpu, reason: str, *, both: bool = False) -> Any:
+    """The CUDA engine's capabilities on `card`, where the probe said `reason`."""
+    install(monkeypatch, card)
+    versions = {"onnxruntime-gpu": "1.24.4", "onnxruntime": "1.24.4" if both else None}
+    monkeypatch.setattr(gpu, "library_version", versions.get)
+    monkeypatch.setattr(gpu, "why_provider_fails", lambda provider: reason)
+    return gpu.OnnxRuntimeCuda().capabilities()
+
+
+def test_precisions_are_those_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A V100 has neither tf32 nor bf16, and the CUDA provider no int8 kernels anywhere: each with its reason."""
+    found = able(monkeypatch, FakeGpu(), "")
+    assert found.available and found.device == "cuda" and found.precisions == ("fp32", "fp16")
+    assert "sm_70" in found.refused["bf16"] and "sm_70" in found.refused["tf32"] and "Q/DQ" in found.refused["int8"]
+    assert found.limits == {"memory_pool_mib": (1, 16384)}
+    ampere = able(monkeypatch, FakeGpu(name="NVIDIA A100", capability=(8, 0)), "")
+    assert ampere.precisions == ("fp32", "tf32", "fp16", "bf16")
+
+
+def test_a_provider_that_does_not_run_comes_with_the_line_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two distributions of one import name, a wheel without code for Volta, a missing library: each its own remedy."""
+    no_kernel = "no kernel image is available for execution on the device"
+    assert "autotune[v100]" in able(monkeypatch, FakeGpu(), no_kernel).remedy
+    assert "uninstall -y onnxruntime" in able(monkeypatch, FakeGpu(), "was not compiled with", both=True).remedy
+    missing = able(monkeypatch, FakeGpu(capability=(9, 0)), "Failed to load library libcublas.so.12")
+    assert not missing.available and missing.missing.startswith("Failed to load") and "autotune[cuda]" in missing.remedy
+
+
+def test_without_a_gpu_the_engine_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's absence is the gap, and its remedy the driver's."""
+    able(monkeypatch, FakeGpu(), "")
+    install(monkeypatch)
+    found = gpu.OnnxRuntimeTensorRt().capabilities()
+    assert not found.available and found.device == "cuda" and "no NVIDIA GPU is visible" in found.missing and found.remedy
+
+
+def test_cuda_options_follow_the_candidate(model: Path) -> None:
+    """A cap is kept by growing the arena by what is asked for; TF32 only where the precision says so; NHWC for 16 bits."""
+    engine = gpu.OnnxRuntimeCuda()
+    ((name, plain),) = engine.providers(candidate(), None, building=False)
+    assert name == "CUDAExecutionProvider" and "gpu_mem_limit" not in plain
+    assert (plain["use_tf32"], plain["prefer_nhwc"], plain["arena_extend_strategy"]) == ("0", "0", "kNextPowerOfTwo")
+    ((_, capped),) = engine.providers(candidate(precision="fp16", memory_pool_mib=64), None, building=False)
+    assert (capped["gpu_mem_limit"], capped["arena_extend_strategy"], capped["prefer_nhwc"]) == (
+        str(64 << 20), "kSameAsRequested", "1",
+    )  # fmt: skip
+    ((_, tf32),) = engine.providers(candidate(precision="tf32"), None, building=False)
+    assert tf32["use_tf32"] == "1"
+
+
+def test_tensorrt_gets_one_profile_and_keeps_its_engine_beside_the_graph(model: Path) -> None:
+    """The candidate's batch at all three ends; the timing cache is touched while building only: an artifact must not change."""
+    asked = gpu.OnnxRuntimeTensorRt().providers(candidate(precision="int8", memory_pool_mib=256), model.parent, building=True)
+    assert [name for name, _ in asked] == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
+    options = asked[0][1]
+    assert {options[f"trt_profile_{end}_shapes"] for end in ("min", "opt", "max")} == {"x:8x3x4"}
+    assert options["trt_max_workspace_size"] == str(256 << 20)
+    assert (options["trt_int8_enable"], options["trt_fp16_enable"]) == ("True", "False")
+    assert options["trt_engine_cache_path"] == options["trt_timing_cache_path"] == str(model.parent)
+    opened = gpu.OnnxRuntimeTensorRt().providers(candidate(), model.parent, building=False)[0][1]
+    assert "trt_timing_cache_path" not in opened and opened["trt_engine_cache_path"] == str(model.parent)
+
+
+def test_integer_graphs_are_symmetric_without_quantized_biases() -> None:
+    """The only form that NVIDIA's parser takes."""
+    assert gpu.OnnxRuntimeTensorRt().scheme("int8").name == "s8-sym"
