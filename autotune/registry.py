@@ -60,6 +60,9 @@ ENGINES = Registry(
         "onnxruntime-tensorrt": "autotune.engines.onnxruntime_gpu:OnnxRuntimeTensorRt",
         "torch": "autotune.engines.torch_cpu:TorchCpu",
         "torch-compile": "autotune.engines.torch_cpu:TorchCompileCpu",
+        "torch-cuda": "autotune.engines.torch_cuda:TorchCuda",
+        "torch-cuda-graph": "autotune.engines.torch_cuda:TorchCudaGraph",
+        "torch-cuda-compile": "autotune.engines.torch_cuda:TorchCudaCompile",
         "fake": "autotune.engines.fake:FakeBackend",
     },
 )

@@ -92,6 +92,16 @@ def _prepared(tensor: Any, dtype: Any) -> Any:
     return tensor.to(dtype=dtype, memory_format=layout)
 
 
+def compiled_function(compute: Computation) -> Computation:
+    """`compute` by Inductor, for the shapes of its first call; in this process, for a pool of compilers would outlive it."""
+    import torch
+    import torch._inductor.config as inductor
+
+    inductor.compile_threads = 1
+    found: Computation = torch.compile(compute, dynamic=False)
+    return found
+
+
 def called(compute: Computation, inputs: Inputs) -> list[NDArray[Any]]:
     """The outputs for numpy inputs, on the CPU and on the calling thread."""
     import torch

@@ -16,6 +16,7 @@ from autotune.engines.torch_computation import (
     MODEL,
     Computation,
     called,
+    compiled_function,
     loaded_function,
     ordered_inputs,
     output_names,
@@ -23,8 +24,8 @@ from autotune.engines.torch_computation import (
     write_checked_model,
 )
 from autotune.fingerprint import library_version, usable_cores
-from autotune.variants.make import InputSpec
 from autotune.variants.graph import model_inputs
+from autotune.variants.make import InputSpec
 from autotune.variants.variant import ModelVariant, QuantScheme
 
 _PRECISIONS = ("fp32", "fp16", "bf16", "amp-bf16")
@@ -139,16 +140,6 @@ class TorchCpuSession:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def compiled_function(compute: Computation) -> Computation:
-    """`compute` by Inductor, for the shapes of its first call; in this process, for a pool of compilers would outlive it."""
-    import torch
-    import torch._inductor.config as inductor
-
-    inductor.compile_threads = 1
-    found: Computation = torch.compile(compute, dynamic=False)
-    return found
 
 
 def _run_once(compute: Computation, wanted: tuple[InputSpec, ...], batch_size: int) -> None:

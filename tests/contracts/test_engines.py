@@ -42,6 +42,28 @@ class TestTorchCompile(EngineContract):
         return load_backend("torch-compile")
 
 
+class TestTorchCuda(EngineContract):
+    """PyTorch on a GPU, eager."""
+
+    def backend(self) -> Backend:
+        return load_backend("torch-cuda")
+
+
+class TestTorchCudaGraph(EngineContract):
+    """PyTorch on a GPU, captured."""
+
+    def backend(self) -> Backend:
+        return load_backend("torch-cuda-graph")
+
+
+@pytest.mark.slow
+class TestTorchCudaCompile(EngineContract):
+    """PyTorch on a GPU, compiled and captured."""
+
+    def backend(self) -> Backend:
+        return load_backend("torch-cuda-compile")
+
+
 class TestOnnxRuntimeCuda(EngineContract):
     """ONNX Runtime's CUDA provider."""
 
