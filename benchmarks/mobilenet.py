@@ -137,6 +137,8 @@ def _study_part(result: StudyResult, winner: TrialRecord, wall_s: float) -> dict
         "accuracy": stages.get("accuracy", 0.0),
         "load": stages.get("load", 0.0),
         "search": result.overhead_s.get("search", 0.0),
+        "finalists": result.overhead_s.get("finalists", 0.0),
+        "canary": result.overhead_s.get("canary", 0.0),
     }
     spent["everything else"] = wall_s - sum(spent.values())
     return {

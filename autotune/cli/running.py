@@ -25,6 +25,7 @@ from autotune.spec.load import load_spec
 from autotune.spec.model import StudySpec, see_users_modules
 from autotune.store.repository import open_store
 from autotune.store.worker import this_worker
+from autotune.study.finalists import limit_s
 from autotune.study.lock import device_lock
 from autotune.study.loop import StopSwitch, StudyResult, run_study
 from autotune.study.plan import StudyPlan, make_plan
@@ -93,7 +94,7 @@ def time_shares(result: StudyResult) -> dict[str, float]:
     """Share of the wall time by what it was spent on; stages of trials made in this run, search, database, everything else."""
     spent = {"search": result.overhead_s.get("search", 0.0), "database": result.overhead_s.get("store", 0.0)}
     spent["waiting"] = sum(seconds for what, seconds in result.overhead_s.items() if what.startswith("waiting"))
-    spent["trials"] = result.overhead_s.get("trials", 0.0)
+    spent |= {name: result.overhead_s.get(name, 0.0) for name in ("trials", "canary", "finalists")}
     wall = max(result.wall_s, 1e-9)
     shares = {name: seconds / wall for name, seconds in spent.items()}
     return shares | {"everything else": max(0.0, 1 - sum(shares.values()))}
@@ -158,6 +159,8 @@ def _estimated_cost(plan: StudyPlan, trials: int) -> dict[str, float]:
     pruning = plan.space.domains["pruning_ratio"]
     ratios = 6 if isinstance(pruning, Range) else len(pruning.values)
     high += plan.spec.recovery.max_s * (ratios - 1)
+    if plan.spec.finalists.rounds:
+        high += limit_s(plan.spec, high)
     model_file = plan.spec.model.path or plan.spec.model.weights
     size_mib = model_file.stat().st_size / 2**20 if model_file else 0.0
     return {

@@ -142,6 +142,8 @@ def _search_lines(device: str, calibrated: bool) -> list[str]:
         "  # latency_p99_ms: 50",
         "load: {scenario: offline}   # offline: all streams busy; singlestream: one request after the other",
         "budget: {trials: 60, hours: 2}   # whichever is reached first",
+        "# finalists: {rounds: 5}   # the best are measured again at the end, in fresh processes; off: they are not",
+        "# canary: {every_trials: 10}   # the reference is measured again in between; off: it is not",
         "storage: sqlite:///autotune.db   # or postgresql+psycopg://…",
         "seed: 0",
     ]

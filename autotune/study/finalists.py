@@ -41,11 +41,11 @@ def reserve_s(spec: StudySpec, hours: float) -> float:
     return share_s if spec.finalists.max_s is None else min(spec.finalists.max_s, share_s)
 
 
-def limit_s(spec: StudySpec, searched: Sequence[TrialRecord]) -> float:
-    """How long all rounds together may take, in seconds, after a search that took what its trials did."""
+def limit_s(spec: StudySpec, search_s: float) -> float:
+    """How long all rounds together may take after trials that took `search_s`; all in seconds."""
     if spec.finalists.max_s is not None:
         return spec.finalists.max_s
-    return max(_AT_LEAST_S, _SHARE_OF_SEARCH * sum(r.duration_s for r in searched))
+    return max(_AT_LEAST_S, _SHARE_OF_SEARCH * search_s)
 
 
 def run_finalists(run: StudySession, reference: TrialRecord, left_s: float) -> bool:
@@ -56,7 +56,7 @@ def run_finalists(run: StudySession, reference: TrialRecord, left_s: float) -> b
     spec = run.plan.spec
     if spec.finalists.rounds == 0:
         return True
-    deadline = time.monotonic() + min(left_s, limit_s(spec, _records(run)))
+    deadline = time.monotonic() + min(left_s, limit_s(spec, _search_s(_records(run))))
     try:
         with finalists_lock(run.study, run.beat_and_wait) as waited_s:
             run.add_time("waiting for the others", waited_s)
@@ -108,7 +108,7 @@ def _measure_round(run: StudySession, reference: TrialRecord, round_: int, deadl
     order = [reference, *finalists]
     # The round's own seed, so that a round which was interrupted goes on in the same order.
     random.Random(f"{spec.seed}/{run.study.name}/{round_}").shuffle(order)
-    load = finalist_load(spec, limit_s(spec, records) / (spec.finalists.rounds * len(order)))
+    load = finalist_load(spec, limit_s(spec, _search_s(records)) / (spec.finalists.rounds * len(order)))
     for trial in order:
         if (trial.role, trial.number) in done:
             continue
@@ -210,6 +210,10 @@ def _round_to_go_on_with(records: Sequence[TrialRecord]) -> int:
 
 def _last_round(records: Sequence[TrialRecord]) -> int:
     return max((p.round for r in records for p in r.repetitions if p.role == "final"), default=0)
+
+
+def _search_s(records: Sequence[TrialRecord]) -> float:
+    return sum(r.duration_s for r in records)
 
 
 def _records(run: StudySession) -> list[TrialRecord]:

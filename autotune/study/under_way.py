@@ -20,6 +20,9 @@ from autotune.trial.isolation import Interrupted
 from autotune.trial.known_accuracy import scores_exist
 from autotune.trial.request import Rival, TrialRequest
 
+SPENT_ON = {"final": "finalists", "canary": "canary"}
+"""What the wall time of a trial of that role is accounted for as; of all others as "trials"."""
+
 
 def claimed(run: StudySession, proposal: Proposal) -> int | None:
     """The id of the trial, now running in our tables; None when there is no room for it, or another worker measures it.
@@ -69,7 +72,9 @@ def measured(
     )
     try:
         with nullcontext() if role == "reference" else _device(run):
-            record = run.timed("trials", run.process.run, request, run.observer.stage_began, run.beat_and_ask)
+            record = run.timed(
+                SPENT_ON.get(role, "trials"), run.process.run, request, run.observer.stage_began, run.beat_and_ask
+            )
     except (Interrupted, InterruptedError):
         run.store.discard_trial(trial_id)
         return None

@@ -207,3 +207,13 @@ def test_every_start_draws_from_a_fresh_seed() -> None:
     seeds = {fresh_seed(base, worker, n) for base in (0, 1) for worker in ("a", "b", "c") for n in range(50)}
     assert len(seeds) == 300
     assert fresh_seed(0, "a", 7) == fresh_seed(0, "a", 7)
+
+
+def test_what_was_measured_is_measured_again_only_when_asked(tmp_path: Path) -> None:
+    """A space of one point is exhausted after one trial; with --again it is measured as often as the target says."""
+    one = ("[8, 16, 32]", "8"), ("[1, 2, 4]", "1"), ("[fp32, int8, int8-tensor]", "fp32"), (fake.PRIORS, "")
+    fake.write_study(tmp_path, *one)
+    fake.autotune(tmp_path, "start", "study.yaml")
+    fake.autotune(tmp_path, "start", "study.yaml", "--trials", 3, "--again")
+    trials = json.loads(fake.autotune(tmp_path, "trials", "study.yaml", "--json").stdout)
+    assert len(trials) == 3 and len(set(fake.candidates(trials))) == 1

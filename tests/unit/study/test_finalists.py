@@ -77,13 +77,13 @@ def test_rounds_are_shuffled_alike_for_one_seed(tmp_path: Path) -> None:
 
 
 def test_the_winners_curse_is_taken_off(tmp_path: Path) -> None:
-    """Eight equal candidates, 3 % noise, 20 studies: the search's best looks 4 % too fast, what is reported does not.
+    """Eight equal candidates, 3 % noise, 12 studies: the search's best looks 4 % too fast, what is reported does not.
 
     The largest of 8 normal draws is 1.42 standard deviations up: 1.42 · 3 % = 4.3 %.
     """
     eight = [candidate(batch_size=b, precision="fp16", streams=1, worker_threads=1) for b in range(1, 9)]
     looked, reported = [], []
-    for seed in range(20):
+    for seed in range(12):
         (tmp_path / str(seed)).mkdir()
         machine = VirtualMachine(truth=lambda c: 100.0, noise=0.03, seed=seed)
         run = session(tmp_path / str(seed), machine, finalists=FinalistsSpec(rounds=4))
@@ -100,9 +100,9 @@ def test_the_winners_curse_is_taken_off(tmp_path: Path) -> None:
 
 
 def test_what_is_reported_holds_one_more_process(tmp_path: Path) -> None:
-    """25 studies of five candidates with 2 % noise: 88 to 100 % of the finalists' intervals hold the truth of a new process."""
+    """15 studies of five candidates with 2 % noise: 88 to 100 % of the finalists' intervals hold the truth of a new process."""
     covered = []
-    for seed in range(25):
+    for seed in range(15):
         (tmp_path / str(seed)).mkdir()
         machine = VirtualMachine(truth=by_batch, noise=0.02, seed=seed)
         run = session(tmp_path / str(seed), machine)
@@ -174,9 +174,8 @@ def test_time_and_the_user_end_the_rounds(tmp_path: Path) -> None:
 
 def test_time_for_the_finalists() -> None:
     """30 % of the search, at least two minutes; a fifth of the hours; or what the file says, of hours at most a fifth."""
-    hour = {"started_at": "2026-01-01T00:00:00+00:00", "finished_at": "2026-01-01T01:00:00+00:00"}
-    assert limit_s(study(), [record(0, **hour)]) == 1080 and limit_s(study(), [record(0)]) == 120
-    assert limit_s(study(finalists=FinalistsSpec(max_s=50)), [record(0, **hour)]) == 50
+    assert limit_s(study(), 3600) == 1080 and limit_s(study(), 0) == 120
+    assert limit_s(study(finalists=FinalistsSpec(max_s=50)), 3600) == 50
     assert reserve_s(study(), 1.0) == 720
     assert reserve_s(study(finalists=FinalistsSpec(max_s=50)), 1.0) == 50
     assert reserve_s(study(finalists=FinalistsSpec(max_s=5000)), 1.0) == 720
