@@ -23,7 +23,13 @@ def draw_front(records: Sequence[TrialRecord], front: Sequence[TrialRecord], ref
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     members = {r.number for r in front}
     others = [r for r in records if r.number not in members]
-    for label, group, colour in (("measured", others, "#9aa5b1"), ("Pareto front", list(front), "#c2410c")):
+    present = max((r.regime for r in records), default=1)
+    before = "before the machine changed"
+    for label, group, colour in (
+        (before, [r for r in others if r.regime < present], "#e2d5c3"),
+        ("measured", [r for r in others if r.regime == present], "#9aa5b1"),
+        ("Pareto front", list(front), "#c2410c"),
+    ):
         _points(axes, group, colour, label)
     if reference is not None:
         _points(axes, [reference], "#1d4ed8", "reference (unmodified)")

@@ -19,6 +19,7 @@ from autotune.store.repository import COMPARABLE
 from autotune.study.comparison import Comparison
 from autotune.study.lock import finalists_lock
 from autotune.study.objectives import objective_named
+from autotune.study.present_speed import at_present_speed
 from autotune.study.regimes import note_changes
 from autotune.study.repeating import repeat
 from autotune.study.reporting import as_reported, learn, own_estimate
@@ -133,11 +134,10 @@ def finalist_load(spec: StudySpec, share_s: float) -> LoadSpec:
 def contenders(records: Sequence[TrialRecord], regimes: Sequence[Regime], spec: StudySpec) -> list[TrialRecord]:
     """The trials that are worth another measurement: the front, and what may be as good as the best; at most as many as set.
 
-    Trials of earlier regimes are set against the others at the speed that the reference's change suggests; those that may have
-    run before or after a change, at the higher of both, because it costs only one more measurement to find out.
+    Trials of earlier regimes are set against the others at the speed that the machine's changes suggest.
     """
     searched = comparable([r for r in records if r.role == "search"], spec)
-    adjusted = [_at_present_speed(r, regimes) for r in searched]
+    adjusted = [at_present_speed(r, records, regimes) for r in searched]
     if not adjusted:
         return []
     objective = objective_named(preferred(spec), spec)
@@ -151,17 +151,6 @@ def contenders(records: Sequence[TrialRecord], regimes: Sequence[Regime], spec: 
     chosen = dict.fromkeys(r.number for r in (top, *rivals[:half], *front(adjusted, spec), *rivals[half:]))
     by_number = {r.number: r for r in records if r.role == "search"}
     return [by_number[n] for n in list(chosen)[: spec.finalists.at_most]]
-
-
-def _at_present_speed(record: TrialRecord, regimes: Sequence[Regime]) -> TrialRecord:
-    later = [r for r in regimes if r.number > record.regime]
-    rate, factor = record.throughput_items_per_s, math.prod(r.ratio for r in later)
-    if later and not record.repetitions and (record.started_at or "") > later[0].steady_until:
-        factor = max(factor, factor / later[0].ratio)
-    if rate is None or factor == 1:
-        return record
-    scaled = replace(rate, value=rate.value * factor, low=rate.low * factor, high=rate.high * factor)
-    return replace(record, throughput_items_per_s=scaled)
 
 
 def is_enough(finalists: Sequence[TrialRecord], regimes: Sequence[Regime], spec: StudySpec, after: int = 0) -> bool:

@@ -10,6 +10,7 @@ from autotune.bench.statistics import with_process_spread
 from autotune.records import Estimate, Regime, Repetition, TrialRecord, TrialRole, regime_at
 from autotune.store.repository import COMPARABLE, Store
 
+_ENOUGH_DOF = 4
 _LEAST_DOF = 2
 """Below, Student's t makes every interval wider than its value: a spread from two processes says nothing."""
 
@@ -69,8 +70,15 @@ def as_reported(records: Sequence[TrialRecord], regimes: Sequence[Regime]) -> li
         for regime, members in found.items() if role == "reference" else ():
             shared.setdefault(regime, []).extend(members)
     grouped |= {key: shared for key in grouped if key[0] == "reference"}
-    spread = pooled_spread(dict(_groups(grouped, shared)))
-    return [_with_reported(r, grouped[r.role, r.number], spread) for r in records]
+    groups = dict(_groups(grouped, shared))
+    spread = pooled_spread(groups)
+    finalists = pooled_spread({name: rates for name, rates in groups.items() if name[0] != "reference"})
+    # Candidates for deployment vary less than a reference that may hop between two speeds, if there are enough to tell.
+    enough = finalists if finalists is not None and finalists.dof >= _ENOUGH_DOF else spread
+    return [
+        _with_reported(r, grouped[r.role, r.number], enough if r.repetitions and r.role == "search" else spread)
+        for r in records
+    ]
 
 
 def _by_regime(found: Sequence[Process]) -> dict[int, list[Process]]:
@@ -82,12 +90,12 @@ def _by_regime(found: Sequence[Process]) -> dict[int, list[Process]]:
 
 def _groups(
     grouped: dict[tuple[TrialRole, int], dict[int, list[Process]]], shared: dict[int, list[Process]]
-) -> Iterator[tuple[Hashable, dict[Hashable, float]]]:
-    for key, by_regime in grouped.items():
-        for regime, members in by_regime.items() if key[0] != "reference" else ():
-            yield (key, regime), {(regime, p.key): p.rate for p in members}
+) -> Iterator[tuple[tuple[TrialRole, int, int], dict[Hashable, float]]]:
+    for (role, number), by_regime in grouped.items():
+        for regime, members in by_regime.items() if role != "reference" else ():
+            yield (role, number, regime), {(regime, p.key): p.rate for p in members}
     for regime, members in shared.items():
-        yield ("reference", regime), {(regime, p.key): p.rate for p in members}
+        yield ("reference", 0, regime), {(regime, p.key): p.rate for p in members}
 
 
 def _with_reported(record: TrialRecord, found: dict[int, list[Process]], spread: Spread | None) -> TrialRecord:

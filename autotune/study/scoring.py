@@ -69,6 +69,10 @@ def objective_values(record: TrialRecord, spec: StudySpec, known: Sequence[Trial
     return values
 
 
+_WORTH_SIMPLICITY = 0.03
+"""What a simpler configuration may cost of the best value: below the 5 % that two studies are to agree within."""
+
+
 def comparable(records: Sequence[TrialRecord], spec: StudySpec) -> list[TrialRecord]:
     """The feasible trials in which every objective was measured."""
     return [r for r in records if is_feasible(r, spec) and all(o.read(r) is not None for o in objectives_of(spec))]
@@ -125,8 +129,18 @@ def points_of(records: Sequence[TrialRecord], spec: StudySpec) -> NDArray[np.flo
 
 
 def best(records: Sequence[TrialRecord], spec: StudySpec, prefer: str = "") -> TrialRecord | None:
-    """The feasible trial that is best in `prefer` (default: throughput, or the last objective); of ties the simplest."""
-    return min(best_ties(records, spec, prefer), key=_complexity, default=None)
+    """The feasible trial that is best in `prefer` (default: throughput, or the last objective); of ties the simplest.
+
+    Of those ties, though, that are at most 3 % worse by value: where little was measured much ties, and simplicity is not worth
+    that.
+    """
+    ties = best_ties(records, spec, prefer)
+    if not ties:
+        return None
+    objective = objective_named(prefer or preferred(spec), spec)
+    top = float(objective.read(_top(ties, objective)) or 0.0)
+    near = [r for r in ties if abs(float(objective.read(r) or 0.0) - top) <= _WORTH_SIMPLICITY * abs(top)]
+    return min(near, key=_complexity)
 
 
 def best_ties(records: Sequence[TrialRecord], spec: StudySpec, prefer: str = "") -> list[TrialRecord]:

@@ -330,3 +330,35 @@ def test_a_round_is_not_filled_up_after_the_search_went_on(tmp_path: Path) -> No
     assert run_finalists(run, reference, math.inf)
     rounds = {key: [p.round for p in r.repetitions] for key, r in known(run).items()}
     assert rounds["search", 2] == [1, 2] and rounds["search", 5] == [2, 3, 4] and rounds["reference", 0] == [1, 2, 3, 4]
+
+
+def test_ignorance_is_no_reason_to_take_a_slow_one() -> None:
+    """100 ± 40 and 75 ± 30 tie, but the simpler one is not worth a quarter of the speed; 98 is."""
+    fast = record(0, rate=100, half=40, knobs={"pruning_ratio": 0.5})
+    slow, near = record(1, rate=75, half=30), record(2, rate=98, half=30)
+    chosen = best([fast, slow], study())
+    assert chosen is not None and chosen.number == 0
+    assert [r.number for r in best_ties([fast, slow], study())] == [0, 1]
+    chosen = best([fast, slow, near], study())
+    assert chosen is not None and chosen.number == 2
+
+
+def test_few_rounds_leave_the_word_to_the_intervals() -> None:
+    """Two rounds of two trials have one degree of freedom, so 100 ± 2 against 80 ± 2 is decided by the intervals: no tie."""
+    a = record(0, rate=100, half=2, **repetitions(0, 100.0, 101.0))
+    b = record(1, rate=80, half=2, **repetitions(1, 80.0, 79.0))
+    assert [r.number for r in best_ties([a, b], study())] == [0]
+
+
+def test_rounds_of_an_earlier_regime_tell_the_noise() -> None:
+    """One round since the change; three before it show 0.5 % of noise, so 3 % in the new one is no tie."""
+    reps = {n: repetitions(n, *rates) for n, rates in enumerate([(100.0, 100.5, 99.6, 70.0), (101.0, 101.2, 100.9, 72.2)])}
+
+    def moved(number: int) -> tuple[object, ...]:
+        found = reps[number]["repetitions"]
+        assert isinstance(found, tuple)
+        return (*found[:3], replace(found[3], regime=2))
+
+    a = record(0, rate=70, half=9, regime=2, repetitions=moved(0))
+    b = record(1, rate=72.2, half=9, regime=2, repetitions=moved(1))
+    assert [r.number for r in best_ties([a, b], study())] == [1]
