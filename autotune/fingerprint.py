@@ -42,6 +42,12 @@ def library_version(distribution: str) -> str | None:
         return None
 
 
+def onnxruntime_version() -> str | None:
+    """The version of whichever distribution brings the module onnxruntime: that for CPUs, for NVIDIA GPUs or for OpenVINO."""
+    found = map(library_version, ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"))
+    return next((version for version in found if version), None)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceFingerprint:
     """What a measurement depends on and cannot change: the device, the system, and the versions of the libraries."""

@@ -7,9 +7,15 @@ from typing import Any
 import click
 
 from autotune import __version__
+from autotune.devices.gpu import visible_gpus
+from autotune.devices.precision import doubtful_precisions, refused_precisions
 from autotune.engines.build import load_backend
+from autotune.errors import EnvironmentProblem
 from autotune.fingerprint import cpu_fingerprint, library_version
 from autotune.registry import ENGINES
+from autotune.spec.knobs import PRECISIONS
+from autotune.spec.presets import preset_of_device
+from autotune.telemetry.gpu import gpu_probes
 from autotune.telemetry.host import host_probes
 
 _OPTIONAL = {
@@ -33,6 +39,7 @@ def doctor_document() -> dict[str, Any]:
         engines.append(
             {
                 "name": name,
+                "device": able.device,
                 "available": able.available,
                 "versions": {d: library_version(d) for d in able.distributions},
                 "precisions": list(able.precisions),
@@ -47,27 +54,68 @@ def doctor_document() -> dict[str, Any]:
         {"name": name, "version": library_version(name), "for": purpose, "remedy": remedy}
         for name, (purpose, remedy) in _OPTIONAL.items()
     ]
-    telemetry = [{"metric": p.metric, "unit": p.unit, "absent": p.absent} for p in host_probes()]
+    gpus, gpu_gap = _gpus()
+    probes = [*host_probes(), *(gpu_probes(visible_gpus()[0]) if gpus else ())]
+    telemetry = [{"metric": p.metric, "unit": p.unit, "absent": p.absent} for p in probes]
     return {
         "autotune": __version__,
         "device": device.device,
         "cores": device.cores,
         "memory_mib": device.memory_mib,
         "system": device.system,
+        "gpus": gpus,
+        "gpu_gap": gpu_gap,
         "engines": engines,
         "libraries": libraries,
         "telemetry": telemetry,
     }
 
 
+def _gpus() -> tuple[list[dict[str, Any]], dict[str, str] | None]:
+    """Every visible GPU with what its capability lacks, or the gap and the command that helps where there is none."""
+    try:
+        found = visible_gpus()
+    except EnvironmentProblem as exc:
+        return [], {"missing": str(exc).partition(" Try: ")[0].rstrip("."), "remedy": exc.remedy}
+    if not found:
+        return [], {"missing": "the NVIDIA driver is there, and no GPU is visible", "remedy": "unset CUDA_VISIBLE_DEVICES"}
+    return [
+        {
+            "device": f"cuda:{i}",
+            "name": str(gpu),
+            "uuid": gpu.uuid,
+            "driver": gpu.driver,
+            "cuda": gpu.cuda,
+            "preset": preset_of_device(f"cuda:{i}"),
+            "refused": refused_precisions(PRECISIONS, gpu.compute_capability),
+            "doubtful": doubtful_precisions(PRECISIONS, gpu.compute_capability),
+        }
+        for i, gpu in enumerate(found)
+    ], None
+
+
+def _print_gpus(document: dict[str, Any]) -> None:
+    for gpu in document["gpus"]:
+        click.echo(
+            f"✓ {gpu['device']} {gpu['name']}, driver {gpu['driver']} for CUDA up to {gpu['cuda']}; space: {gpu['preset']}"
+        )
+        for precision, reason in gpu["refused"].items():
+            click.echo(f"    no {precision}: {reason}")
+        for precision, reason in gpu["doubtful"].items():
+            click.echo(f"    {precision}: {reason}")
+    if document["gpu_gap"]:
+        click.echo(f"✗ NVIDIA GPU: {document['gpu_gap']['missing']}. Try: {document['gpu_gap']['remedy']}")
+
+
 def print_doctor(document: dict[str, Any]) -> None:
     """The document as lines with ✓ and ✗."""
     click.echo(f"autotune {document['autotune']} on {document['device']}, {document['memory_mib']} MiB, {document['system']}")
+    _print_gpus(document)
     for engine in document["engines"]:
         if not engine["available"]:
             click.echo(f"✗ {engine['name']}: {engine['missing']}. Try: {engine['remedy']}")
             continue
-        versions = ", ".join(f"{k} {v}" for k, v in engine["versions"].items())
+        versions = ", ".join(f"{k} {v}" for k, v in engine["versions"].items() if v)
         click.echo(f"✓ {engine['name']} ({versions}): {', '.join(engine['precisions'])}")
         for precision, reason in engine["refused"].items():
             click.echo(f"    no {precision}: {reason}")

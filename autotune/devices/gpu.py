@@ -66,7 +66,11 @@ def select_gpu(device: str) -> Gpu:
     Raises EnvironmentProblem saying what is missing.
     """
     number = int(device.partition(":")[2] or 0)
-    found = visible_gpus()
+    try:
+        found = visible_gpus()
+    except EnvironmentProblem as exc:
+        what = str(exc).partition(" Try: ")[0]
+        raise EnvironmentProblem(f"device: {device}: {what}", remedy=f"{exc.remedy}; or set device: cpu") from exc
     if number >= len(found):
         visible = os.environ.get(_VISIBLE_BEFORE, os.environ.get(_VISIBLE, "*"))
         limited = "" if visible == "*" else f" (CUDA_VISIBLE_DEVICES={visible})"

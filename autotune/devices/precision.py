@@ -46,6 +46,16 @@ def doubtful_precisions(precisions: Iterable[str], capability: Capability) -> di
     return found
 
 
+def channel_block(device: str) -> int:
+    """Channel counts that kernels on a kind of device like are multiples of this, where pruning may choose.
+
+    8 on CPUs, whose vectors hold 8 or 16 channels. 32 on NVIDIA GPUs: fp16 tensor cores want multiples of 8, int8 dot products
+    (DP4A) of 4, int8 tensor cores of 16, and TensorRT's int8 layouts lie in blocks of 32; one count serves all precisions, for
+    a pruned model is recovered once and converted to each.
+    """
+    return 32 if device == "cuda" else 8
+
+
 def _lack(precision: str, capability: Capability) -> str:
     for name in _formats(precision):
         since, why = _SINCE.get(name, ((0, 0), ""))

@@ -11,7 +11,7 @@ from autotune.candidate import Candidate, Scalar
 from autotune.engines.onnxruntime_session import OnnxRuntimeSession, create_session
 from autotune.engines.protocol import Capabilities, Engine
 from autotune.errors import Unsupported
-from autotune.fingerprint import library_version, usable_cores
+from autotune.fingerprint import onnxruntime_version, usable_cores
 from autotune.variants.variant import ModelVariant, QuantScheme
 
 _log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class OnnxRuntimeCpu:
 
     def capabilities(self) -> Capabilities:
         """Available when onnxruntime is installed."""
-        if not any(library_version(d) for d in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")):
+        if onnxruntime_version() is None:
             return Capabilities(
                 available=False,
                 missing="the package onnxruntime is not installed",
@@ -49,7 +49,7 @@ class OnnxRuntimeCpu:
             precisions=("fp32", "fp16", "int8", "int8-tensor"),
             refused={"bf16": "ONNX Runtime's CPU provider has no bfloat16 convolution"},
             limits={"worker_threads": (1, usable_cores()), "streams": (1, 4 * usable_cores())},
-            distributions=("onnxruntime",),
+            distributions=("onnxruntime", "onnxruntime-gpu"),
             knob_docs=_DOCS,
         )
 

@@ -1,24 +1,25 @@
-"""The README's table of knobs and engines, generated from the backends so that it cannot be wrong.
+"""The tables of knobs and engines in README and docs, generated from the backends so that they cannot be wrong.
 
-`python -m autotune.report.knob_table README.md` writes it between its two markers.
+`python -m autotune.report.knob_table FILE` writes a table between its two markers; the first names the engines.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from autotune.candidate import KNOBS
 from autotune.engines.build import load_backend
 from autotune.engines.protocol import Backend
+from autotune.registry import ENGINES
 
 BEGIN, END = "<!-- knobs:begin", "<!-- knobs:end -->"
-_SHOWN = ("onnxruntime", "openvino")
 
 
-def knob_table() -> str:
+def knob_table(engines: Sequence[str]) -> str:
     """A Markdown table: one row per knob, one column per engine. Engines that are not installed keep their documentation."""
-    backends = [load_backend(name) for name in _SHOWN]
+    backends = [load_backend(name) for name in engines]
     rows = ["| knob | " + " | ".join(b.name for b in backends) + " |", "|---|" + "---|" * len(backends)]
     for name, knob in KNOBS.items():
         if name != "engine":
@@ -39,13 +40,14 @@ def _cell(backend: Backend, knob: str) -> str:
 
 
 def with_table(text: str) -> str:
-    """The document with the table between its markers. Raises ValueError when they are missing."""
+    """The document with the table between its markers, for the engines named in the first. Raises ValueError without them."""
     before, begin, rest = text.partition(BEGIN)
     line, _, rest = rest.partition("\n")
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise ValueError(f"the markers {BEGIN} … {END} are not in the document")
-    return f"{before}{begin}{line}\n{knob_table()}\n{end}{after}"
+    engines = [name for name in line.partition("(")[0].split() if name in ENGINES.names()]
+    return f"{before}{begin}{line}\n{knob_table(engines)}\n{end}{after}"
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from autotune.errors import SpecError, SpecProblem
 from autotune.spec.discover import FoundData, discovered_data
 from autotune.spec.inputs import InputSpec
 from autotune.spec.onnx_file import ModelFault, checked_onnx, inputs_from_onnx
+from autotune.spec.presets import preset_of_device
 from autotune.spec.schema import SCHEMA_ASSET
 
 _GUESS = "# GUESS: nothing in the model or the data says how it was trained to see its inputs. Check against the training code:"
@@ -128,7 +129,10 @@ def _search_lines(device: str, calibrated: bool) -> list[str]:
         f"device: {_scalar(device)}   # auto, cpu, cuda:0",
         "# engines: [onnxruntime, openvino]   # default: every engine here",
     ]
-    lines += ["space:", "  extends: cpu   # a preset (autotune presets), or a file; every knob can be set here:"]
+    lines += [
+        "space:",
+        f"  extends: {preset_of_device(device)}   # a preset (autotune presets), or a file; every knob can be set here:",
+    ]
     if not calibrated:
         lines.append("  precision: [fp32, bf16]   # add int8 once data.calibration is there")
     return [

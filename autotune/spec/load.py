@@ -18,11 +18,20 @@ from autotune.spec.knobs import CALIBRATED, nearest
 from autotune.spec.model import StudySpec
 from autotune.spec.paths import located
 from autotune.spec.positions import Faults, Positions, shown
-from autotune.spec.presets import Prior, Space, check_priors, preset_names, priors_from_values, space_from_values
+from autotune.spec.presets import (
+    Prior,
+    Space,
+    check_priors,
+    preset_names,
+    preset_of_device,
+    priors_from_values,
+    space_from_values,
+)
 from autotune.spec.problems import problems_from_validation
 from autotune.spec.storage_url import absolute_storage
 
 _NO_OVERRIDES: Mapping[str, Any] = MappingProxyType({})
+_DEVICE = re.compile(r"^(auto|cpu|cuda(:\d+)?)$")
 _CALLABLE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
 _COMMAND_LINE = ("command line", None)
 _SPLITS = ("validation", "calibration", "train")
@@ -147,9 +156,8 @@ def _space_values(values: Mapping[str, Any], faults: Faults) -> Any:
     if "space" in values:
         return values["space"]
     device = values.get("device", "auto")
-    preset = "cpu" if device in ("auto", "cpu") else str(device).partition(":")[0]
-    if preset in preset_names():
-        return {"extends": preset}
+    if isinstance(device, str) and _DEVICE.match(device):
+        return {"extends": preset_of_device(device)}
     allowed = f"a space, because no preset is for {shown(device)}; presets: {', '.join(preset_names())}"
     faults.add("space", "nothing", allowed)
     return {}

@@ -10,7 +10,8 @@ from typing import Any
 
 from autotune.assets import asset
 from autotune.candidate import KNOBS, Domain, Scalar
-from autotune.errors import SpecError
+from autotune.devices.gpu import visible_gpus
+from autotune.errors import EnvironmentProblem, SpecError
 from autotune.registry import ENGINES
 from autotune.spec.document import read_document
 from autotune.spec.knobs import domain_from_value, nearest, prior_from_values
@@ -35,6 +36,31 @@ class Space:
 def preset_names() -> tuple[str, ...]:
     """The presets that come with autotune, sorted."""
     return tuple(sorted(path.stem for path in asset("search_spaces").glob("*.yaml")))
+
+
+_OF_GPUS = {
+    **dict.fromkeys(("V100", "V100S"), "v100"),
+    "T4": "t4",
+    **dict.fromkeys(("A100", "A100X", "A30", "A800"), "a100"),
+    **dict.fromkeys(("L4", "L40", "L40S"), "l4"),
+    **dict.fromkeys(("H100", "H200", "GH200", "H800"), "h100"),
+}
+"""Word in a GPU's name → preset. NVML calls them "Tesla V100-SXM2-16GB", "NVIDIA A100-SXM4-40GB", "NVIDIA L4"."""
+
+
+def preset_of_device(device: str) -> str:
+    """The preset for "auto", "cpu", "cuda" or "cuda:N" on this machine; "cuda" for a GPU that is not known or not there."""
+    if device == "cpu":
+        return "cpu"
+    try:
+        found = visible_gpus()
+    except EnvironmentProblem:
+        found = ()
+    number = int(device.partition(":")[2] or 0)
+    if number >= len(found):
+        return "cpu" if device == "auto" else "cuda"
+    words = re.split(r"[ -]", found[number].name)
+    return next((_OF_GPUS[word] for word in words if word in _OF_GPUS), "cuda")
 
 
 def load_preset(name: str) -> Space:

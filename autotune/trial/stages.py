@@ -10,6 +10,7 @@ from autotune.candidate import Candidate
 from autotune.data.binding import bind_inputs
 from autotune.data.dataset import Arrays, Dataset
 from autotune.data.split import load_split
+from autotune.devices.precision import channel_block
 from autotune.engines.protocol import Backend, Inputs
 from autotune.errors import AccuracyTooLow, Unsupported
 from autotune.fingerprint import digest_of
@@ -71,6 +72,7 @@ def variant_of(spec: StudySpec, candidate: Candidate, backend: Backend, cache: C
         scheme=backend.scheme(candidate.precision),
         recovery=spec.recovery,
         seed=spec.seed,
+        channel_block=channel_block(backend.capabilities().device),
     )
     data = spec.data
     calibration = None if data.calibration is None else bound_split(spec, data.calibration, cache)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from autotune.cache import Artifact, Cache
 from autotune.errors import SpecError, SpecProblem
-from autotune.fingerprint import digest_of, file_digest, library_version
+from autotune.fingerprint import digest_of, file_digest, library_version, onnxruntime_version
 from autotune.spec.model import ModelSpec
 from autotune.variants.canonical import canonical
 from autotune.variants.graph import MODEL_FILE, inputs_of, n_macs, n_params
@@ -105,7 +105,7 @@ def _check_batches(model: ModelProto, path: Path, name: str) -> None:
 
     Left to the engines where ONNX Runtime is missing, or where free dimensions have no size that we could guess.
     """
-    if library_version("onnxruntime") is None:
+    if onnxruntime_version() is None:
         _log.info("onnxruntime is not installed: %s was not run in batches", name)
         return
     import onnxruntime as ort

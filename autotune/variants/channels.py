@@ -9,10 +9,9 @@ from typing import Any
 
 from autotune.variants.importance import contributions, keep_means, readings
 
-_ROUNDINGS = (8, 4, 2)
 _MAX_SHIFT = 1 / 16
-"""A width is rounded to 8 (else 4, else 2) channels where that moves it by no more than this share of the layer's width:
-vector kernels work on blocks of 8 or 16 channels, and a ragged width costs as much as the next full block."""
+"""A width is rounded to a block of channels (else half of it, and so on to 2) where that moves it by no more than this share of
+the layer's width: kernels work on whole blocks, and a ragged width costs as much as the next full one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +22,13 @@ class Prunable:
     width: int
 
 
-def kept_width(width: int, ratio: float) -> int:
-    """Channels that stay when a share `ratio` of `width` is to go: at least 1, rounded for vector kernels where fair."""
+def kept_width(width: int, ratio: float, block: int = 8) -> int:
+    """Channels that stay when a share `ratio` of `width` is to go: at least 1, a multiple of `block` where that is fair.
+
+    `block`: a power of two, `devices.precision.channel_block`.
+    """
     exact = width * (1 - ratio)
-    for unit in _ROUNDINGS:
+    for unit in (block >> i for i in range(block.bit_length() - 1)):
         rounded = round(exact / unit) * unit
         if 0 < rounded < width and abs(rounded - exact) <= _MAX_SHIFT * width:
             return rounded
@@ -68,7 +70,12 @@ def prunable_groups(module: Any, layers: Mapping[Any, str], inputs: Sequence[Any
 
 
 def remove_channels(
-    module: Any, inputs: Sequence[Any], groups: Sequence[Prunable], ratio: float, samples: Iterable[Sequence[Any]] = ()
+    module: Any,
+    inputs: Sequence[Any],
+    groups: Sequence[Prunable],
+    ratio: float,
+    samples: Iterable[Sequence[Any]] = (),
+    block: int = 8,
 ) -> None:
     """Every group keeps `kept_width` of its channels: those that contribute most on `samples`, batches of model inputs.
 
@@ -78,7 +85,7 @@ def remove_channels(
     read = readings(module, samples)
     for prunable in groups:
         width = graph.get_out_channels(prunable.root)
-        n_removed = width - kept_width(prunable.width, ratio)
+        n_removed = width - kept_width(prunable.width, ratio, block)
         if n_removed <= 0:
             continue
         scores = contributions(graph, _group(graph, prunable.root, range(width)), read, width)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import EnvironmentProblem, Unsupported
-from autotune.fingerprint import library_version
+from autotune.fingerprint import onnxruntime_version
 from autotune.variants.graph import all_nodes, sort_nodes, with_inferred_shapes
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def fp16_from_fp32(source: Path, target: Path) -> tuple[str, ...]:
     """`target` computes in fp16 and keeps its inputs and outputs. Values out of fp16's range are clipped by the converter."""
     import onnx
 
-    if library_version("onnxruntime") is None:
+    if onnxruntime_version() is None:
         raise EnvironmentProblem("fp16 needs onnxruntime's converter.", remedy="pip install 'autotune[onnxruntime]'")
     from onnxruntime.transformers.float16 import convert_float_to_float16
 

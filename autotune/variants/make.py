@@ -30,7 +30,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantRequest:
-    """Everything a variant depends on, the data apart."""
+    """Everything a variant depends on, the data apart. `channel_block`: multiples of channels that the device likes."""
 
     model: ModelSpec
     precision: str
@@ -38,6 +38,7 @@ class VariantRequest:
     scheme: QuantScheme
     recovery: RecoverySpec
     seed: int
+    channel_block: int = 8
 
 
 def _silent(line: str) -> None:
@@ -76,6 +77,7 @@ def _pruned(request: VariantRequest, base: Artifact, data: Dataset | None, cache
             "data": None if data is None else data.digest,
             "seed": request.seed,
             "versions": {d: library_version(d) for d in _PRUNE_DISTRIBUTIONS},
+            **({} if request.channel_block == 8 else {"block": request.channel_block}),  # 8 was the only one once
         }
     )
 
@@ -91,6 +93,7 @@ def _pruned(request: VariantRequest, base: Artifact, data: Dataset | None, cache
             data=data,
             seed=request.seed,
             report=report,
+            block=request.channel_block,
         )
         return _facts(target, notes)
 

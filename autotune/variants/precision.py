@@ -50,7 +50,7 @@ def _int8(
     return int8_from_fp32(source, target, scheme=scheme, calibration=calibration, per_channel=per_channel)
 
 
-_ORT = ("onnx", "onnxruntime")
+_ORT = ("onnx", "onnxruntime", "onnxruntime-gpu")
 
 PRECISIONS: dict[str, Recipe] = {
     "fp32": Recipe(convert=_fp32, doc="32-bit floating point, the model as it is"),

@@ -12,7 +12,7 @@ import numpy as np
 
 from autotune.data.dataset import Arrays, Dataset
 from autotune.errors import BuildFailed, EnvironmentProblem, Unsupported
-from autotune.fingerprint import library_version
+from autotune.fingerprint import onnxruntime_version
 from autotune.spec.model import RecoverySpec
 from autotune.variants.base import close, sample_inputs
 from autotune.variants.channels import Prunable, prunable_groups, remove_channels
@@ -42,13 +42,15 @@ def prune_model(
     data: Dataset | None,
     seed: int,
     report: Callable[[str], None],
+    block: int = 8,
 ) -> tuple[str, ...]:
     """`target` is `source` without a share `ratio` of the channels of every group that can lose them, and recovered.
 
     Pruning is done in `recovery.steps` equal steps with `recovery.epochs` epochs on `data` after each; `recovery.max_s` is
-    split over the steps. Names, order and dynamic batch of inputs and outputs stay. Returns notes for people. Raises
-    Unsupported with the obstacle where nothing, or less than half of what was asked, can be removed; Unstable where
-    recovery diverges; BuildFailed where the written graph does not compute what the pruned module does.
+    split over the steps. Widths are multiples of `block` where that is fair. Names, order and dynamic batch of inputs and
+    outputs stay. Returns notes for people. Raises Unsupported with the obstacle where nothing, or less than half of what was
+    asked, can be removed; Unstable where recovery diverges; BuildFailed where the written graph does not compute what the
+    pruned module does.
     """
     import onnx
 
@@ -63,7 +65,7 @@ def prune_model(
     groups, obstacles = prunable_groups(network.module, network.layer_names(), inputs)
     if not groups:
         raise Unsupported(f"pruning: no layer can lose channels; {_listing(obstacles)}", stage=_STAGE)
-    outcomes = _prune_in_steps(network, groups, inputs, ratio, recovery, data, seed, report)
+    outcomes = _prune_in_steps(network, groups, inputs, ratio, recovery, data, seed, report, block)
     pruned = onnx_from_torch(network)
     _require_effect(model, pruned, ratio, obstacles)
     _compare(pruned, network, inputs, BuildFailed("pruning: the written graph differs from the pruned module", stage=_STAGE))
@@ -80,13 +82,14 @@ def _prune_in_steps(
     data: Dataset | None,
     seed: int,
     report: Callable[[str], None],
+    block: int,
 ) -> list[Recovered]:
     teacher = copy.deepcopy(network.module).requires_grad_(False)
     deadline = time.monotonic() + recovery.max_s
     outcomes = []
     for step in range(1, recovery.steps + 1):
         samples = _scoring_batches(network.model, data)
-        remove_channels(network.module, inputs, groups, ratio * step / recovery.steps, samples)
+        remove_channels(network.module, inputs, groups, ratio * step / recovery.steps, samples, block)
         report(f"pruned to {ratio * step / recovery.steps:.0%}, step {step} of {recovery.steps}")
         if recovery.epochs == 0 or data is None:
             continue
@@ -135,7 +138,7 @@ def _compare(model: ModelProto, network: Network, inputs: Sequence[Any], failure
     """Raises `failure` unless ONNX Runtime computes from the graph what torch computes from the module."""
     import torch
 
-    if library_version("onnxruntime") is None:
+    if onnxruntime_version() is None:
         raise EnvironmentProblem("pruning is checked with onnxruntime.", remedy="pip install 'autotune[onnxruntime]'")
     import onnxruntime as ort
 

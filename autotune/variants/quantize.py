@@ -13,7 +13,7 @@ import numpy as np
 
 from autotune.data.dataset import Arrays, Dataset
 from autotune.errors import BuildFailed, EnvironmentProblem, Unsupported
-from autotune.fingerprint import library_version
+from autotune.fingerprint import onnxruntime_version
 from autotune.spec.inputs import InputSpec
 from autotune.variants.graph import model_inputs
 from autotune.variants.variant import QuantScheme
@@ -36,7 +36,7 @@ def int8_from_fp32(
     """
     if calibration is None or len(calibration) == 0:
         raise Unsupported("int8 needs data.calibration: activation ranges come from real samples", stage="variant")
-    if library_version("onnxruntime") is None:
+    if onnxruntime_version() is None:
         raise EnvironmentProblem("int8 needs onnxruntime's quantizer.", remedy="pip install 'autotune[onnxruntime]'")
     n_used = min(len(calibration), MAX_SAMPLES)
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import EnvironmentProblem, SpecError, SpecProblem
-from autotune.fingerprint import file_digest, library_version
+from autotune.fingerprint import file_digest, library_version, onnxruntime_version
 from autotune.registry import load_object
 from autotune.spec.model import ModelSpec
 from autotune.variants.graph import BATCH
@@ -54,7 +54,7 @@ def exported_onnx(model: ModelSpec) -> ModelProto:
     outputs = [expected] if isinstance(expected, torch.Tensor) else list(expected)
     names = ["output"] if len(outputs) == 1 else [f"output_{i}" for i in range(len(outputs))]
     graph = _exported(module, sample, names, model)
-    if library_version("onnxruntime") is not None:
+    if onnxruntime_version() is not None:
         import onnxruntime as ort
 
         session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])

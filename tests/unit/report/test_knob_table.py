@@ -6,20 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from autotune.report.knob_table import knob_table, with_table
+from autotune.report.knob_table import with_table
 
-README = Path(__file__).parents[3] / "README.md"
+ROOT = Path(__file__).parents[3]
 
 
-def test_readme_holds_the_generated_table() -> None:
-    """Whoever changes what a knob does on an engine also changes the README: python -m autotune.report.knob_table README.md."""
-    assert knob_table() in README.read_text()
+@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "docs" / "nvidia.md"], ids=lambda path: path.name)
+def test_documents_hold_the_generated_table(path: Path) -> None:
+    """Whoever changes what a knob does on an engine also changes these: python -m autotune.report.knob_table FILE."""
+    text = path.read_text()
+    assert with_table(text) == text
 
 
 def test_rewriting_changes_nothing_else() -> None:
     """Text around the markers stays, and a second rewrite changes nothing."""
-    once = with_table("before\n<!-- knobs:begin x -->\nold\n<!-- knobs:end -->\nafter\n")
-    assert once.startswith("before\n<!-- knobs:begin x -->\n| knob |") and once.endswith("<!-- knobs:end -->\nafter\n")
+    once = with_table("before\n<!-- knobs:begin onnxruntime openvino -->\nold\n<!-- knobs:end -->\nafter\n")
+    assert once.startswith("before\n<!-- knobs:begin onnxruntime openvino -->\n| knob | onnxruntime | openvino |")
+    assert once.endswith("<!-- knobs:end -->\nafter\n")
     assert with_table(once) == once
 
 

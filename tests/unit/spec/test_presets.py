@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from assets import fake_nvml
 
 from autotune.assets import asset
 from autotune.candidate import KNOBS, Choices
 from autotune.spec.knobs import CALIBRATED, PRECISIONS
-from autotune.spec.presets import load_preset, preset_names
+from autotune.spec.presets import load_preset, preset_names, preset_of_device
 from autotune.spec.schema import SCHEMA_ASSET, json_schema
 
 
@@ -48,3 +49,38 @@ def test_the_schema_holds_the_bounds_of_every_knob() -> None:
 def test_calibrated_precisions_are_precisions() -> None:
     """The two lists of names agree."""
     assert set(CALIBRATED) <= set(PRECISIONS)
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [
+        ("Tesla V100-SXM2-16GB", "v100"),
+        ("Tesla T4", "t4"),
+        ("NVIDIA A100-SXM4-40GB", "a100"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H200", "h100"),
+        ("NVIDIA GeForce RTX 4090", "cuda"),
+        ("NVIDIA T400 4GB", "cuda"),
+    ],
+)
+def test_a_gpu_gets_the_preset_of_its_kind(monkeypatch: pytest.MonkeyPatch, name: str, preset: str) -> None:
+    """By a whole word of NVML's name: a T400 is no T4. Its preset exists."""
+    fake_nvml.install(monkeypatch, fake_nvml.FakeGpu(), fake_nvml.FakeGpu(uuid="GPU-b", name=name))
+    assert preset_of_device("cuda:1") == preset and preset in preset_names()
+    assert preset_of_device("auto") == "v100" and preset_of_device("cpu") == "cpu"
+
+
+def test_without_a_gpu_the_presets_are_the_general_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study for a GPU can be written and checked on a laptop."""
+    fake_nvml.install(monkeypatch, init=fake_nvml.pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+    assert preset_of_device("auto") == "cpu" and preset_of_device("cuda:0") == "cuda"
+
+
+def test_the_v100_preset_begins_with_its_deployment_and_has_no_newer_formats() -> None:
+    """ResNet-50 at batch 64 and 32 threads is the first prior; int8 is searched, but tried first at small batches only."""
+    preset = load_preset("v100")
+    assert preset.knobs["precision"] == Choices(values=("fp32", "fp16", "int8"))
+    first = preset.priors[0]
+    assert (first["precision"], first["batch_size"], first["worker_threads"]) == ("fp16", 64, 32)
+    assert not [p for p in preset.priors if p.get("precision") in ("bf16", "tf32")]

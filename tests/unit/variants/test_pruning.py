@@ -61,6 +61,12 @@ def test_widths_are_rounded_only_where_that_is_fair(width: int, ratio: float, ke
     assert kept_width(width, ratio) == kept
 
 
+@pytest.mark.parametrize(("width", "ratio", "kept"), [(512, 0.3, 352), (64, 0.3, 48), (64, 0.5, 32), (16, 0.5, 8), (6, 0.5, 3)])
+def test_a_gpu_gets_its_own_blocks(width: int, ratio: float, kept: int) -> None:
+    """512·0.7 = 358.4 → 11 blocks of 32; 44.8 is 12.8 from 32 (allowed 4), so a block of 16; and down to single channels."""
+    assert kept_width(width, ratio, 32) == kept
+
+
 def test_blocks_depthwise_and_norm_layers_shrink_and_streams_do_not(tmp_path: Path) -> None:
     """Half of the block's inside goes, and half behind the stream with BatchNorm and the classifier's input; the stream stays.
 
