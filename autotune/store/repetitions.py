@@ -9,7 +9,8 @@ from sqlalchemy import Connection, func, insert, select
 from autotune.candidate import Candidate
 from autotune.errors import StoreError
 from autotune.records import RepeatedRole, TrialRecord
-from autotune.store.tables import repetitions, studies, trials
+from autotune.store.reported import lock_study
+from autotune.store.tables import repetitions, trials
 from autotune.store.trials import begin
 from autotune.store.worker import WorkerIdentity
 
@@ -28,8 +29,7 @@ def begin_repetition(
     connection: Connection, study_id: int, of: TrialRecord, role: RepeatedRole, round_: int, worker: WorkerIdentity
 ) -> BegunRepetition | None:
     """The repetition of `of` in this round, now running at `worker`; None when somebody has or had it already."""
-    # The study's row is locked first, so that of two who begin one waits for the other.
-    connection.execute(select(studies.c.id).where(studies.c.id == study_id).with_for_update())
+    lock_study(connection, study_id)
     mine = (trials.c.study_id == study_id, trials.c.role == of.role, trials.c.number == of.number)
     of_id: int | None = connection.execute(select(trials.c.id).where(*mine)).scalar()
     if of_id is None:

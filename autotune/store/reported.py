@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, insert, select
 
 from autotune.records import Estimate, Regime, Repetition, TrialRole, regime_at
-from autotune.store.tables import measurements, regimes, repetitions, trials
+from autotune.store.tables import measurements, regimes, repetitions, studies, trials
 
 OWN, REPORTED = "throughput_items_per_s", "throughput_reported"
 """Metrics in at_measurements: what the trial's own load gave, which never changes, and what is reported, which is learnt."""
@@ -21,8 +21,14 @@ def fetch_regimes(connection: Connection, study_id: int) -> list[Regime]:
     return [Regime(**{k: v for k, v in row.items() if k != "study_id"}) for row in connection.execute(wanted).mappings()]
 
 
+def lock_study(connection: Connection, study_id: int) -> None:
+    """Until the transaction ends, of two who write what is learnt of a study one waits for the other."""
+    connection.execute(select(studies.c.id).where(studies.c.id == study_id).with_for_update())
+
+
 def add_regime(connection: Connection, study_id: int, regime: Regime) -> bool:
     """The regime is stored. False: one of its number was stored before, and stays."""
+    lock_study(connection, study_id)
     known = select(regimes.c.number).where(regimes.c.study_id == study_id, regimes.c.number == regime.number)
     if connection.execute(known).one_or_none() is not None:
         return False
@@ -32,6 +38,7 @@ def add_regime(connection: Connection, study_id: int, regime: Regime) -> bool:
 
 def set_reported(connection: Connection, study_id: int, found: Mapping[tuple[TrialRole, int], Estimate]) -> None:
     """The throughput that is reported of these trials, by role and number, is the given one."""
+    lock_study(connection, study_id)
     wanted = select(trials.c.id, trials.c.role, trials.c.number).where(
         trials.c.study_id == study_id, trials.c.state == "complete", trials.c.role.in_({role for role, _ in found})
     )

@@ -254,8 +254,8 @@ def test_workers_at_once_share_a_study(tmp_path: Path) -> None:
 
 
 def test_workers_at_once_share_a_study_on_postgresql(postgresql_url: str, tmp_path: Path) -> None:
-    """The same on PostgreSQL, where rows and not files are locked."""
-    study(tmp_path, 5)
+    """The same on PostgreSQL, where rows and not files are locked, with finalists and a canary that any of them measures."""
+    study(tmp_path, 5, *AGAIN)
     processes = [started(tmp_path, "--storage", postgresql_url) for _ in range(3)]
     for process in processes:
         _, log = process.communicate(timeout=120)
@@ -266,6 +266,7 @@ def test_workers_at_once_share_a_study_on_postgresql(postgresql_url: str, tmp_pa
     records = store.trials(row.id, FINISHED, SEARCHED)
     assert len({r.candidate for r in records}) == len(records) == 5
     assert store.running(row.id) == [] and len(store.trials(row.id, None, ["reference"])) == 1
+    assert all(r.repetitions for r in store.front(row.id))
     states = {t.number: t.state.name for t in fake.optuna_trials(tmp_path, store.url)}
     assert "RUNNING" not in states.values() and all(states[r.number] == "COMPLETE" for r in records)
     store.close()

@@ -109,3 +109,17 @@ def test_views_of_repetitions_and_regimes(store: Store, study_id: int, first: Tr
         )
         assert [tuple(r) for r in again] == [("s", "final", 1, "search", 3, 800.0)]
         assert [tuple(r) for r in connection.execute(text("SELECT study, regime, ratio FROM at_v_regimes"))] == [("s", 2, 0.84)]
+
+
+def test_workers_may_learn_at_once(store: Store, study_id: int, first: TrialRecord) -> None:
+    """Four that write what is reported, each its own number, twenty times over: none fails, one of them stays."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def write(n: int) -> None:
+        for _ in range(20):
+            store.set_reported(study_id, {("search", 3): estimate(700.0 + n)})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    found = store.trial(study_id, 3).throughput_items_per_s
+    assert found is not None and found.value in {700.0, 701.0, 702.0, 703.0}
