@@ -156,30 +156,10 @@ def run_closed_loop(
         warm_begin = clock()
         settled = _warm_up(clients, plan, clock)
         begin = clock()
-        window_ns = int(plan.window_s * _NS)
-        n_windows, precise, given_up = 0, False, False
-        least = min(_LEAST_WINDOWS, plan.min_windows) if give_up_below > 0 else plan.min_windows
-        while True:
-            n_windows += 1
-            clients.sleep(max(0.0, (begin + n_windows * window_ns - clock()) / _NS))
-            if n_windows < least:
-                continue
-            estimate = _throughput(
-                *clients.trace(begin, begin + n_windows * window_ns), begin, n_windows, window_ns, batch_size
-            )
-            precise = estimate.half_width <= plan.precision * estimate.value
-            given_up = estimate.high < give_up_below
-            if given_up:
-                break
-            if n_windows < plan.min_windows:
-                continue
-            if precise or n_windows * plan.window_s >= plan.max_s:
-                break
+        end, flags = _count_windows(clients, plan, clock, begin, batch_size, give_up_below)
     finally:
         clients.finish()
-    end = begin + n_windows * window_ns
     started, done = clients.trace(begin, end)
-    flags = (() if settled else ("unsettled",)) + ((GIVEN_UP,) if given_up else () if precise else ("wide_interval",))
     return LoadTrace(
         started_ns=started,
         done_ns=done,
@@ -187,8 +167,32 @@ def run_closed_loop(
         begin_ns=begin,
         end_ns=end,
         warmup_s=(begin - warm_begin) / _NS,
-        flags=flags,
+        flags=flags if settled else ("unsettled", *flags),
     )
+
+
+def _count_windows(
+    clients: _Clients, plan: LoadSpec, clock: Callable[[], int], begin: int, batch_size: int, give_up_below: float
+) -> tuple[int, tuple[str, ...]]:
+    """The end of the last window that was counted, and the flag that says why it was the last, if the interval does not."""
+    window_ns = int(plan.window_s * _NS)
+    least = min(_LEAST_WINDOWS, plan.min_windows) if give_up_below > 0 else plan.min_windows
+    n_windows = 0
+    while True:
+        n_windows += 1
+        end = begin + n_windows * window_ns
+        clients.sleep(max(0.0, (end - clock()) / _NS))
+        if n_windows < least:
+            continue
+        estimate = _throughput(*clients.trace(begin, end), begin, n_windows, window_ns, batch_size)
+        if estimate.high < give_up_below:
+            return end, (GIVEN_UP,)
+        if n_windows < plan.min_windows:
+            continue
+        if estimate.half_width <= plan.precision * estimate.value:
+            return end, ()
+        if n_windows * plan.window_s >= plan.max_s:
+            return end, ("wide_interval",)
 
 
 def summarize(trace: LoadTrace, plan: LoadSpec) -> LoadResult:

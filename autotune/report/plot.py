@@ -21,15 +21,7 @@ def draw_front(records: Sequence[TrialRecord], front: Sequence[TrialRecord], ref
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    members = {r.number for r in front}
-    others = [r for r in records if r.number not in members]
-    present = max((r.regime for r in records), default=1)
-    before = "before the machine changed"
-    for label, group, colour in (
-        (before, [r for r in others if r.regime < present], "#e2d5c3"),
-        ("measured", [r for r in others if r.regime == present], "#9aa5b1"),
-        ("Pareto front", list(front), "#c2410c"),
-    ):
+    for label, group, colour in _groups(records, front):
         _points(axes, group, colour, label)
     if reference is not None:
         _points(axes, [reference], "#1d4ed8", "reference (unmodified)")
@@ -49,6 +41,18 @@ def draw_front(records: Sequence[TrialRecord], front: Sequence[TrialRecord], ref
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
     return path
+
+
+def _groups(records: Sequence[TrialRecord], front: Sequence[TrialRecord]) -> list[tuple[str, list[TrialRecord], str]]:
+    """Label, trials and colour of what is drawn, from the back to the front."""
+    members = {r.number for r in front}
+    others = [r for r in records if r.number not in members]
+    present = max((r.regime for r in records), default=1)
+    return [
+        ("before the machine changed", [r for r in others if r.regime < present], "#e2d5c3"),
+        ("measured", [r for r in others if r.regime == present], "#9aa5b1"),
+        ("Pareto front", list(front), "#c2410c"),
+    ]
 
 
 _SHAPES = {"o": "● ", "D": "◆ ", "s": "■ ", "^": "▲ ", "v": "▼ "}

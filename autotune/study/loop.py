@@ -130,7 +130,9 @@ def _run(run: StudySession, hours: float | None) -> StudyResult:
         else:
             run_canary(run, reference, records)
             ended = _one_trial(run, reference, records)
-    if ended != "stopped" and not run_finalists(run, reference, clock.left_s()) and run.switch.count:
+    # They get what was reserved for them even where the last trial ran over.
+    left_s = max(clock.left_s(), clock.reserve_s)
+    if ended != "stopped" and not run_finalists(run, reference, left_s) and run.switch.count:
         ended = "stopped"
     return _result(run, ended)
 

@@ -8,6 +8,7 @@ from typing import Any
 import optuna
 import pytest
 from study_samples import candidate, record, rejected, study
+from test_reporting import again
 
 from autotune.candidate import Choices
 from autotune.errors import SpecError
@@ -126,3 +127,12 @@ def test_two_workers_get_numbers_and_draws_of_their_own(url: str) -> None:
     found = [worker.ask(0) for _ in range(4) for worker in workers]
     assert [p.number for p in found] == list(range(8))
     assert [p.candidate for p in found[0::2]] != [p.candidate for p in found[1::2]]
+
+
+def test_the_dashboard_hears_of_finalists(url: str) -> None:
+    """A finished trial's attributes cannot change, so the study's name what was measured again, with its interval."""
+    proposer = Proposer(plan(), url, "w")
+    proposer.note_finalists([record(3, rate=200.0, half=5.0, repetitions=(again("final", 1, 200.0),)), record(4)])
+    attributes = optuna.load_study(study_name="s", storage=url).user_attrs
+    assert attributes["trial 3, measured again"] == "200 [195, 205] items/s over 1 more processes"
+    assert "trial 4, measured again" not in attributes
