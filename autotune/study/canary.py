@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from autotune.records import TrialRecord
+from autotune.records import Regime, TrialRecord
 from autotune.spec.model import CanarySpec
 from autotune.study.finalists import run_one_round
 from autotune.study.regimes import note_changes, reference_processes, verdict
@@ -14,7 +14,9 @@ from autotune.study.reporting import Process, learn
 from autotune.study.session import StudySession
 
 
-def is_due(spec: CanarySpec, searched: Sequence[TrialRecord], found: Sequence[Process], now: datetime) -> bool:
+def is_due(
+    spec: CanarySpec, searched: Sequence[TrialRecord], found: Sequence[Process], regimes: Sequence[Regime], now: datetime
+) -> bool:
     """True when the reference is to be measured again. `found`: its processes under the present regime, in order of time.
 
     After 1, 2, 4 … search trials at first, because the spread between processes is wanted early, then after every so many or so
@@ -24,7 +26,7 @@ def is_due(spec: CanarySpec, searched: Sequence[TrialRecord], found: Sequence[Pr
         return False
     last = datetime.fromisoformat(found[-1].finished_at)
     n_since = sum(r.finished_at is not None and datetime.fromisoformat(r.finished_at) > last for r in searched)
-    if verdict(found).suspicious:
+    if verdict(found, regimes).suspicious:
         return True
     too_long = (now - last).total_seconds() >= 60 * spec.every_minutes
     return n_since >= min(spec.every_trials, 2 ** (len(found) - 1)) or (n_since >= 1 and too_long)
@@ -36,7 +38,8 @@ def run_canary(run: StudySession, reference: TrialRecord, searched: Sequence[Tri
         return
     references = run.timed("store", run.store.trials, run.study.id, ["complete"], ["reference"])
     regimes = run.timed("store", run.store.regimes, run.study.id)
-    if not is_due(run.plan.spec.canary, searched, reference_processes(references, regimes), datetime.now(UTC)):
+    found = reference_processes(references, regimes)
+    if not is_due(run.plan.spec.canary, searched, found, regimes, datetime.now(UTC)):
         return
     n_before = sum(p.role == "canary" for r in references for p in r.repetitions)
     if repeat(run, reference, "canary", n_before + 1, reference) != "measured":

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from autotune.bench.control import Verdict, changed
+from autotune.bench.control import EXPECTED_SD, Verdict, changed
 from autotune.records import Regime, TrialRecord
 from autotune.study.reporting import Process, processes
 from autotune.study.session import StudySession
+
+_HOPS = 2
+"""So many changes within one study make the next one part of the noise."""
 
 
 def reference_processes(references: Sequence[TrialRecord], regimes: Sequence[Regime]) -> list[Process]:
@@ -18,24 +21,36 @@ def reference_processes(references: Sequence[TrialRecord], regimes: Sequence[Reg
     return [p for p in found if p.regime == len(regimes) + 1]
 
 
-def verdict(found: Sequence[Process]) -> Verdict:
-    """The control chart over the processes of one regime."""
-    return changed([math.log(p.rate) for p in found], [p.own_sd for p in found])
+def verdict(found: Sequence[Process], regimes: Sequence[Regime]) -> Verdict:
+    """The control chart over the processes of the present regime, the last of `regimes`."""
+    return changed([math.log(p.rate) for p in found], [p.own_sd for p in found], expected_sd(regimes))
 
 
-def next_regime(found: Sequence[Process], number: int) -> Regime | None:
+def expected_sd(regimes: Sequence[Regime]) -> float:
+    """The noise of log throughput that the chart expects between processes: more on a machine that has changed twice already.
+
+    Hopping between two speeds is a kind of noise with half their distance as its standard deviation. To call each hop a regime
+    would have the front measured again without end, and always too little.
+    """
+    if len(regimes) < _HOPS:
+        return EXPECTED_SD
+    hops = sum(math.log(r.ratio) ** 2 for r in regimes) / len(regimes)
+    return math.hypot(EXPECTED_SD, math.sqrt(hops) / 2)
+
+
+def next_regime(found: Sequence[Process], regimes: Sequence[Regime]) -> Regime | None:
     """The regime that began among the processes of the present one; None while it is steady.
 
     It begins with the first process that shows it; nobody knows when between that and the one before the machine changed.
     """
-    at = verdict(found).changed_at
+    at = verdict(found, regimes).changed_at
     if at is None:
         return None
     before, after = (_mean(found[:at]), _mean(found[at:]))
     ratio = after / before
     reason = f"the reference went from {before:.1f} to {after:.1f} items/s ({ratio - 1:+.1%}), more than its noise"
     since, steady_until = found[at].started_at, found[at - 1].finished_at
-    return Regime(number=number, since=since, steady_until=steady_until, ratio=ratio, reason=reason)
+    return Regime(number=len(regimes) + 2, since=since, steady_until=steady_until, ratio=ratio, reason=reason)
 
 
 def _mean(found: Sequence[Process]) -> float:
@@ -49,7 +64,7 @@ def note_changes(run: StudySession) -> bool:
         regimes = run.store.regimes(run.study.id)
         run.regime = len(regimes) + 1
         references = run.store.trials(run.study.id, ["complete"], ["reference"])
-        found = next_regime(reference_processes(references, regimes), len(regimes) + 2)
+        found = next_regime(reference_processes(references, regimes), regimes)
         if found is None or not run.store.add_regime(run.study.id, found):
             return noted
         run.observer.note(f"regime {found.number}: {found.reason}; since {found.since}")

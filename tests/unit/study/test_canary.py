@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import pytest
 from study_samples import candidate, record
 from virtual_study import REFERENCE, VirtualMachine, known, request, searched, session
 
+from autotune.records import Regime
 from autotune.spec.model import CanarySpec, FinalistsSpec
 from autotune.study.canary import is_due, run_canary
-from autotune.study.regimes import next_regime, note_changes, reference_processes
+from autotune.study.regimes import expected_sd, next_regime, note_changes, reference_processes
 from autotune.study.reporting import Process
 from autotune.study.session import StudySession
 
@@ -40,41 +42,51 @@ def test_the_reference_is_measured_more_often_at_first() -> None:
         found = [process(i / 10) for i in range(n_processes)]
         trials = [record(n, finished_at=at(1 + n)) for n in range(wanted)]
         now = START + timedelta(minutes=20)
-        assert is_due(spec, trials, found, now) and not is_due(spec, trials[1:], found, now)
+        assert is_due(spec, trials, found, [], now) and not is_due(spec, trials[1:], found, [], now)
 
 
 def test_trials_before_the_last_canary_do_not_count() -> None:
     """Four trials finished, of which two after it."""
     found = [process(0), process(0.1), process(2.5)]
     trials = [record(n, finished_at=at(1 + n)) for n in range(4)]
-    assert not is_due(CanarySpec(every_minutes=1000), trials, found, START + timedelta(minutes=5))
-    assert is_due(CanarySpec(every_trials=2, every_minutes=1000), trials, found, START + timedelta(minutes=5))
+    assert not is_due(CanarySpec(every_minutes=1000), trials, found, [], START + timedelta(minutes=5))
+    assert is_due(CanarySpec(every_trials=2, every_minutes=1000), trials, found, [], START + timedelta(minutes=5))
 
 
 def test_long_trials_call_for_it_by_the_clock_but_an_idle_study_does_not() -> None:
     """One trial of 15 minutes is enough; no trial at all is not."""
     found = [process(i / 10) for i in range(9)]
-    assert is_due(CanarySpec(), [record(1, finished_at=at(16))], found, START + timedelta(minutes=17))
-    assert not is_due(CanarySpec(), [record(1, finished_at=at(2))], found, START + timedelta(minutes=3))
-    assert not is_due(CanarySpec(), [], found, START + timedelta(minutes=600))
+    assert is_due(CanarySpec(), [record(1, finished_at=at(16))], found, [], START + timedelta(minutes=17))
+    assert not is_due(CanarySpec(), [record(1, finished_at=at(2))], found, [], START + timedelta(minutes=3))
+    assert not is_due(CanarySpec(), [], found, [], START + timedelta(minutes=600))
 
 
 def test_an_odd_value_calls_for_another_at_once() -> None:
     """Down by 16 % after six steady ones: outlier or change, the next measurement tells. Not where the canary is off."""
     found = [*(process(i / 10, 100 + i % 2) for i in range(6)), process(1, 84)]
-    assert is_due(CanarySpec(), [], found, START + timedelta(minutes=2))
-    assert not is_due(CanarySpec(every_trials=0), [], found, START + timedelta(minutes=2))
+    assert is_due(CanarySpec(), [], found, [], START + timedelta(minutes=2))
+    assert not is_due(CanarySpec(every_trials=0), [], found, [], START + timedelta(minutes=2))
 
 
 def test_a_regime_by_hand() -> None:
     """Six processes at 100, three at 80: the second regime begins with the seventh, ratio 0.8."""
     found = [*(process(i) for i in range(6)), *(process(i, 80.0) for i in range(6, 9))]
-    regime = next_regime(found, 2)
+    regime = next_regime(found, [])
     assert regime is not None
     assert (regime.number, regime.since, regime.steady_until) == (2, at(5.5), at(5))
     assert regime.ratio == pytest.approx(0.8)
     assert "from 100.0 to 80.0 items/s (-20.0%)" in regime.reason
-    assert next_regime(found[:6], 2) is None and next_regime([], 2) is None
+    assert next_regime(found[:6], []) is None and next_regime([], []) is None
+
+
+def test_a_machine_that_hops_is_noisy_and_not_always_new() -> None:
+    """After hops to 0.7 and back the expected noise is half of log 0.7, 0.18: the first hop was a change, a third is none."""
+    hops = [
+        Regime(number=n + 2, since=at(n), steady_until=at(n), ratio=ratio, reason="") for n, ratio in enumerate((0.7, 1 / 0.7))
+    ]
+    assert expected_sd(hops) == pytest.approx(math.hypot(0.02, math.log(0.7) / 2)) and expected_sd(hops[:1]) == 0.02
+    found = [*(process(i) for i in range(4)), *(process(i, 70.0) for i in range(4, 7)), process(7), process(8)]
+    assert next_regime(found, []) is not None and next_regime(found, hops) is None
 
 
 FAST = [candidate(batch_size=b, precision="fp16", streams=1, worker_threads=1) for b in (40, 20, 10, 5)]
