@@ -19,6 +19,7 @@ PACKAGE = ROOT / "autotune"
 ORDER: tuple[tuple[str, ...], ...] = (
     ("errors", "fingerprint", "candidate", "registry", "assets", "pareto", "records", "cache"),
     ("devices",),
+    ("cuda",),
     ("spec",),
     ("space",),
     ("data",),
