@@ -29,6 +29,7 @@ from autotune.study.finalists import limit_s
 from autotune.study.lock import device_lock
 from autotune.study.loop import StopSwitch, StudyResult, run_study
 from autotune.study.plan import StudyPlan, make_plan
+from autotune.study.warm_start import WarmStartGain
 from autotune.trial.isolation import TrialProcess
 from autotune.trial.request import TrialRequest
 
@@ -81,12 +82,12 @@ def print_result(result: StudyResult, *, as_json: bool) -> None:
     """The front beside the reference, and where the time went."""
     if as_json:
         emit_json(
-            front_document(result.reference, result.front, result.records, result.ties, result.regimes)
+            front_document(result.reference, result.front, result.records, result.ties, result.regimes, result.warm_start)
             | {"ended": result.ended, "wall_s": result.wall_s}
         )
         return
     print_trials(result.front, result.reference, f"Pareto front of {len(result.records)} trials ({result.ended})")
-    print_front_notes(result.front, result.ties, result.regimes)
+    print_front_notes(result.front, result.ties, result.regimes, result.warm_start)
     click.echo("  ".join(f"{name} {share:.1%}" for name, share in time_shares(result).items()))
 
 
@@ -106,6 +107,7 @@ def front_document(
     records: Sequence[TrialRecord],
     ties: Mapping[int, Sequence[int]],
     regimes: Sequence[Regime],
+    warm_start: WarmStartGain | None,
 ) -> dict[str, Any]:
     """The document of `front --json`, without the study's name. Each member of the front names its ties."""
     counts = {state: sum(r.state == state for r in records) for state in ("complete", "rejected", "crashed")}
@@ -113,6 +115,7 @@ def front_document(
         "reference": reference.as_json() if reference else None,
         "front": [r.as_json() | {"ties": list(ties[r.number])} for r in front],
         "regimes": [asdict(r) for r in regimes],
+        "warm_start": asdict(warm_start) if warm_start else None,
         "n_trials": counts,
     }
 
