@@ -187,6 +187,13 @@ def bench_candidate(study_file: str, settings: Sequence[str]) -> TrialRecord:
         return _run_once(plan, process, candidate, reference.scores_key)
 
 
+def bench_candidates(plan: StudyPlan, candidates: Mapping[str, Candidate]) -> dict[str, TrialRecord]:
+    """The records of several candidates, by the names given to them, paired with the reference as in `bench_candidate`."""
+    with TrialProcess(plan.preload) as process, device_lock(plan.lock_name):
+        scores = _run_once(plan, process, plan.reference, None, with_load=False).scores_key
+        return {name: _run_once(plan, process, candidate, scores) for name, candidate in candidates.items()}
+
+
 def _run_once(
     plan: StudyPlan, process: TrialProcess, candidate: Candidate, scores: str | None, *, with_load: bool = True
 ) -> TrialRecord:
