@@ -227,6 +227,8 @@ def _candidate_from_settings(plan: StudyPlan, settings: Sequence[str]) -> Candid
 
 def _require_in_bounds(name: str, value: Any) -> None:
     knob = KNOBS[name]
+    if knob.choices and value not in knob.choices:
+        raise SpecError(f"--set {name}={value}: allowed: {', '.join(knob.choices)}")
     if (knob.low is not None and value < knob.low) or (knob.high is not None and value > knob.high):
         raise SpecError(f"--set {name}={value}: allowed: {knob.low:g} to {knob.high:g}")
 

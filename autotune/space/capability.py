@@ -79,6 +79,8 @@ def filtered_space(spec: StudySpec, engines: Sequence[EngineView], *, can_prune:
     for knob in SHARED_KNOBS:
         takers = [e for e in engines if KNOBS[knob].stage == "variant" or knob in e.knobs]
         if not takers:
+            if knob not in spec.space:
+                continue  # nobody asked for it
             removed.append(Removal(knob=knob, what=str(spec.domain(knob)), reason="none of the engines has this knob"))
             continue
         domain = spec.domain(knob)
