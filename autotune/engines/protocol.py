@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -78,6 +78,41 @@ class Session(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+@runtime_checkable
+class FewerThreads(Protocol):
+    """A session whose slots fewer threads may drive: `submit` returns at once, so that a thread submits on all of its slots
+    before it waits for the first."""
+
+    threads: int
+
+
+@runtime_checkable
+class CountsPool(Protocol):
+    """A session whose memory pool counts what it handed out."""
+
+    def pool_peak_mib(self) -> float | None:
+        """The most MiB that were handed out at once since the session was opened; the last figure once it is closed."""
+        ...
+
+
+def driving_threads(session: Session) -> int:
+    """How many threads drive the session's slots: one for each, unless the session says fewer."""
+    fewer = session.threads if isinstance(session, FewerThreads) else session.slots
+    return max(1, min(session.slots, fewer))
+
+
+@runtime_checkable
+class KeepsTimings(Protocol):
+    """A backend whose builder measures kernels, and may start from what earlier builds measured."""
+
+    def keep_timings(self, folder: Path) -> None:
+        """Builds from now on read and extend files in `folder`, which all builds of a cache share.
+
+        What lies there changes how long a build takes, and is no part of an engine's key.
+        """
+        ...
 
 
 class Backend(Protocol):
