@@ -78,6 +78,16 @@ METRICS = Registry(
         "spearman_pairs": "autotune.bench.metrics:spearman_pairs",
     },
 )
+RUNTIMES = Registry(
+    "cuda_runtime",
+    "autotune.cuda_runtimes",
+    {
+        "cuda-core": "autotune.cuda.cuda_core:CudaCoreRuntime",
+        "torch": "autotune.cuda.torch_runtime:TorchRuntime",
+        "pycuda": "autotune.cuda.pycuda_runtime:PycudaRuntime",
+        "host": "autotune.cuda.host:HostRuntime",  # a double for tests, by this name only
+    },
+)
 EXPORTERS = Registry(
     "export target",
     "autotune.exporters",

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from autotune.cuda.host_device import HostDevice
 from autotune.cuda.host_streams import HostStream, stream_of
+from autotune.cuda.pool_count import PoolCount
 from autotune.cuda.runtime import Stream, check_size
 from autotune.errors import OutOfMemory, Unstable
 
@@ -83,8 +84,8 @@ class HostMemoryPool:
     """Counts what it hands out, against its cap and against the pretended device."""
 
     def __init__(self, device: HostDevice, cap_bytes: int | None) -> None:
-        self._device, self._cap_bytes = device, cap_bytes
-        self._used_bytes = self._peak_bytes = 0
+        self._device = device
+        self._count = PoolCount(cap_bytes)
         self._closed = False
         device.open["pool"] += 1
 
@@ -95,43 +96,34 @@ class HostMemoryPool:
         queue = stream_of(stream.handle)
         queue.refuse_while_capturing("allocate")
         with self._device.lock:
-            self._take(n_bytes)
+            free = self._device.total_bytes - self._device.used_bytes
+            if n_bytes > free:
+                raise OutOfMemory(f"{n_bytes} bytes do not fit: {free} bytes of the device are free", stage="open")
+            self._count.take(n_bytes)
+            self._device.used_bytes += n_bytes
+            self._device.open["device"] += 1
         return HostDeviceBuffer(self, n_bytes, queue)
-
-    def _take(self, n_bytes: int) -> None:
-        device = self._device
-        free = device.total_bytes - device.used_bytes
-        if (self._cap_bytes is not None and self._used_bytes + n_bytes > self._cap_bytes) or n_bytes > free:
-            raise OutOfMemory(
-                f"{n_bytes} bytes do not fit: {self._used_bytes} bytes of the pool's {self._cap_bytes} are handed out, "
-                f"{free} of the device's {device.total_bytes} are free",
-                stage="open",
-            )
-        self._used_bytes += n_bytes
-        self._peak_bytes = max(self._peak_bytes, self._used_bytes)
-        device.used_bytes += n_bytes
-        device.open["device"] += 1
 
     def give_back(self, n_bytes: int) -> None:
         """They are the pool's again."""
         with self._device.lock:
-            self._used_bytes -= n_bytes
+            self._count.give_back(n_bytes)
             self._device.used_bytes -= n_bytes
             self._device.open["device"] -= 1
 
     def used_bytes(self) -> int:
         """Bytes handed out."""
-        return self._used_bytes
+        return self._count.used_bytes
 
     def peak_bytes(self) -> int:
         """The most that were handed out at once."""
-        return self._peak_bytes
+        return self._count.peak_bytes
 
     def close(self) -> None:
         """The pool is gone. Raises Unstable while buffers of it are open."""
         if self._closed:
             return
-        if self._used_bytes:
-            raise Unstable(f"a pool is closed while {self._used_bytes} of its bytes are handed out", stage="close")
+        if self.used_bytes():
+            raise Unstable(f"a pool is closed while {self.used_bytes()} of its bytes are handed out", stage="close")
         self._closed = True
         self._device.open["pool"] -= 1

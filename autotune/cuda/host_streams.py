@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from time import perf_counter_ns
 
 from autotune.cuda.host_device import HostDevice, Work
-from autotune.cuda.runtime import Event, Stream
+from autotune.cuda.runtime import Event, Stream, own
 from autotune.errors import CandidateRejected, Unstable
 
 _handles = itertools.count(0x5700_0010, 0x10)  # never 0, 1 or 2: CUDA's default streams
 _streams: dict[int, HostStream] = {}
-_events: dict[int, HostEvent] = {}
 
 
 def enqueue(handle: int, work: Work) -> None:
@@ -30,13 +29,6 @@ def stream_of(handle: int) -> HostStream:
     found = _streams.get(handle)
     if found is None:
         raise Unstable(f"invalid resource handle: no open stream has the handle {handle:#x}", stage="load")
-    return found
-
-
-def _event_of(event: Event) -> HostEvent:
-    found = _events.get(event.handle)
-    if found is None:
-        raise Unstable(f"invalid resource handle: no open event has the handle {event.handle:#x}", stage="load")
     return found
 
 
@@ -70,7 +62,7 @@ class HostStream:
 
     def wait_for(self, event: Event) -> None:
         """What follows in this queue runs after what was recorded last; an event that was never recorded holds up nothing."""
-        mark = _event_of(event).mark
+        mark = own(event, HostEvent).mark
         self.enqueue(lambda: mark.run_up_to() if mark else None)
 
     def refuse_while_capturing(self, what: str) -> None:
@@ -112,14 +104,14 @@ class HostEvent:
     """A mark in a queue; its times are of this host's clock and say nothing of any device."""
 
     def __init__(self, device: HostDevice, *, timing: bool) -> None:
-        self.handle = next(_handles)
         self._device, self._timing = device, timing
         self.mark: _Mark | None = None
-        _events[self.handle] = self
+        self._closed = False
         device.open["event"] += 1
 
     def record(self, stream: Stream) -> None:
         """A new mark at the end of the queue; an earlier one is forgotten."""
+        self._check_open()
         mark = _Mark(stream_of(stream.handle))
         enqueue(stream.handle, mark.pass_now)
         self.mark = mark
@@ -127,6 +119,7 @@ class HostEvent:
     def synchronize(self) -> None:
         """The stream has run up to the mark. An event that was never recorded has passed."""
         self._device.check()
+        self._check_open()
         if self.mark is not None:
             self.mark.stream.refuse_while_capturing("synchronize an event")
             self.mark.run_up_to()
@@ -134,15 +127,20 @@ class HostEvent:
     def elapsed_ms(self, earlier: Event) -> float:
         """Raises Unstable where one of the two has no timing, or has not passed."""
         self._device.check()
-        events = (_event_of(earlier), self)
+        events = (own(earlier, HostEvent), self)
         passed = [e.mark.passed_ns for e in events if e._timing and e.mark is not None and e.mark.passed_ns is not None]
         if len(passed) != 2:
             raise Unstable("elapsed time needs two timing events that have passed", stage="load")
         return (passed[1] - passed[0]) / 1e6
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unstable("invalid resource handle: the event is closed", stage="load")
+
     def close(self) -> None:
-        """The handle means nothing any more."""
-        if _events.pop(self.handle, None) is not None:
+        """The event is gone."""
+        if not self._closed:
+            self._closed = True
             self._device.open["event"] -= 1
 
 

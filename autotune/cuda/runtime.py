@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+Thing = TypeVar("Thing")
 
 
 class Stream(Protocol):
@@ -36,9 +38,7 @@ class Stream(Protocol):
 
 
 class Event(Protocol):
-    """A mark in a stream. `handle` is the cudaEvent_t."""
-
-    handle: int
+    """A mark in a stream."""
 
     def record(self, stream: Stream) -> None:
         """The event passes when the work enqueued on `stream` so far is done."""
@@ -199,3 +199,10 @@ def check_copy(target: DeviceBuffer | PinnedBuffer, source: DeviceBuffer | Pinne
     """Raises ValueError where one of the buffers has fewer bytes than are to be copied; CUDA would not notice."""
     if not 0 <= n_bytes <= min(target.n_bytes, source.n_bytes):
         raise ValueError(f"cannot copy {n_bytes} bytes from a buffer of {source.n_bytes} to one of {target.n_bytes}")
+
+
+def own(thing: object, kind: type[Thing]) -> Thing:
+    """`thing`, which a runtime made itself. Raises TypeError for what another runtime made: they cannot be mixed."""
+    if not isinstance(thing, kind):
+        raise TypeError(f"{type(thing).__name__} comes from another runtime; here a {kind.__name__} is needed")
+    return thing
