@@ -116,9 +116,9 @@ class TrialProcess:
 
     def _kill(self, conn: Connection, watch: _Watch) -> None:
         """The child is dead and the connection is ready for the next request."""
-        while watch.pid is None:
-            message = conn.recv()
-            watch.hear(message)
+        if watch.pid is None:  # the study's samples are still being prepared, in a process of which only the zygote knows
+            self.close()
+            return
         try:
             os.kill(watch.pid, signal.SIGKILL)
         except ProcessLookupError:
