@@ -78,8 +78,8 @@ def _knob(
     later: bool = False,
 ) -> Any:
     """A field whose metadata is the knob's. `later`: it came after candidates were stored without it, which read None."""
-    meta = {"kind": kind, "stage": stage, "doc": doc, "unit": unit, "low": low, "high": high, "default": default}
-    meta["choices"] = choices
+    ends = {"low": low, "high": high, "default": default, "choices": choices}
+    meta = {"kind": kind, "stage": stage, "doc": doc, "unit": unit, **ends}
     return field(default=None, metadata=meta) if later else field(metadata=meta)
 
 

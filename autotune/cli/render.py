@@ -87,7 +87,15 @@ def trial_table(records: Sequence[TrialRecord], reference: TrialRecord | None, t
     rows = ([reference] if reference else []) + list(records)
     seldom = [name for name in _SELDOM if any(getattr(r.candidate, name) is not None for r in rows)]
     heads = ("#", "engine", "precision", "prune", "batch", "streams", "threads", "pool MiB")
-    for head in (*heads, *(_SELDOM[name] for name in seldom), metric + (" %" if share else ""), "items/s", "× ref", "p99 ms", "MiB"):
+    for head in (
+        *heads,
+        *(_SELDOM[name] for name in seldom),
+        metric + (" %" if share else ""),
+        "items/s",
+        "× ref",
+        "p99 ms",
+        "MiB",
+    ):
         table.add_column(head, justify="left" if head in ("engine", "precision") else "right", no_wrap=True)
     for record in rows:
         table.add_row(*_columns(record, reference, seldom), style="dim" if record.role == "reference" else "")

@@ -27,7 +27,8 @@ class Capabilities:
     """What a backend can do on this machine. `missing` is why it cannot run at all, with the command that helps.
 
     `precisions`: supported names. `refused`: precision → the reason why it is not offered here.
-    `limits`: knob → (low, high) that the device allows. `distributions`: what its versions come from.
+    `limits`: knob → (low, high) that the device allows. `distributions`: what its versions come from, on which an engine's
+    files depend; `run_distributions`: what more is loaded to run them, on which only measurements depend.
     `device`: the kind it runs on, "cpu" or "cuda", also where it cannot. `offered`: whether a study that names no
     engine gets this one.
     """
@@ -41,6 +42,7 @@ class Capabilities:
     refused: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     distributions: tuple[str, ...] = ()
+    run_distributions: tuple[str, ...] = ()
     knob_docs: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -55,7 +57,8 @@ class Engine:
 
 
 class Session(Protocol):
-    """An engine made ready to run. `slots` executions may be in flight, one per slot; each slot belongs to one thread.
+    """An engine made ready to run. `slots` executions may be in flight, one per slot; each slot belongs to one thread, and each
+    thread has one slot, unless the session is one of FewerThreads.
 
     The arrays given to `submit` must stay unchanged until `wait` of that slot returns; its result is the caller's until the
     next `submit` on the slot. An engine without asynchronous execution may do its work in `wait`.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from autotune.candidate import Candidate, Scalar
-from autotune.cuda.select import selected_runtime
+from autotune.cuda.select import runtime_distributions, runtime_name, selected_runtime
 from autotune.devices.build_target import build_target
 from autotune.devices.gpu import selected_gpu
 from autotune.devices.precision import refused_precisions
@@ -77,6 +77,7 @@ class TensorRt:
                 **({} if gpu is None else {"memory_pool_mib": (1, gpu.memory_mib)}),
             },
             distributions=self.library.distributions,
+            run_distributions=() if gpu is None else runtime_distributions(),
             knob_docs=self.docs,
         )
 
@@ -90,6 +91,7 @@ class TensorRt:
         else:
             try:
                 gpu = selected_gpu()
+                runtime_name()
             except EnvironmentProblem as exc:
                 return (str(exc).partition(" Try: ")[0].rstrip("."), exc.remedy), {}
             gap, refused = self.library.gap_for_gpu(gpu, self._module), refused_precisions(asked, gpu.compute_capability)
@@ -113,7 +115,7 @@ class TensorRt:
         self._timings = folder
 
     def build(self, variant: ModelVariant, candidate: Candidate, folder: Path) -> None:
-        """The serialized engine beside the log of its build. Raises Unsupported, BuildFailed, OutOfMemory in TensorRT's words."""
+        """The serialized engine beside the log of its build. A refusal is a rejection in TensorRT's own words."""
         trt = self._module()
         log, target = make_log(trt), build_target()
         blueprint = Blueprint(

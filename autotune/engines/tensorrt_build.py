@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
 
-from autotune.engines.tensorrt_api import Builder, IBuilderConfig, INetworkDefinition, OnnxParser, RtxIBuilderConfig, Trt, member
+from autotune.engines.tensorrt_api import (
+    Builder,
+    IBuilderConfig,
+    INetworkDefinition,
+    OnnxParser,
+    RtxIBuilderConfig,
+    Trt,
+    member,
+)
 from autotune.engines.tensorrt_log import Log, rejection
 from autotune.engines.tensorrt_timings import Timings
 from autotune.errors import Unsupported
@@ -125,5 +133,3 @@ def _add_profile(builder: Builder, network: INetworkDefinition, config: IBuilder
         profile.set_shape(tensor.name, shape, shape, shape)
     if config.add_optimization_profile(profile) < 0:
         raise rejection(log, f"TensorRT refuses a profile for a batch of {blueprint.batch_size}", _STAGE)
-
-

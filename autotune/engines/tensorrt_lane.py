@@ -1,4 +1,4 @@
-"""One execution context of an engine with all that it owns: a stream, buffers at fixed addresses, activations, perhaps a graph."""
+"""One execution context of an engine with all that it owns: a stream, buffers at fixed addresses, activations, a graph."""
 
 from __future__ import annotations
 
@@ -101,7 +101,8 @@ class Lane:
             given = inputs[name]
             if given.shape != view.shape or not np.can_cast(given.dtype, view.dtype, "same_kind"):
                 raise Unstable(
-                    f"the input {name} is {given.dtype} {given.shape}; this engine takes {view.dtype} {view.shape}", stage="load"
+                    f"the input {name} is {given.dtype} {given.shape}; this engine takes {view.dtype} {view.shape}",
+                    stage="load",
                 )
 
     def close(self) -> None:

@@ -47,7 +47,7 @@ def layers_from_inspector(document: str) -> tuple[Layer, ...]:
 
 
 def layers_from_log(lines: Sequence[str]) -> tuple[Layer, ...]:
-    """The layers in the table that the builder of TensorRT for RTX writes at the end of its log; none where there is no table."""
+    """The layers in the table that the builder of TensorRT for RTX writes into its log; none where there is no table."""
     found = []
     for match in filter(None, map(_LINE.match, _table(lines))):
         known: dict[str, Any] = dict(match.groupdict())
@@ -125,6 +125,4 @@ def _each_node_once(layers: Sequence[Layer]) -> tuple[Layer, ...]:
     for i in sorted(range(len(layers)), key=lambda i: (layers[i].role != "compute", i)):
         for node in layers[i].nodes:
             owner.setdefault(node, i)
-    return tuple(
-        replace(layer, nodes=tuple(n for n in layer.nodes if owner[n] == i)) for i, layer in enumerate(layers)
-    )
+    return tuple(replace(layer, nodes=tuple(n for n in layer.nodes if owner[n] == i)) for i, layer in enumerate(layers))

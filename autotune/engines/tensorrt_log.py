@@ -27,7 +27,7 @@ _UNSUPPORTED = re.compile(
     r"requires? hardware|no kernel image|not (been )?implemented",
     re.IGNORECASE,
 )
-"""The words of TensorRT 10 and of TensorRT for RTX 1.7; the latter's were provoked, the former's are from NVIDIA's documents."""
+"""The words of TensorRT 10, as public reports quote them, and of TensorRT for RTX 1.7, where they were provoked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,11 @@ class Log(Protocol):
 def make_log(trt: Trt) -> Log:
     """A new logger. It must live as long as whatever it was given to; TensorRT may write from any thread."""
 
-    class KeptLines(trt.ILogger):  # type: ignore[misc]  # the base is there at run time only
+    base = trt.ILogger
+
+    class KeptLines(base):  # type: ignore[misc, valid-type]  # the base is there at run time only
         def __init__(self) -> None:
-            trt.ILogger.__init__(self)
+            base.__init__(self)
             self.lines: deque[LogLine] = deque(maxlen=_KEPT)
 
         def log(self, severity: Any, msg: str) -> None:

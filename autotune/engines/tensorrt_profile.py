@@ -26,9 +26,11 @@ class Times(Protocol):
 def make_profiler(trt: Trt) -> Times:
     """A new profiler; it must live as long as its context."""
 
-    class Sums(trt.IProfiler):  # type: ignore[misc]  # the base is there at run time only
+    base = trt.IProfiler
+
+    class Sums(base):  # type: ignore[misc, valid-type]  # the base is there at run time only
         def __init__(self) -> None:
-            trt.IProfiler.__init__(self)
+            base.__init__(self)
             self.total_ms: dict[str, float] = defaultdict(float)
 
         def report_layer_time(self, layer_name: str, ms: float) -> None:

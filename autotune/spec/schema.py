@@ -78,9 +78,10 @@ def _domain(knob: Knob) -> dict[str, Any]:
 
 def _value(knob: Knob) -> dict[str, Any]:
     if knob.kind == "choice":
-        switch = [True, False] if {"on", "off"} <= set(knob.choices) else []  # a bare on or off, to YAML 1.1
-        known = choices_of(knob)
-        return {"enum": [*known, *switch]} if switch else {"type": "string", "enum": list(known)} if known else {"type": "string"}
+        known = list(choices_of(knob))
+        if {"on", "off"} <= set(known):
+            return {"enum": [*known, True, False]}  # what YAML 1.1 makes of a bare on or off
+        return {"type": "string", "enum": known} if known else {"type": "string"}
     as_type = int if knob.kind == "int" else float
     bounds = {name: as_type(end) for name, end in (("minimum", knob.low), ("maximum", knob.high)) if end is not None}
     return {"type": "integer" if knob.kind == "int" else "number", **bounds}
