@@ -1,7 +1,7 @@
 """The closed loop: every slot of a session is kept busy while windows of throughput are counted.
 
-A thread drives one slot, or several of a session that lets fewer threads drive it: it then submits on all of its slots before it
-waits for the one that was submitted first, and a request's latency ends when its thread came to see that it was done.
+A thread drives one slot, or several of a session that lets fewer threads drive it: it then submits on all of its slots before
+it waits for the one that was submitted first, and a request's latency ends when its thread came to see that it was done.
 """
 
 from __future__ import annotations

@@ -99,6 +99,11 @@ def is_gpu_selected() -> bool:
     return _VISIBLE_BEFORE in os.environ
 
 
+def device_kind() -> str:
+    """ "cuda" where a GPU is selected or built for, else "cpu"."""
+    return "cuda" if is_gpu_selected() or build_target() is not None else "cpu"
+
+
 def device_fingerprint(kind: str, distributions: tuple[str, ...] = ()) -> DeviceFingerprint:
     """The device of `kind`, "cpu" or "cuda", that this process uses or builds for, with the versions of the libraries."""
     host = cpu_fingerprint(distributions)
