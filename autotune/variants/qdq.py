@@ -70,9 +70,7 @@ def _fp8_obstacle(product: Product) -> str:
 
 
 INT8 = Form(name="int8", kind="INT8", top=127.0, opset=13, ir_version=7, encode=_int8_bytes, obstacle=lambda product: "")
-FP8 = Form(
-    name="fp8", kind="FLOAT8E4M3FN", top=448.0, opset=19, ir_version=9, encode=_fp8_bytes, obstacle=_fp8_obstacle
-)
+FP8 = Form(name="fp8", kind="FLOAT8E4M3FN", top=448.0, opset=19, ir_version=9, encode=_fp8_bytes, obstacle=_fp8_obstacle)
 """E4M3 without infinities, the one fp8 format of TensorRT."""
 
 
