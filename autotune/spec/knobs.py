@@ -19,11 +19,17 @@ PRECISIONS: tuple[str, ...] = (
     "amp-bf16",
     "int8",
     "int8-tensor",
+    "fp8",
+    "int4",
+    "fp16-sparse",
+    "weak-fp16",
+    "weak-fp16-int8",
 )
 """Number formats that a study may name. int8-tensor: int8 with one scale per weight tensor instead of one per channel;
-amp-…: an fp32 graph of which the engine computes what it may in 16 bits (torch's autocast)."""
+amp-…: an fp32 graph of which the engine computes what it may in 16 bits (torch's autocast); int4: weights only; -sparse: with
+2:4 structured sparsity; weak-…: TensorRT's builder chooses between the named formats and fp32 for each layer."""
 
-CALIBRATED: tuple[str, ...] = ("int8", "int8-tensor")
+CALIBRATED: tuple[str, ...] = ("int8", "int8-tensor", "fp8", "weak-fp16-int8")
 """Precisions whose activation ranges are measured on data.calibration."""
 
 _RANGE_KEYS = ("low", "high", "step", "log")
