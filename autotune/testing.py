@@ -182,7 +182,7 @@ class EngineContract:
     # Running
 
     def test_results_match_the_reference(self, tmp_path: Path) -> None:
-        """For every precision it offers and that this model can be made in, and for batches of 1 and 5, the engine computes what
+        """For every precision it offers and that this model can be made in, for batches of 1 and 5, the engine computes what
         the model says; what the sparse model says, where the precision makes it another model."""
         backend, able = self._available()
         plain = self._variant(tmp_path)

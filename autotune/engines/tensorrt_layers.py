@@ -31,7 +31,9 @@ _QUANTIZES = {"quantize", "dequantize", "cast", "dynamicquantize"}
 _OTHERS = {"constant", "shape", "signal", "wait", "shape host to device", "devicetoshapehostcopy", "shapehosttodevicecopy"}
 _MYELIN = re.compile(r"^__myl_([A-Z]\w*?)_myl\d+_\d+$")
 """Names of Myelin's own kernels list what is fused in them, each operation cut to four letters: __myl_QuanMoveCast_myl0_3."""
-_MOVES, _CASTS = {"Move", "Tran", "Resh", "Copy", "Slic", "Conc", "Conv", "Repl"}, {"Quan", "Dequ", "Cast"}
+_MOVES, _CASTS = {"Move", "Tran", "Resh", "Copy", "Slic", "Conc", "Repl"}, {"Quan", "Dequ", "Cast"}
+_ROUNDINGS = {"Mul", "Min", "Max", "Roun"}
+"""What a QuantizeLinear is made of: scale, clip, round."""
 _NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
 _LINE = re.compile(
     r"^Name: (?P<Name>.*?), LayerType: (?P<LayerType>.*?), Inputs: \[(?P<Inputs>.*?)\], (?:Constants: \[.*?\], )?"
@@ -114,7 +116,7 @@ def _role(name: str, kind: str, inputs: Sequence[tuple[str, str]], outputs: Sequ
         parts = set(re.findall(r"[A-Z][a-z]*", match[1]))
         if parts <= _MOVES:
             return "reformat" if inputs and outputs and inputs[0][1] != outputs[0][1] else "copy"
-        if parts <= _MOVES | _CASTS:
+        if parts <= _MOVES | _CASTS or ("Roun" in parts and parts <= _MOVES | _CASTS | _ROUNDINGS):
             return "quantize"
     return "compute"
 
