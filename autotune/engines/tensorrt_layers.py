@@ -37,7 +37,7 @@ _ROUNDINGS = {"Mul", "Min", "Max", "Roun"}
 _NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
 _LINE = re.compile(
     r"^Name: (?P<Name>.*?), LayerType: (?P<LayerType>.*?), Inputs: \[(?P<Inputs>.*?)\], (?:Constants: \[.*?\], )?"
-    r"Outputs: \[(?P<Outputs>.*?)\], .*?TacticName: (?P<TacticName>.*?), StreamId: .*?Metadata: (?P<Metadata>.*)$"
+    r"Outputs: \[(?P<Outputs>.*?)\], [^\[]*?TacticName: (?P<TacticName>.*?), StreamId: .*?Metadata: (?P<Metadata>.*)$"
 )
 _TENSOR = re.compile(r"Dimensions: \[[^\]]*\].*?Datatype: (\w+), Format: (.*?) \}")
 

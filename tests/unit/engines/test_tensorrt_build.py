@@ -197,7 +197,7 @@ class _Severity:
 
 
 def test_words_are_the_first_errors_once_each(newest: Bench) -> None:
-    """TensorRT repeats itself at every level it unwinds; what it said first is the cause. Warnings count where nothing else is."""
+    """TensorRT repeats itself as it unwinds; what it said first is the cause. Warnings count where nothing else is."""
     trt = newest.world.module
     log = log_with(
         trt, ("WARNING", "w"), ("ERROR", "first  cause"), ("ERROR", "first  cause"), ("INFO", "i"), ("ERROR", "then")
