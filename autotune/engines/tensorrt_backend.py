@@ -168,7 +168,7 @@ class TensorRt:
     def layers(self, engine: Engine, candidate: Candidate, batches: Sequence[Inputs], *, n_runs: int = 20) -> LayerReport:
         """Times by TensorRT's profiler; without them, from the build log, where the engine was built ahead of time."""
         if (target := build_target()) is not None:
-            lines = (engine.folder / BUILD_LOG).read_text(encoding="utf-8").splitlines()
+            lines = (engine.folder / BUILD_LOG).read_text(encoding="utf-8").split("\n")  # names may hold other line ends
             note = f"built ahead of time for {target}: nothing was run, so there are no times"
             found = layers_from_log(lines)
             if not found:

@@ -36,8 +36,8 @@ _ROUNDINGS = {"Mul", "Min", "Max", "Roun"}
 """What a QuantizeLinear is made of: scale, clip, round."""
 _NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
 _LINE = re.compile(
-    r"^Name: (?P<Name>.*?), LayerType: (?P<LayerType>.*?), Inputs: \[(?P<Inputs>.*?)\], (?:Constants: \[.*?\], )?"
-    r"Outputs: \[(?P<Outputs>.*?)\], [^\[]*?TacticName: (?P<TacticName>.*?), StreamId: .*?Metadata: (?P<Metadata>.*)$"
+    r"^Name: (?P<Name>.*?), LayerType: (?P<LayerType>.*?), Inputs: \[(?P<Inputs>| .*? \})\], (?:Constants: \[.*?\], )?"
+    r"Outputs: \[(?P<Outputs>| .*? \})\], .*?TacticName: (?P<TacticName>.*?), StreamId: .*?Metadata: (?P<Metadata>.*)$"
 )
 _TENSOR = re.compile(r"Dimensions: \[[^\]]*\].*?Datatype: (\w+), Format: (.*?) \}")
 
@@ -54,7 +54,7 @@ def layers_from_log(lines: Sequence[str]) -> tuple[Layer, ...]:
     for match in filter(None, map(_LINE.match, _table(lines))):
         known: dict[str, Any] = dict(match.groupdict())
         for end in ("Inputs", "Outputs"):
-            known[end] = [{"Datatype": kind, "Format": form} for kind, form in _TENSOR.findall(f"{known[end]} }}")]
+            known[end] = [{"Datatype": kind, "Format": form} for kind, form in _TENSOR.findall(known[end])]
         found.append(_layer(known))
     return _each_node_once(found)
 

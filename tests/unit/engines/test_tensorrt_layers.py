@@ -117,7 +117,7 @@ I/O Tensors:
 
 def test_the_builders_log_holds_the_layers_too() -> None:
     """As TensorRT for RTX 1.7.1 wrote it for a small network, shortened: without a GPU it is all that there is."""
-    move, conv = layers_from_log(LOG.splitlines())
+    move, conv = layers_from_log(LOG.split("\n"))
     assert (move.name, move.role, move.precision, move.kernel) == ("__myl_Move_myl0_0", "reformat", "fp32", "__myl_Move_0x6f49")
     assert (conv.kind, conv.role, conv.precision) == ("correlation", "compute", "int8")
     assert conv.nodes == ("node_of_c1", "node_of_r1")
