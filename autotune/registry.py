@@ -58,6 +58,8 @@ ENGINES = Registry(
         "openvino": "autotune.engines.openvino_cpu:OpenVinoCpu",
         "onnxruntime-cuda": "autotune.engines.onnxruntime_gpu:OnnxRuntimeCuda",
         "onnxruntime-tensorrt": "autotune.engines.onnxruntime_gpu:OnnxRuntimeTensorRt",
+        "tensorrt": "autotune.engines.tensorrt_backend:TensorRt",
+        "tensorrt-rtx": "autotune.engines.tensorrt_backend:TensorRtRtx",
         "torch": "autotune.engines.torch_cpu:TorchCpu",
         "torch-compile": "autotune.engines.torch_cpu:TorchCompileCpu",
         "torch-cuda": "autotune.engines.torch_cuda:TorchCuda",
@@ -74,6 +76,16 @@ METRICS = Registry(
         "top5": "autotune.bench.metrics:top5",
         "mse": "autotune.bench.metrics:negative_mse",
         "spearman_pairs": "autotune.bench.metrics:spearman_pairs",
+    },
+)
+RUNTIMES = Registry(
+    "cuda_runtime",
+    "autotune.cuda_runtimes",
+    {
+        "cuda-core": "autotune.cuda.cuda_core:CudaCoreRuntime",
+        "torch": "autotune.cuda.torch_runtime:TorchRuntime",
+        "pycuda": "autotune.cuda.pycuda_runtime:PycudaRuntime",
+        "host": "autotune.cuda.host:HostRuntime",  # a double for tests, by this name only
     },
 )
 EXPORTERS = Registry(

@@ -51,7 +51,7 @@ BLIND: dict[str, set[str]] = {
 LIBRARIES: dict[str, set[str]] = {
     "onnxruntime": {"engines", "variants", "export"},
     "openvino": {"engines", "export"},
-    "torch": {"engines", "variants", "spec"},
+    "torch": {"engines", "variants", "spec", "cuda"},
     "torch_pruning": {"variants"},
     "onnx2torch": {"variants"},
     "onnx": {"engines", "variants", "spec", "testing"},
@@ -73,6 +73,8 @@ LIBRARIES: dict[str, set[str]] = {
     "yaml": {"spec", "cli"},
     "filelock": {"cache", "study"},
     "pynvml": {"devices"},
+    "cuda": {"cuda"},
+    "pycuda": {"cuda"},
 }
 """The rooms that may import a library; no room imports one that is not named here, the standard library and numpy apart."""
 
