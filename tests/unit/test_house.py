@@ -27,6 +27,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("engines",),
     ("telemetry",),
     ("bench",),
+    ("explain",),
     ("trial",),
     ("store",),
     ("study",),
@@ -45,6 +46,7 @@ BLIND: dict[str, set[str]] = {
     "report": {"store", "study", "trial"},
     "export": {"store", "study", "space"},
     "telemetry": {"spec", "data", "variants", "engines"},
+    "explain": {"cache", "devices", "spec", "space", "data", "telemetry", "bench"},
 }
 """What a room must not know although it comes later: the store knows records only, an engine no data, a trial no search."""
 
