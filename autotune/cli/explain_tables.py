@@ -43,7 +43,7 @@ def _table(title: str, heads: Sequence[str], rows: Iterable[Row], left: Iterable
     from rich import box
     from rich.table import Table
 
-    table: Table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table: Table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     texts = set(left)
     for head in heads:
         table.add_column(head, justify="left" if head in texts else "right", overflow="fold")
@@ -52,7 +52,9 @@ def _table(title: str, heads: Sequence[str], rows: Iterable[Row], left: Iterable
         table.add_row(*row)
         n += 1
     if n:
-        console().print(table)
+        out = console()
+        out.print(title, style="bold", markup=False, soft_wrap=True)
+        out.print(table)
 
 
 def _print_comparison(ours: Subject, theirs: Subject, comparison: Comparison, top: int) -> None:
@@ -71,7 +73,7 @@ def _print_comparison(ours: Subject, theirs: Subject, comparison: Comparison, to
 
 def _matched_row(m: Matched, *, by_name: bool = False) -> Row:
     name = f"{m.name} ({m.label})" if by_name and m.nodes else m.label
-    formats = " → ".join("/".join(s.precisions) or DASH for s in (m.theirs, m.ours))
+    formats = " → ".join(dict.fromkeys("/".join(s.precisions) or DASH for s in (m.theirs, m.ours)))
     n_nodes = str(len(m.nodes)) if m.nodes else DASH
     return (name, n_nodes, _side_us(m.ours), _side_us(m.theirs), f"{m.lost_us:+.1f}", formats if m.nodes else "")
 
@@ -92,16 +94,20 @@ def _print_subject(subject: Subject, e: Explanation, top: int) -> None:
     _findings(f"{subject.label}: stayed wider than {subject.precision}", e.stayed_wide, top)
     _findings(f"{subject.label}: layers that compute nothing", e.overhead, top)
     _findings(f"{subject.label}: not fused", e.unfused, top)
-    rows = ((n.name, n.label, str(n.n_layers), f"{n.time_us:.0f}", f"{n.share:.1%}") for n in e.by_node[:top])
-    _table(f"{subject.label}: by node of the graph", ("node", "work", "layers", "µs", "share"), rows, ("node", "work"))
+    rows = ((n.name, n.label, str(n.n_layers), f"{n.time_us:.0f}", f"{n.share:.1%}", _few(n.nodes)) for n in e.by_node[:top])
+    heads = ("node", "work", "layers", "µs", "share", "with")
+    _table(f"{subject.label}: by node of the graph", heads, rows, ("node", "work", "with"))
     if e.vanished:
-        _say(
-            [f"{len(e.vanished)} nodes are in no layer: {', '.join(e.vanished[:top])}{', …' if len(e.vanished) > top else ''}"]
-        )
+        _say([f"{subject.label}: {len(e.vanished)} nodes are in no layer: {_few(e.vanished, top)}"])
 
 
 def _layer_row(f: Finding) -> Row:
-    return (f.layer, f.label, f.role, f.precision or DASH, _us(f), f"{f.share:.1%}", f.kernel, ", ".join(f.nodes[:4]))
+    return (f.layer, f.label, f.role, f.precision or DASH, _us(f), f"{f.share:.1%}", f.kernel, _few(f.nodes))
+
+
+def _few(names: Sequence[str], at_most: int = 3) -> str:
+    more = len(names) - at_most
+    return ", ".join(names[:at_most]) + (f" +{more}" if more > 0 else "")
 
 
 def _us(f: Finding) -> str:

@@ -17,8 +17,8 @@ CAVEATS = (
 """What every reader of an explanation must know."""
 
 
-def subject_document(subject: Subject, explanation: Explanation, at_most: int | None = None) -> dict[str, Any]:
-    """One trial's part. `at_most`: so many layers and nodes, the longest; None for all."""
+def subject_document(subject: Subject, explanation: Explanation) -> dict[str, Any]:
+    """One trial's part, every layer and every node of it."""
     report = subject.report
     document: dict[str, Any] = {
         "label": subject.label,
@@ -32,10 +32,7 @@ def subject_document(subject: Subject, explanation: Explanation, at_most: int | 
         "method": report.method,
         "notes": list(report.notes),
     }
-    found = asdict(explanation)
-    for name in ("layers", "by_node"):
-        found[name] = found[name][:at_most]
-    return document | found
+    return document | asdict(explanation)
 
 
 def comparison_document(comparison: Comparison) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from autotune.explain.subject import GraphView, Subject, bits_of, label_of, main
 from autotune.variants.outline import GraphNode
 
 _COSTS = ("reformat", "copy", "quantize")
+_WORTH_A_WORD = 0.005
+"""Share of the time below which nothing is said to be open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +28,10 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """A layer about which there is something to say. `label`: its kind of work, `why`: what could be told of the reason."""
+    """A layer about which there is something to say. `label`: its kind of work; `nodes`: Q, DQ and casts last.
+
+    `why`: what could be told of the reason.
+    """
 
     layer: str
     label: str
@@ -97,14 +102,16 @@ def explain(subject: Subject) -> Explanation:
 
 
 def _finding(subject: Subject, graph: GraphView, layer: Layer, why: str) -> Finding:
+    nodes = graph.nodes_of(layer)
+    between = {n.name for n in nodes if n.op in QUANTIZE_OPS}
     return Finding(
         layer=layer.name,
-        label=label_of(layer, graph.nodes_of(layer)),
+        label=label_of(layer, nodes),
         role=layer.role,
         precision=layer.precision,
         time_us=layer.time_us,
         share=subject.share(layer.time_us or 0.0),
-        nodes=layer.nodes,
+        nodes=tuple(sorted(layer.nodes, key=lambda name: name in between)),
         kernel=layer.kernel,
         why=why,
     )
@@ -253,12 +260,12 @@ def _untold(subject: Subject, layers: Sequence[Layer]) -> tuple[str, ...]:
     """What the profile left open, with its weight."""
     found = []
     nameless = [layer for layer in layers if not layer.nodes and layer.role in ("compute", "other") and layer.time_us]
-    if nameless:
-        share = subject.share(total_of(nameless))
+    share = subject.share(total_of(nameless))
+    if share >= _WORTH_A_WORD:
         found.append(f"{len(nameless)} layers ({share:.0%} of the time) whose nodes the engine does not tell")
     unknown = [layer for layer in layers if layer.role == "compute" and bits_of(layer.precision) is None and layer.time_us]
-    if unknown and bits_of(subject.precision) is not None:
-        share = subject.share(total_of(unknown))
+    share = subject.share(total_of(unknown))
+    if share >= _WORTH_A_WORD and bits_of(subject.precision) is not None:
         found.append(f"{len(unknown)} computing layers ({share:.0%}) in a format that is not known or no floating point")
     timeless = [layer for layer in layers if layer.time_us is None]
     if timeless:

@@ -11,6 +11,7 @@ from autotune.records import Estimate
 
 _WORTH_SAYING = 0.03
 """Share of a trial's time below which a part of it is left to the tables."""
+_WORTH_A_WORD = 0.005
 _AT_MOST = 4
 
 
@@ -21,7 +22,17 @@ def verdict(subject: Subject, explanation: Explanation) -> tuple[str, ...]:
     plain = subject.plain_us
     alone = "" if plain is None else f" ({_us(plain.value)} without the profiler)"
     begin = f"{subject.label} takes {_us(subject.total_us)} per batch of {subject.batch_size} under the profiler{alone}."
-    return (begin, f"Of this, {_composition(subject, explanation)}.", *_open(explanation))
+    return (begin, f"Of this, {_composition(subject, explanation)}.", *_unfused(explanation), *_open(explanation))
+
+
+def _unfused(explanation: Explanation) -> tuple[str, ...]:
+    """What runs on its own and could be part of another layer; Q and DQ at the model's ends could not."""
+    found = [f for f in explanation.unfused if "where it is needed" not in f.why]
+    if not found:
+        return ()
+    share = sum(f.share for f in found)
+    verb = "is 1 layer" if len(found) == 1 else f"are {len(found)} layers"
+    return (f"Not fused with their neighbours {verb} ({counted(f.label for f in found)}), {_percent(share)} of the time.",)
 
 
 def comparison_verdict(
@@ -74,20 +85,22 @@ def _interval(ratio: Estimate) -> str:
 
 
 def _composition(subject: Subject, explanation: Explanation) -> str:
-    """ "41 % is 17 layers that stayed fp32 (Conv 12, Add 5), 12 % is 24 reformat layers, 2 % lies between layers"."""
-    parts = [_wide_part(explanation.stayed_wide)] if explanation.stayed_wide else []
-    if not parts and subject.precision != "fp32":
-        parts = [f"nothing is computing layers that stayed wider than {subject.precision}"]
-    for share in explanation.by_role:
-        if share.name != "compute" and share.share >= 0.005:
-            parts.append(f"{_percent(share.share)} {_layers(share.n_layers, share.name)}")
-    if explanation.between.share >= 0.005:
+    """ "41 % is 17 computing layers that stayed fp32 (…), 47 % is 35 computing layers in int8, 12 % is 24 reformat layers"."""
+    wide = explanation.stayed_wide
+    parts = [_wide_part(wide)] if wide else []
+    computing = next((s for s in explanation.by_role if s.name == "compute"), None)
+    if computing is not None and computing.n_layers > len(wide):
+        wide_formats = {f.precision for f in wide}
+        formats = [s.name for s in explanation.by_precision if s.name not in wide_formats]
+        rest = computing.share - sum(f.share for f in wide)
+        parts.append(f"{_percent(rest)} {_layers(computing.n_layers - len(wide), 'computing')} in {', '.join(formats)}")
+    parts += [
+        f"{_percent(s.share)} {_layers(s.n_layers, s.name)}"
+        for s in explanation.by_role
+        if s.name != "compute" and s.share >= _WORTH_A_WORD
+    ]
+    if explanation.between.share >= _WORTH_A_WORD:
         parts.append(f"{_percent(explanation.between.share)} lies between layers")
-    rest = sum(s.share for s in explanation.by_role if s.name == "compute") - sum(f.share for f in explanation.stayed_wide)
-    n_rest = sum(s.n_layers for s in explanation.by_role if s.name == "compute") - len(explanation.stayed_wide)
-    narrow = [s.name for s in explanation.by_precision if s.name not in {f.precision for f in explanation.stayed_wide}]
-    if n_rest:
-        parts.append(f"{_percent(rest)} {_layers(n_rest, 'computing')}" + (f" in {', '.join(narrow)}" if narrow else ""))
     return ", ".join(parts)
 
 
@@ -95,7 +108,8 @@ def _wide_part(wide: Sequence[Finding]) -> str:
     formats = "/".join(dict.fromkeys(f.precision for f in wide))
     share = sum(f.share for f in wide)
     reasons = counted((f.why for f in wide), at_most=2)
-    return f"{_percent(share)} {_layers(len(wide), 'computing')} that stayed {formats} ({counted(f.label for f in wide)}; why: {reasons})"
+    what = counted(f.label for f in wide)
+    return f"{_percent(share)} {_layers(len(wide), 'computing')} that stayed {formats} ({what}; why: {reasons})"
 
 
 def _layers(n: int, kind: str) -> str:
@@ -108,11 +122,13 @@ def _difference(ours: Subject, theirs: Subject, comparison: Comparison) -> tuple
     told = [m for m in comparison.families if base > 0 and abs(m.lost_us) >= _WORTH_SAYING * base]
     lost = [m for m in told if m.lost_us > 0][:_AT_MOST]
     gained = [m for m in reversed(told) if m.lost_us < 0][:_AT_MOST]
+    apart = comparison.ratio is not None and not comparison.ratio.low <= 1 <= comparison.ratio.high
+    begin = "Per item and profiled" + ("" if apart else ", which may be noise where the whole cannot be told apart")
     found = []
     if lost:
-        found.append(f"Per item and profiled, {ours.label} loses most in {'; '.join(map(_change, lost))}.")
+        found.append(f"{begin}, {ours.label} loses most in {'; '.join(map(_change, lost))}.")
     if gained:
-        found.append(f"Per item and profiled, {ours.label} gains most in {'; '.join(map(_change, gained))}.")
+        found.append(f"{begin}, {ours.label} gains most in {'; '.join(map(_change, gained))}.")
     if not told:
         found.append(f"No kind of work differs by more than {_WORTH_SAYING:.0%} of the time.")
     return tuple(found)
@@ -120,15 +136,16 @@ def _difference(ours: Subject, theirs: Subject, comparison: Comparison) -> tuple
 
 def _change(m: Matched) -> str:
     """ "Conv 3×3 depthwise +120 µs (17 nodes, fp32 → int8, 3.1 × as long)"."""
-    facts = [f"{len(m.nodes)} nodes"] if m.nodes else []
+    facts = [f"{len(m.nodes)} node" + ("s" if len(m.nodes) > 1 else "")] if m.nodes else []
     formats = ["/".join(s.precisions) for s in (m.theirs, m.ours)]
     if all(formats) and formats[0] != formats[1]:
         facts.append(" → ".join(formats))
     if m.theirs.us_per_item > 0 and m.ours.us_per_item > 0:
-        facts.append(f"{m.ours.us_per_item / m.theirs.us_per_item:.2g} × as long")
+        times = m.ours.us_per_item / m.theirs.us_per_item
+        facts.append(f"{times:.2f} × as long" if times < 100 else "hardly anything there")
     else:
         facts.append("only here" if m.ours.us_per_item > 0 else "only there")
-    return f"{m.label} {m.lost_us:+.3g} µs ({', '.join(facts)})"
+    return f"{m.label} {m.lost_us:+,.{0 if abs(m.lost_us) >= 100 else 1}f} µs ({', '.join(facts)})"
 
 
 def _missing_fusions(ours: Subject, theirs: Subject, comparison: Comparison) -> tuple[str, ...]:

@@ -89,11 +89,11 @@ def short_format(name: str) -> str:
 
 def _label(node: NodeProto, shapes: Mapping[str, Shape]) -> str:
     if node.op_type not in _CONVOLUTIONS:
-        return node.op_type
+        return str(node.op_type)
     attributes: dict[str, Any] = {a.name: a for a in node.attribute}
     weight = shapes.get(node.input[1]) if len(node.input) > 1 else None
     sizes = list(attributes["kernel_shape"].ints) if "kernel_shape" in attributes else list((weight or ())[2:])
     kernel = " " + "×".join(map(str, sizes)) if sizes else ""
     groups = attributes["group"].i if "group" in attributes else 1
-    depthwise = weight is not None and len(weight) > 1 and weight[0 if node.op_type == "ConvTranspose" else 1] in (1, groups)
+    depthwise = weight is not None and len(weight) > 1 and weight[1] == 1  # channels per group, of inputs or of results
     return f"{node.op_type}{kernel}" + ("" if groups <= 1 else " depthwise" if depthwise else " grouped")
