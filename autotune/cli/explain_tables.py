@@ -94,9 +94,9 @@ def _print_subject(subject: Subject, e: Explanation, top: int) -> None:
     _findings(f"{subject.label}: stayed wider than {subject.precision}", e.stayed_wide, top)
     _findings(f"{subject.label}: layers that compute nothing", e.overhead, top)
     _findings(f"{subject.label}: not fused", e.unfused, top)
-    rows = ((n.name, n.label, str(n.n_layers), f"{n.time_us:.0f}", f"{n.share:.1%}", _few(n.nodes)) for n in e.by_node[:top])
-    heads = ("node", "work", "layers", "µs", "share", "with")
-    _table(f"{subject.label}: by node of the graph", heads, rows, ("node", "work", "with"))
+    nodes = ((n.name, n.label, str(n.n_layers), f"{n.time_us:.0f}", f"{n.share:.1%}", _few(n.nodes)) for n in e.by_node[:top])
+    columns = ("node", "work", "layers", "µs", "share", "with")
+    _table(f"{subject.label}: by node of the graph", columns, nodes, ("node", "work", "with"))
     if e.vanished:
         _say([f"{subject.label}: {len(e.vanished)} nodes are in no layer: {_few(e.vanished, top)}"])
 
