@@ -68,6 +68,7 @@ def nodes_by_layer(outline: Outline, hints: Sequence[LayerHint]) -> tuple[tuple[
             # A transposition that the engine added keeps the name of the tensor, and the layer that made it gets another.
             if node is not None and (hint.kind != "Transpose" or node.op == "Transpose"):
                 home.setdefault(node.name, index)
+    _take_activations(graph, home)
     for node in [n for n in outline if n.name in home]:
         _take_slice(graph, node, hints[home[node.name]], home)
     _take_post_ops(graph, home)
@@ -114,11 +115,20 @@ def _take_slice(graph: _Graph, last: GraphNode, hint: LayerHint, home: dict[str,
             node = graph.producer.get(tensor)
             if node is None or node.name in home or node.op == "QuantizeLinear" or (node.op in HEAVY and full):
                 continue
-            if node.op in POST_OPS and any(s.op in HEAVY and s.name in home for s in _sources(graph, node)):
+            if node.op in POST_OPS and any(s.op in HEAVY for s in _homes(graph, node, home)):
                 continue
             full = full or (node.op in HEAVY and "ttention" not in hint.kind)
             home[node.name] = index
             waiting.append(node)
+
+
+def _take_activations(graph: _Graph, home: dict[str, int]) -> None:
+    """Homeless activations right after a named convolution or product join it, before a later layer could take them."""
+    for node in graph.nodes:
+        if node.name not in home and node.op in ACTIVATIONS:
+            before = [p for p in _homes(graph, node, home) if p.op in HEAVY]
+            if before:
+                home[node.name] = home[before[0].name]
 
 
 def _take_post_ops(graph: _Graph, home: dict[str, int]) -> None:
@@ -126,20 +136,25 @@ def _take_post_ops(graph: _Graph, home: dict[str, int]) -> None:
     for node in graph.nodes:  # in an ONNX file, producers come first
         if node.name in home or node.op not in (*POST_OPS, "QuantizeLinear"):
             continue
-        before = [home[p.name] for p in _sources(graph, node) if p.name in home]
+        before = [home[p.name] for p in _homes(graph, node, home)]
         if before:
             home[node.name] = max(before)
 
 
-def _sources(graph: _Graph, node: GraphNode) -> Iterator[GraphNode]:
-    """The nodes that make the inputs, seen through homeless DQ and Q: a fused sum reads them so."""
+def _homes(graph: _Graph, node: GraphNode, home: dict[str, int]) -> list[GraphNode]:
+    """The nodes with a home that make the inputs, seen through homeless Q and DQ, for a fused sum reads them so.
+
+    None at all where one input is made by a node without a home: then `node` cannot follow in the others' layer.
+    """
+    found = []
     for tensor in node.inputs:
-        found = graph.producer.get(tensor)
-        while found is not None and found.op in ("DequantizeLinear", "QuantizeLinear") and found.inputs:
-            yield found
-            found = graph.producer.get(found.inputs[0])
-        if found is not None:
-            yield found
+        source = graph.producer.get(tensor)
+        while source is not None and source.name not in home and source.op in ("DequantizeLinear", "QuantizeLinear"):
+            source = graph.producer.get(source.inputs[0]) if source.inputs else None
+        if source is not None and source.name not in home:
+            return []
+        found += [source] if source is not None else []
+    return found
 
 
 def _take_pre_ops(graph: _Graph, home: dict[str, int]) -> None:
