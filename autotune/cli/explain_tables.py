@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from autotune.cli.render import DASH, console
 from autotune.explain.comparison import Comparison, Matched, Side, compare
 from autotune.explain.document import CAVEATS
-from autotune.explain.explanation import Explanation, Finding, explain
+from autotune.explain.explanation import Explanation, Finding, NodeTime, explain
 from autotune.explain.subject import Subject
 from autotune.explain.verdict import comparison_verdict, verdict
 
@@ -94,7 +94,9 @@ def _print_subject(subject: Subject, e: Explanation, top: int) -> None:
     _findings(f"{subject.label}: stayed wider than {subject.precision}", e.stayed_wide, top)
     _findings(f"{subject.label}: layers that compute nothing", e.overhead, top)
     _findings(f"{subject.label}: not fused", e.unfused, top)
-    nodes = ((n.name, n.label, str(n.n_layers), f"{n.time_us:.0f}", f"{n.share:.1%}", _few(n.nodes)) for n in e.by_node[:top])
+    nodes = (
+        (n.name, n.label, str(n.n_layers), f"{n.time_us:.0f}", f"{n.share:.1%}", _few(_others(n))) for n in e.by_node[:top]
+    )
     columns = ("node", "work", "layers", "µs", "share", "with")
     _table(f"{subject.label}: by node of the graph", columns, nodes, ("node", "work", "with"))
     if e.vanished:
@@ -103,6 +105,10 @@ def _print_subject(subject: Subject, e: Explanation, top: int) -> None:
 
 def _layer_row(f: Finding) -> Row:
     return (f.layer, f.label, f.role, f.precision or DASH, _us(f), f"{f.share:.1%}", f.kernel, _few(f.nodes))
+
+
+def _others(n: NodeTime) -> Sequence[str]:
+    return [name for name in n.nodes if name != n.name]
 
 
 def _few(names: Sequence[str], at_most: int = 3) -> str:

@@ -46,7 +46,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeTime:
-    """Nodes of the graph that share layers, called after the one that does the work, with the time of all of these layers."""
+    """Nodes of the graph that share layers, called after the one that does the work, with the time of all of these layers.
+
+    `nodes`: Q, DQ and casts last.
+    """
 
     name: str
     label: str
@@ -225,7 +228,7 @@ def _by_node(subject: Subject, graph: GraphView, layers: Sequence[Layer]) -> tup
             NodeTime(
                 name=main.name,
                 label=main.label,
-                nodes=tuple(n.name for n in known),
+                nodes=tuple(n.name for n in sorted(known, key=lambda n: n.op in QUANTIZE_OPS)),
                 n_layers=len(members),
                 precisions=tuple(dict.fromkeys(m.precision for m in members if m.precision)),
                 time_us=time_us,

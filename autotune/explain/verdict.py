@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from autotune.explain.comparison import Comparison, Matched
@@ -170,6 +171,8 @@ def _study(ours: Subject, theirs: Subject, comparison: Comparison) -> tuple[str,
         f"The study measured {mine.value:.1f} ±{mine.half_width:.1f} against {other.value:.1f} ±{other.half_width:.1f} items/s "
         f"under each trial's own streams: × {speed:.2f}"
     )
+    if abs(math.log(speed)) <= math.hypot(mine.half_width / mine.value, other.half_width / other.value):
+        return (f"{text}, no difference beyond their intervals.",)
     ratio = comparison.ratio
     apart = ratio is not None and not ratio.low <= 1 <= ratio.high
     if ratio is not None and apart and (speed > 1) == (ratio.value > 1):

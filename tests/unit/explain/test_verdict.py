@@ -63,6 +63,12 @@ def test_a_study_that_measured_the_opposite_is_not_hidden() -> None:
     assert "× 1.80, the other way round" in text
 
 
+def test_a_study_whose_intervals_overlap_measured_no_difference() -> None:
+    """5500 ±3400 against 5000 ±500 items/s is 1.10 ×, within what the two intervals allow."""
+    text = compared(int8(estimate(360, 3), estimate(5500, 3400)), fp32(estimate(200, 2), estimate(5000, 500)))
+    assert "× 1.10, no difference beyond their intervals." in text and "other way round" not in text
+
+
 def test_other_batches_are_compared_per_item() -> None:
     """360 µs for 2 against 400 µs for 4: 180 against 100 per item."""
     text = compared(int8(estimate(360, 3.6)), fp32(estimate(400, 4), batch_size=4))
