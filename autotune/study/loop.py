@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from autotune.errors import EnvironmentProblem
-from autotune.fingerprint import digest_of, file_digest
+from autotune.fingerprint import digest_of
 from autotune.records import FINISHED, Regime, TrialRecord
 from autotune.store.repository import SEARCHED, Store
 from autotune.store.studies import StudyRow
@@ -31,6 +31,7 @@ from autotune.study.under_way import claimed, measured, reference_of
 from autotune.study.warm_start import WarmStartGain, kin_of, warm_candidates, warm_flags, warm_start_gain
 from autotune.trial.isolation import TrialProcess
 from autotune.trial.request import Rival
+from autotune.variants.base import model_identity
 
 __all__ = ["StopSwitch", "StudyResult", "outcome_line", "register_study", "run_study"]
 
@@ -62,13 +63,11 @@ def register_study(plan: StudyPlan, store: Store, target: int) -> StudyRow:
     """The study's row, made or found. Raises SpecError where it began with another model or other objectives."""
     spec = plan.spec
     document = spec.model_dump(mode="json")
-    model_file = spec.model.path or spec.model.weights
-    model = {"file": file_digest(model_file) if model_file else None, "torch": spec.model.torch}
     return store.ensure_study(
         name=spec.study,
         spec_json=document,
         spec_digest=digest_of({"data": document["data"], "constraints": document["constraints"]}),
-        model_digest=digest_of(model),
+        model_digest=digest_of(model_identity(spec.model)),
         objectives=spec.objectives,
         environment=plan.fingerprint,
         target=target,

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.cache import Artifact, Cache
-from autotune.errors import SpecError, SpecProblem
+from autotune.errors import SpecError
 from autotune.fingerprint import digest_of, file_digest, library_version, onnxruntime_version
 from autotune.spec.model import ModelSpec
 from autotune.spec.onnx_file import ModelFault, checked_onnx, files_of
 from autotune.variants.canonical import canonical
-from autotune.variants.graph import MODEL_FILE, inputs_of, n_macs, n_params
+from autotune.variants.graph import MODEL_FILE, all_nodes, inputs_of, n_macs, n_params
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -32,58 +32,72 @@ def base_model(model: ModelSpec, cache: Cache) -> Artifact:
     Facts: digest (of the file), params, macs (per sample, or null), bytes. Raises SpecError where the file is not a model
     that can be deployed in batches.
     """
-    if model.torch is not None:
-        from autotune.variants.torch_source import exported_onnx, torch_identity
+    versions = {"onnx": library_version("onnx"), **({"torch": library_version("torch")} if model.path is None else {})}
+    key = digest_of({"revision": _REVISION, **versions, **model_identity(model)})
+    return cache.get_or_make("base", key, lambda folder: _finish(_source(model), folder, model))
 
-        identity: Mapping[str, Any] = torch_identity(model)
-        return cache.get_or_make(
-            "base", _key(identity), lambda folder: _finish(exported_onnx(model), folder, model.torch or "")
-        )
-    assert model.path is not None  # ModelSpec has exactly one of path and torch
-    path = model.path
+
+def model_identity(model: ModelSpec) -> Mapping[str, Any]:
+    """What makes the model this one and no other: its file with the weights beside it, or its code, weights and shape.
+
+    Raises SpecError where it cannot be read.
+    """
+    if model.path is None:
+        from autotune.variants.torch_source import torch_identity
+
+        return torch_identity(model)
     try:
-        identity = {"files": [file_digest(f) for f in files_of(path)]}
-        return cache.get_or_make("base", _key(identity), lambda folder: _finish(_loaded(path), folder, path.name))
+        return {"files": [file_digest(f) for f in files_of(model.path)]}
     except ModelFault as exc:
         raise SpecError([model.problem("path", exc.found, exc.allowed)]) from exc
 
 
-def _key(identity: Mapping[str, Any]) -> str:
-    return digest_of({"revision": _REVISION, "onnx": library_version("onnx"), **identity})
-
-
-def _finish(model: ModelProto, folder: Path, name: str) -> dict[str, Any]:
+def _source(model: ModelSpec) -> ModelProto:
     import onnx
 
-    for value in (*model.graph.input, *model.graph.output):
+    if model.path is None:
+        from autotune.variants.torch_source import exported_onnx
+
+        return exported_onnx(model)
+    try:
+        checked_onnx(model.path)
+    except ModelFault as exc:
+        raise SpecError([model.problem("path", exc.found, exc.allowed)]) from exc
+    return onnx.load(str(model.path))
+
+
+def _finish(graph: ModelProto, folder: Path, model: ModelSpec) -> dict[str, Any]:
+    import onnx
+
+    for value in (*graph.graph.input, *graph.graph.output):
         if value.type.HasField("tensor_type") and not value.type.tensor_type.shape.dim:
-            raise _wrong(f"{name}: {value.name} has no dimension", "inputs and outputs whose first dimension is the batch")
-    model = canonical(model)
+            raise _wrong(model, f"{value.name} without a dimension", "inputs and outputs whose first dimension is the batch")
+    _require_float_model(graph, model)
+    graph = canonical(graph)
     target = folder / MODEL_FILE
-    onnx.save_model(model, str(target))
-    _check_batches(model, target, name)
+    onnx.save_model(graph, str(target))
+    _check_batches(graph, target, model)
     return {
         "digest": file_digest(target),
-        "params": n_params(model),
-        "macs": n_macs(model),
+        "params": n_params(graph),
+        "macs": n_macs(graph),
         "bytes": target.stat().st_size,
     }
 
 
-def _loaded(path: Path) -> ModelProto:
-    import onnx
+def _require_float_model(graph: ModelProto, model: ModelSpec) -> None:
+    """Returns when the graph chooses no scales while it runs. Raises SpecError otherwise: they span the whole batch."""
+    if any(node.op_type == "DynamicQuantizeLinear" for node in all_nodes(graph.graph)):
+        raise _wrong(model, "a dynamically quantized model", "the floating-point model that it was made from")
 
-    checked_onnx(path)
-    return onnx.load(str(path))
 
-
-def _check_batches(model: ModelProto, path: Path, name: str) -> None:
+def _check_batches(graph: ModelProto, path: Path, model: ModelSpec) -> None:
     """A batch of two gives what two batches of one give. Raises SpecError where it does not.
 
     Left to the engines where ONNX Runtime is missing, or where free dimensions have no size that we could guess.
     """
     if onnxruntime_version() is None:
-        _log.info("onnxruntime is not installed: %s was not run in batches", name)
+        _log.info("onnxruntime is not installed: %s was not run in batches", path)
         return
     import onnxruntime as ort
 
@@ -92,19 +106,22 @@ def _check_batches(model: ModelProto, path: Path, name: str) -> None:
     options.intra_op_num_threads = 1
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        pair = sample_inputs(model, 2)
+        pair = sample_inputs(graph, 2)
         halves = [session.run(None, {k: v[i : i + 1] for k, v in pair.items()}) for i in (0, 1)]
     except Exception as exc:  # ONNX Runtime's exceptions share no public base class
-        _log.warning("%s could not be run on random inputs: %s", name, str(exc).splitlines()[0])
+        _log.warning("the model could not be run on random inputs: %s", str(exc).splitlines()[0])
         return
+    if not all(np.isfinite(array).all() for half in halves for array in half if np.issubdtype(array.dtype, np.floating)):
+        raise _wrong(model, "outputs that are not finite (NaN or infinite) on random inputs", "a model whose weights are whole")
     try:
         whole = session.run(None, pair)
     except Exception as exc:  # as above
-        raise _wrong(f"{name} takes a batch of 1 but not of 2: {str(exc).splitlines()[0]}", _DYNAMIC) from exc
+        first = str(exc).splitlines()[0]
+        raise _wrong(model, f"a model that takes a batch of 1 but not of 2: {first}", _DYNAMIC) from exc
     for output, left, right in zip(whole, *halves, strict=True):
         joined = np.concatenate([left, right])
         if output.shape != joined.shape or not close(output, joined):
-            raise _wrong(f"{name}: a batch of 2 gives other results than its samples one by one", _DYNAMIC)
+            raise _wrong(model, "a model that gives a batch of 2 other results than its samples one by one", _DYNAMIC)
 
 
 _DYNAMIC = "a model exported with a dynamic batch, whose samples do not influence each other"
@@ -131,5 +148,5 @@ def close(found: NDArray[Any], expected: NDArray[Any], *, tolerance: float = 1e-
     return bool(np.abs(found.astype(np.float64) - expected.astype(np.float64)).max() <= tolerance * scale)
 
 
-def _wrong(found: str, allowed: str) -> SpecError:
-    return SpecError([SpecProblem(key="model", found=found, allowed=allowed)])
+def _wrong(model: ModelSpec, found: str, allowed: str) -> SpecError:
+    return SpecError([model.problem("path" if model.path is not None else "torch", found, allowed)])

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import io
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import SpecError
-from autotune.fingerprint import file_digest, library_version, onnxruntime_version
+from autotune.fingerprint import file_digest, onnxruntime_version
 from autotune.spec.check import TORCH_INPUT, torch_callable, torch_model
 from autotune.spec.model import ModelSpec
+from autotune.user_code import code_digest
 from autotune.variants.graph import BATCH
 
 if TYPE_CHECKING:
@@ -24,14 +25,13 @@ OPSET = 18
 
 
 def torch_identity(model: ModelSpec) -> dict[str, Any]:
-    """What the exported file depends on: the code's file, the weights, the shape, the exporter's version."""
-    source = inspect.getsourcefile(torch_callable(model))
+    """What the exported file depends on: the code with its own imports, the weights, the shape."""
+    torch_callable(model)  # what cannot be imported is a fault of the study file, told as such
     return {
         "torch": model.torch,
-        "source": file_digest(Path(source)) if source else None,
+        "source": code_digest(str(model.torch)),
         "weights": None if model.weights is None else file_digest(model.weights),
         "input_shape": model.input_shape,
-        "version": library_version("torch"),
     }
 
 
@@ -49,23 +49,60 @@ def exported_onnx(model: ModelSpec) -> ModelProto:
     module = torch_model(model).float().cpu()
     generator = torch.Generator().manual_seed(0)
     sample = torch.randn((3, *(model.input_shape or ())), generator=generator)
-    with torch.no_grad():
-        expected = module(sample)
-    outputs = [expected] if isinstance(expected, torch.Tensor) else list(expected)
-    names = ["output"] if len(outputs) == 1 else [f"output_{i}" for i in range(len(outputs))]
-    graph = _exported(module, sample, names, model)
+    outputs = _outputs(module, sample, model)
+    names = list(outputs)
+    graph = _exported(_flat(module), sample, names, model)
     if onnxruntime_version() is not None:
         import onnxruntime as ort
 
         session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
         found = session.run(None, {TORCH_INPUT: sample.numpy()})
-        if not all(close(np.asarray(f), e.numpy()) for f, e in zip(found, outputs, strict=True)):
+        if not all(close(np.asarray(f), e.numpy()) for f, e in zip(found, outputs.values(), strict=True)):
             raise _wrong(
                 model,
                 f"{model.torch}: the exported graph computes something else than the module",
                 "a module without control flow that depends on its input; or export it to ONNX yourself and give model.path",
             )
     return graph
+
+
+def _outputs(module: Any, sample: Any, model: ModelSpec) -> dict[str, Any]:
+    """The tensors that the module returns, by name: a dictionary's own names, else "output", or "output_0"… of several."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            found = module(sample)
+    except Exception as exc:  # the user's own code runs here and may raise anything
+        given = f"called with a batch of shape {list(sample.shape)}"
+        raise _wrong(model, f"{model.torch}, which fails when {given}: {exc}", "an input_shape that the module takes") from exc
+    if isinstance(found, Mapping):  # as the models of Hugging Face return
+        named = {str(name): value for name, value in found.items()}
+    elif isinstance(found, list | tuple):
+        named = {"output" if len(found) == 1 else f"output_{i}": value for i, value in enumerate(found)}
+    else:
+        named = {"output": found}
+    strange = [name for name, value in named.items() if not isinstance(value, torch.Tensor)]
+    if strange or not named:
+        kinds = ", ".join(f"{name}: {type(named[name]).__name__}" for name in strange) or "nothing"
+        raise _wrong(model, f"{model.torch}, which returns {kinds}", "a tensor, a sequence of tensors, or tensors by name")
+    return named
+
+
+def _flat(module: Any) -> Any:
+    """The module, its outputs as a tuple: exporters by tracing cannot name the entries of a dictionary."""
+    import torch
+
+    class Flat(torch.nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, sample: Any) -> Any:
+            found = self.module(sample)
+            return tuple(found.values()) if isinstance(found, Mapping) else found
+
+    return Flat().eval()
 
 
 def _exported(module: Any, sample: Any, names: list[str], model: ModelSpec) -> ModelProto:

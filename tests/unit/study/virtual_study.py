@@ -88,7 +88,7 @@ def session(folder: Path, machine: VirtualMachine, **sections: Any) -> StudySess
 
 def replace_model(plan: Any) -> Any:
     """The plan without the model's file, which does not exist and which nothing here opens."""
-    spec = plan.spec.model_copy(update={"model": plan.spec.model.model_copy(update={"path": None, "torch": "m:f"})})
+    spec = plan.spec.model_copy(update={"model": plan.spec.model.model_copy(update={"path": None, "torch": "math:sqrt"})})
     return replace(plan, spec=spec)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ import tiny_models as tiny
 from onnx import numpy_helper
 
 from autotune.cache import Cache
+from autotune.data.dataset import Dataset
 from autotune.errors import SpecError
 from autotune.spec.model import ModelSpec
+from autotune.variants.base import model_identity
 from autotune.variants.graph import MODEL_FILE, model_inputs, n_macs, n_params
 from autotune.variants.make import base_model
 
@@ -134,3 +137,85 @@ def test_counts_survive_quantization_notation() -> None:
     assert n_params(model) == 4 * 64
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
     assert n_macs(model) == 4 * 64
+
+
+def torch_spec(folder: Path, source: str, monkeypatch: pytest.MonkeyPatch, **files: str) -> ModelSpec:
+    """A torch model of the user's: `source` is its module, `files` are modules beside it."""
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(str(folder))
+    for name, text in {"users_nets": source, **files}.items():
+        (folder / f"{name}.py").write_text(text)
+        sys.modules.pop(name, None)
+    return ModelSpec(torch="users_nets:net", input_shape=(8,))
+
+
+LINEAR = "import torch\nfrom users_act import act\ndef net():\n    torch.manual_seed(0)\n    return Net()\n"
+LINEAR += (
+    "class Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.l = torch.nn.Linear(8, 4)\n"
+)
+
+
+def test_code_beside_the_model_is_part_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change in a module that the model's module imports gives another base and another identity."""
+    forward = LINEAR + "    def forward(self, x):\n        return act(self.l(x))\n"
+    found = []
+    for sign in ("", "-"):
+        spec = torch_spec(tmp_path, forward, monkeypatch, users_act=f"def act(x):\n    return {sign}x\n")
+        found.append((model_identity(spec), base_model(spec, Cache(tmp_path / "c")).folder))
+    assert found[0][0] != found[1][0]
+    noise = np.random.default_rng(1).standard_normal((3, 8)).astype(np.float32)
+    data = Dataset(arrays={"input": noise}, labels=None, preprocess=None, digest="noise")
+    np.testing.assert_allclose(
+        tiny.outputs(found[0][1] / MODEL_FILE, data), -tiny.outputs(found[1][1] / MODEL_FILE, data), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("result", "names"),
+    [("{'logits': y, 'twice': 2 * y}", ["logits", "twice"]), ("(y, 2 * y)", ["output_0", "output_1"]), ("[y]", ["output"])],
+)
+def test_outputs_by_name_and_in_sequences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: str, names: list[str]
+) -> None:
+    """A dictionary of tensors, as Hugging Face's models return, keeps its names; sequences are numbered."""
+    forward = LINEAR + f"    def forward(self, x):\n        y = act(self.l(x))\n        return {result}\n"
+    spec = torch_spec(tmp_path, forward, monkeypatch, users_act="act = abs\n")
+    graph = onnx.load(str(base_model(spec, Cache(tmp_path / "c")).folder / MODEL_FILE)).graph
+    assert [v.name for v in graph.output] == names
+
+
+def test_a_partial_is_a_callable_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is named need not be a function or a class."""
+    source = "import functools, torch\nnet = functools.partial(torch.nn.Linear, 8, out_features=4)\n"
+    assert base_model(torch_spec(tmp_path, source, monkeypatch), Cache(tmp_path / "c")).facts["params"] == 8 * 4 + 4
+
+
+@pytest.mark.parametrize(
+    ("result", "said"), [("'text'", "returns output: str"), ("x.nonsense", "fails when called with a batch of shape")]
+)
+def test_a_model_that_gives_no_tensors_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: str, said: str
+) -> None:
+    """The user's code is at fault, and the message says how."""
+    forward = LINEAR + f"    def forward(self, x):\n        return {result}\n"
+    with pytest.raises(SpecError, match=said):
+        base_model(torch_spec(tmp_path, forward, monkeypatch, users_act="act = abs\n"), Cache(tmp_path / "c"))
+
+
+def test_weights_that_are_not_numbers_are_named_as_such(tmp_path: Path) -> None:
+    """NaN differs from itself, which must not be told as a fault of the batch."""
+    model = tiny.classifier()
+    tensor = model.graph.initializer[0]
+    tensor.CopyFrom(numpy_helper.from_array(np.full(numpy_helper.to_array(tensor).shape, np.nan, np.float32), tensor.name))
+    with pytest.raises(SpecError, match="not finite"):
+        base_model(ModelSpec(path=tiny.saved(model, tmp_path / "m.onnx")), Cache(tmp_path / "c"))
+
+
+def test_a_dynamically_quantized_model_is_refused_by_name(tmp_path: Path) -> None:
+    """Its scales span the batch, so that samples influence each other; the float model is what is wanted."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    source = tiny.saved(tiny.classifier(), tmp_path / "m.onnx")
+    quantize_dynamic(str(source), str(tmp_path / "q.onnx"))
+    with pytest.raises(SpecError, match="dynamically quantized"):
+        base_model(ModelSpec(path=tmp_path / "q.onnx"), Cache(tmp_path / "c"))
