@@ -45,7 +45,7 @@ class Cache:
         hit.
         """
         target = self.root / kind / key
-        target.parent.mkdir(parents=True, exist_ok=True)
+        self._require_folder(target.parent)
         with FileLock(f"{target}.lock"):
             found = self._read(key, target)
             if found is not None:
@@ -67,6 +67,18 @@ class Cache:
     def has(self, kind: str, key: str) -> bool:
         """True when the artifact is finished, or known to be impossible."""
         return (self.root / kind / key / MANIFEST).exists()
+
+    def _require_folder(self, folder: Path) -> None:
+        """The folder is there and can be written to. Raises EnvironmentProblem where it cannot be."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as exc:
+            raise errors.EnvironmentProblem(
+                f"the cache {self.root} cannot be written: {exc.strerror or exc} ({folder}).",
+                remedy="another folder as `cache:` of the study or in $AUTOTUNE_CACHE, or free space there",
+            ) from exc
 
     def _fill(self, folder: Path, make: Callable[[Path], Mapping[str, Any]]) -> None:
         try:

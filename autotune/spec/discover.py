@@ -19,12 +19,13 @@ _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".t
 class FoundData:
     """`splits`: name of the section (validation, calibration, train) → its keys. `doubts`: what the user must look at.
 
-    `shape` and `dtype` of one sample as stored; None if unknown.
+    `shape` and `dtype` of one sample as stored; None if unknown. `arrays`: name → dtype of an archive's arrays, labels apart.
     """
 
     splits: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     shape: tuple[int, ...] | None = None
     dtype: str | None = None
+    arrays: Mapping[str, str] = field(default_factory=dict)
     is_images: bool = False
     doubts: tuple[str, ...] = ()
 
@@ -58,7 +59,7 @@ def _archives(paths: Mapping[str, Path], shown_as: Callable[[Path], str]) -> Fou
     splits: dict[str, dict[str, str]] = {}
     shape: tuple[int, ...] | None = None
     dtype: str | None = None
-    doubts: list[str] = []
+    arrays: dict[str, str] = {}
     for role, path in paths.items():
         with np.load(path, allow_pickle=False) as archive:
             names = archive.files
@@ -66,11 +67,10 @@ def _archives(paths: Mapping[str, Path], shown_as: Callable[[Path], str]) -> Fou
             others = [name for name in names if name != label]
             source = "x" if "x" in others else others[0] if others else "x"
             splits[role] = {"npz": shown_as(path), "inputs": source, **({"labels": label} if label else {})}
-            if len(others) > 1:
-                doubts.append(f"{path.name} holds {', '.join(names)}; several inputs are written inputs: {{input: array}}")
             if role == "validation":
                 shape, dtype = archive[source].shape[1:], archive[source].dtype.name
-    return FoundData(splits=splits, shape=shape, dtype=dtype, doubts=tuple(doubts))
+                arrays = {name: archive[name].dtype.name for name in others}
+    return FoundData(splits=splits, shape=shape, dtype=dtype, arrays=arrays)
 
 
 def _image_folder(folder: Path, labels: Path, shown_as: Callable[[Path], str]) -> FoundData:

@@ -64,15 +64,34 @@ def _data_lines(found: FoundData, inputs: tuple[InputSpec, ...]) -> list[str]:
             "  # validation: {images: images/, labels: labels.csv, split: val}",
             "  calibration: {npz: calib.npz, inputs: x}",
         ]
-    lines += [f"  # CHECK: {doubt}" for doubt in found.doubts]
+    lines += [f"  # CHECK: {doubt}" for doubt in (*found.doubts, *_unmatched(found, inputs))]
     for role, keys in found.splits.items():
-        single = len(inputs) == 1 or "inputs" not in keys
-        shown = {k: v if k != "inputs" or single else {wanted.name: v for wanted in inputs} for k, v in keys.items()}
+        shown = {k: v if k != "inputs" else _arrays_of(found, inputs, v) for k, v in keys.items()}
         lines.append(f"  {role}: {_flow(shown)}")
     if found.splits and "calibration" not in found.splits:
         lines.append("  # calibration: {…}   # a few hundred samples that are not in validation; int8 needs them")
     lines += _preprocess_lines(found, inputs)
     return [*lines, "  metric: top1   # top1, top5, mse, spearman_pairs, or module:function"]
+
+
+def _arrays_of(found: FoundData, inputs: tuple[InputSpec, ...], array: str) -> str | dict[str, str]:
+    """What `inputs:` says: the array of a single input; of several each one's namesake, or a name that the user must mend."""
+    if len(inputs) == 1:
+        return inputs[0].name if inputs[0].name in found.arrays else array
+    return {wanted.name: wanted.name if wanted.name in found.arrays else "FILL_IN" for wanted in inputs}
+
+
+def _unmatched(found: FoundData, inputs: tuple[InputSpec, ...]) -> list[str]:
+    """What to look at where an archive's arrays and the model's inputs do not match by name and type."""
+    if not found.arrays or len(inputs) == 1 == len(found.arrays):
+        return []
+    there = ", ".join(f"{name} ({dtype})" for name, dtype in found.arrays.items())
+    lacking = [wanted.name for wanted in inputs if wanted.name not in found.arrays]
+    if len(inputs) == 1:
+        return [f"the archive holds {there}; which of them is the model's input {inputs[0].name}?"] if lacking else []
+    doubts = [f"FILL IN the array for {', '.join(lacking)}; the archive holds {there}"] if lacking else []
+    other = [w for w in inputs if w.name in found.arrays and found.arrays[w.name] != w.dtype]
+    return [*doubts, *(f"{w.name} is stored as {found.arrays[w.name]} and the model wants {w.dtype}" for w in other)]
 
 
 def _preprocess_lines(found: FoundData, inputs: tuple[InputSpec, ...]) -> list[str]:
@@ -82,7 +101,7 @@ def _preprocess_lines(found: FoundData, inputs: tuple[InputSpec, ...]) -> list[s
         or (found.dtype is not None and found.dtype == inputs[0].dtype)
         or not inputs[0].dtype.startswith("float")
     ):
-        return ["  # preprocess: none is needed: the arrays have the model's type"] if found.splits else []
+        return ["  # no preprocess is needed: the arrays go in as they are stored"] if found.splits else []
     shape = inputs[0].sample_shape
     layout, channels = _layout(shape)
     keys: dict[str, object] = {"color": "L" if channels == 1 else "RGB"} if found.is_images or not found.splits else {}

@@ -64,7 +64,7 @@ def test_arrays_of_the_models_type_need_no_preprocessing(folder: Path) -> None:
     """float32 samples for a float32 model go in as they are."""
     np.savez(folder / "val.npz", x=np.zeros((2, 3, 4, 4), np.float32), y=np.zeros(2, np.int64))
     assert "preprocess:" not in draft_study(folder / "model.onnx", folder / "val.npz", "auto", folder).replace(
-        "# preprocess: none", ""
+        "# no preprocess is needed:", ""
     )
 
 
