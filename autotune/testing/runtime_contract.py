@@ -44,7 +44,13 @@ class DeviceRuntimeContract:
 
     def foreign_fill(self, handle: int, pointer: int, value: int, n_bytes: int) -> None:
         """Work of another library than the runtime's is enqueued on the stream with this handle: the memory holds `value`."""
-        status = ctypes.CDLL("libcuda.so.1").cuMemsetD8Async(
+        driver = ctypes.CDLL("libcuda.so.1")
+        context = ctypes.c_void_p()
+        driver.cuCtxGetCurrent(ctypes.byref(context))
+        if not context:  # the runtime API of CUDA, which vendors' engines use, would make the primary context current by itself
+            driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0)
+            driver.cuCtxSetCurrent(context)
+        status = driver.cuMemsetD8Async(
             ctypes.c_uint64(pointer), ctypes.c_ubyte(value), ctypes.c_size_t(n_bytes), ctypes.c_void_p(handle)
         )
         assert status == 0, f"cuMemsetD8Async returned {status}"

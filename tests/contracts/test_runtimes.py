@@ -1,4 +1,4 @@
-"""The host double keeps the contract of a device runtime. The real runtimes are in tests/gpu, and skip where there is no GPU."""
+"""The host double keeps the contract of a device runtime. The real ones are in tests/gpu, and skip where there is no GPU."""
 
 from __future__ import annotations
 

@@ -27,7 +27,9 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_contract_holds_on_the_real_packages(driver: Path) -> None:
     """Every call of the adapter exists in the installed packages with these arguments, and does what is meant by it."""
-    ended = with_driver(driver, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu/test_gpu_runtimes.py", "-k", "CudaCore")
+    ended = with_driver(
+        driver, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu/test_gpu_runtimes.py", "-k", "CudaCore"
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     counts = dict((word, int(n)) for n, word in re.findall(r"(\d+) (passed|skipped|failed)", ended.stdout.splitlines()[-1]))
     assert counts.get("passed", 0) >= 19 and not counts.get("skipped"), ended.stdout
