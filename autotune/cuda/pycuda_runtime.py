@@ -2,8 +2,8 @@
 
 The primary context is retained, as TensorRT and torch use it; `pycuda.autoinit` would make another. PyCUDA keeps a stack of
 contexts for each thread and aborts the process when a thread ends with one on it, so the context is pushed and popped around
-every call. It also aborts when a pooled allocation is destroyed outside of its context, so a buffer that was forgotten is closed
-properly when it is collected, and what is still open is closed when the runtime is, at the latest when the interpreter ends.
+every call. It also aborts when a pooled allocation is destroyed outside of its context, so a forgotten buffer is closed as it
+should be when it is collected, and what is still open is closed with the runtime, at the latest when the interpreter ends.
 """
 
 from __future__ import annotations

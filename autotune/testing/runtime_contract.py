@@ -4,8 +4,8 @@
         def kind(self) -> type[DeviceRuntime]:
             return MyRuntime
 
-It needs pytest only, takes some MiB of the device, and leaves nothing behind. Tests skip, with the reason, where the library, the
-driver or the GPU is missing.
+It needs pytest only, takes some MiB of the device, and leaves nothing behind. Tests skip, with the reason, where the library,
+the driver or the GPU is missing.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import pytest
 from assets.driver_double import driver_folder, with_driver
 
 from autotune.cuda.cuda_core import CudaCoreRuntime
+from autotune.cuda.probe import why_runtime_fails
 from autotune.errors import EnvironmentProblem
 from autotune.fingerprint import library_version
 
@@ -33,6 +34,14 @@ def test_the_contract_holds_on_the_real_packages(driver: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
     counts = dict((word, int(n)) for n, word in re.findall(r"(\d+) (passed|skipped|failed)", ended.stdout.splitlines()[-1]))
     assert counts.get("passed", 0) >= 19 and not counts.get("skipped"), ended.stdout
+
+
+def test_the_probe_tries_in_a_process_of_its_own(driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`doctor` calls a runtime usable when it moved bytes, and gives its own words when it did not."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(driver))
+    assert why_runtime_fails("cuda-core") == ""
+    monkeypatch.setenv("FAKE_LIBCUDA_FAULT", "no device")
+    assert "CUDA_ERROR_NO_DEVICE" in why_runtime_fails("cuda-core")
 
 
 def test_without_a_driver_the_environment_is_to_blame() -> None:

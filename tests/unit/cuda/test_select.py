@@ -8,9 +8,10 @@ import pytest
 
 from autotune.cuda import select
 from autotune.cuda.host import HostRuntime
-from autotune.cuda.runtime import LibraryGap
 from autotune.errors import EnvironmentProblem, SpecError
 from autotune.registry import RUNTIMES
+
+ABSENT = "assets.absent_runtime:AbsentRuntime"
 
 
 class Usable(HostRuntime):
@@ -20,22 +21,11 @@ class Usable(HostRuntime):
     distributions = ("numpy",)
 
 
-class Lacking(HostRuntime):
-    """A runtime whose library is missing."""
-
-    name = "lacking"
-
-    @staticmethod
-    def gap() -> LibraryGap | None:
-        return LibraryGap(missing="the package x is not installed", remedy="pip install x")
-
-
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine where only the second of three runtimes can be used, and the environment names none."""
-    here = __name__
-    paths = {"cuda-core": "Lacking", "torch": "Usable", "pycuda": "Lacking", "host": "HostRuntime"}
-    monkeypatch.setattr(RUNTIMES, "_paths", {name: f"{here}:{kind}" for name, kind in paths.items()})
+    kinds = {"cuda-core": ABSENT, "torch": f"{__name__}:Usable", "pycuda": ABSENT, "host": f"{__name__}:HostRuntime"}
+    monkeypatch.setattr(RUNTIMES, "_paths", kinds)
     monkeypatch.setenv(select.VARIABLE, "auto")  # set, so that it is put back
 
 
@@ -63,7 +53,7 @@ def test_a_name_is_obeyed_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_where_there_is_none_all_gaps_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The double is not taken for one: it is no GPU."""
-    monkeypatch.setitem(RUNTIMES._paths, "torch", f"{__name__}:Lacking")
+    monkeypatch.setitem(RUNTIMES._paths, "torch", ABSENT)
     with pytest.raises(EnvironmentProblem, match=r"cuda-core: .*torch: .*pycuda: ") as told:
         select.runtime_name()
     assert "pip install" in told.value.remedy and "host" not in str(told.value)
@@ -79,12 +69,13 @@ def test_the_double_is_had_by_its_name_only(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_study_that_names_one_settles_it_for_its_children(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials are forks; they read the variable. "auto" leaves it as the environment has it."""
     monkeypatch.setenv(select.VARIABLE, "host")
-    select.select_runtime("auto")
+    select.name_runtime("auto")
     assert select.runtime_name() == "host"
-    select.select_runtime("torch")
+    select.name_runtime("torch")
     assert os.environ[select.VARIABLE] == "torch"
+    select.name_runtime("pycuda")
     with pytest.raises(EnvironmentProblem):
-        select.select_runtime("pycuda")
+        select.runtime_name()
 
 
 def test_choices_tell_what_each_lacks() -> None:
