@@ -16,7 +16,8 @@ from filelock import FileLock
 from autotune import errors
 from autotune.fingerprint import file_digest
 
-_MANIFEST = "artifact.json"
+MANIFEST = "artifact.json"
+"""The file in an artifact's folder that is not the maker's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +40,9 @@ class Cache:
         """The artifact `key`, made by `make(folder)` if it is not there or is damaged.
 
         `make` fills an empty folder and returns JSON facts. A CandidateRejected that is deterministic is remembered and raised
-        again for the same key; any other exception leaves nothing behind. Files are replaced by rename after an fsync, so a
-        reader never sees half of one, and their digests are compared on every hit.
+        again for the same key, and its log, if it names one in the folder, is kept; any other exception leaves nothing behind.
+        Files are replaced by rename after an fsync, so a reader never sees half of one, and their digests are compared on every
+        hit.
         """
         target = self.root / kind / key
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +66,7 @@ class Cache:
 
     def has(self, kind: str, key: str) -> bool:
         """True when the artifact is finished, or known to be impossible."""
-        return (self.root / kind / key / _MANIFEST).exists()
+        return (self.root / kind / key / MANIFEST).exists()
 
     def _fill(self, folder: Path, make: Callable[[Path], Mapping[str, Any]]) -> None:
         try:
@@ -74,10 +76,9 @@ class Cache:
         except errors.CandidateRejected as exc:
             if not exc.deterministic:
                 raise
-            shutil.rmtree(folder)
-            folder.mkdir()
+            _clear(folder, exc.log_path)
             manifest = {"rejected": {"kind": type(exc).__name__, "stage": exc.stage, "message": str(exc)}, "files": {}}
-        with (folder / _MANIFEST).open("w") as handle:
+        with (folder / MANIFEST).open("w") as handle:
             json.dump(manifest, handle, indent=1)
             handle.flush()
             os.fsync(handle.fileno())
@@ -85,7 +86,7 @@ class Cache:
     def _read(self, key: str, folder: Path) -> Artifact | None:
         """The artifact if it is whole, else None. Raises the remembered CandidateRejected."""
         try:
-            manifest = json.loads((folder / _MANIFEST).read_text())
+            manifest = json.loads((folder / MANIFEST).read_text())
             if any(file_digest(folder / name) != digest for name, digest in manifest["files"].items()):
                 return None
         except (OSError, ValueError, KeyError, AttributeError):
@@ -94,6 +95,14 @@ class Cache:
             kind: type[errors.CandidateRejected] = getattr(errors, rejected["kind"])
             raise kind(rejected["message"], stage=rejected["stage"])
         return Artifact(key=key, folder=folder, facts=manifest["facts"], hit=True)
+
+
+def _clear(folder: Path, kept: Path | None) -> None:
+    """Nothing is in the folder but the file `kept`, if it was there."""
+    for path in folder.iterdir():
+        if path == kept:
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def default_cache_root() -> Path:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from autotune.fingerprint import digest_of
+
 Stage = Literal["variant", "engine"]
 Scalar = str | int | float
 
@@ -26,6 +28,8 @@ class Knob:
     low: float | None = None
     high: float | None = None
     default: Scalar | None = None
+    choices: tuple[str, ...] = ()
+    """What a choice may be, where that is known here: the names of engines and precisions are not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +74,13 @@ def _knob(
     low: float | None = None,
     high: float | None = None,
     default: Scalar | None = None,
+    choices: tuple[str, ...] = (),
+    later: bool = False,
 ) -> Any:
-    meta = {"kind": kind, "stage": stage, "doc": doc, "unit": unit, "low": low, "high": high, "default": default}
-    return field(metadata=meta)
+    """A field whose metadata is the knob's. `later`: it came after candidates were stored without it, which read None."""
+    ends = {"low": low, "high": high, "default": default, "choices": choices}
+    meta = {"kind": kind, "stage": stage, "doc": doc, "unit": unit, **ends}
+    return field(default=None, metadata=meta) if later else field(metadata=meta)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +100,17 @@ class Candidate:
     memory_pool_mib: int | None = _knob(
         "int", "engine", "upper bound of the engine's own memory pool (arena, workspace)", unit="MiB", low=1, high=1 << 20
     )
+    builder_level: int | None = _knob(
+        "int", "engine", "how long the engine's builder looks for faster kernels", low=0, high=5, default=3, later=True
+    )
+    cuda_graph: str | None = _knob(
+        "choice",
+        "engine",
+        "whether an execution is captured once and launched as a whole",
+        default="off",
+        choices=("off", "on"),
+        later=True,
+    )
 
     def as_json(self) -> dict[str, Scalar | None]:
         """The knobs by name, in field order."""
@@ -102,9 +121,15 @@ class Candidate:
         """The candidate that `as_json` described. Raises TypeError on unknown or missing knobs."""
         return Candidate(**values)
 
+    @property
+    def digest(self) -> str:
+        """What equal candidates share. A knob that came later and is not set does not count: older digests hold."""
+        return digest_of({k: v for k, v in self.as_json().items() if v is not None or k not in _LATER})
+
     def __str__(self) -> str:
         return " ".join(f"{k}={v}" for k, v in self.as_json().items() if v is not None)
 
 
+_LATER = frozenset(f.name for f in fields(Candidate) if f.default is None)
 KNOBS: dict[str, Knob] = {f.name: Knob(name=f.name, **f.metadata) for f in fields(Candidate)}
 """Every knob by name, `engine` included, in the order in which people read them."""

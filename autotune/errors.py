@@ -13,7 +13,8 @@
     ├── Unstable             the engine ran but gave wrong, missing or non-finite results
     ├── DeadlineExceeded     the trial took longer than it may
     ├── WorkerCrashed        the trial's process died (signal, exit code)
-    └── AccuracyTooLow       measured, and under the study's constraint
+    ├── AccuracyTooLow       measured, and under the study's constraint
+    └── BuiltOnly            the engine was built, as asked, and nothing was measured
 
 `cli` catches AutotuneError, `trial.pipeline` catches CandidateRejected; nothing else catches either.
 """
@@ -137,3 +138,10 @@ class AccuracyTooLow(CandidateRejected):
     """The built engine's accuracy misses the study's constraint."""
 
     reason = "accuracy_too_low"
+
+
+class BuiltOnly(CandidateRejected):
+    """The variant and the engine are there, which was all that was asked for; nothing was opened or measured."""
+
+    reason = "built_only"
+    deterministic = False

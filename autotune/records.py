@@ -153,7 +153,8 @@ class TrialRecord:
 
     `throughput_items_per_s` is what is reported: once the study knows more than the trial's own load did (repetitions, the
     spread between processes), an estimate from all of it, and `throughput_one_run` is then the load's own. `regime`: the one of
-    the reported throughput, from 1.
+    the reported throughput, from 1. `pool_peak_mib`: the most that the engine's own memory pool handed out, where it has one
+    that it counts; `peak_memory_mib` is what the whole device or process held.
     """
 
     number: int
@@ -170,6 +171,7 @@ class TrialRecord:
     energy_j_per_item: Estimate | None = None
     power_w: Estimate | None = None
     peak_memory_mib: float | None = None
+    pool_peak_mib: float | None = None
     model_bytes: int | None = None
     variant: VariantInfo | None = None
     engine_key: str | None = None

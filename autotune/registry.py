@@ -58,6 +58,8 @@ ENGINES = Registry(
         "openvino": "autotune.engines.openvino_cpu:OpenVinoCpu",
         "onnxruntime-cuda": "autotune.engines.onnxruntime_gpu:OnnxRuntimeCuda",
         "onnxruntime-tensorrt": "autotune.engines.onnxruntime_gpu:OnnxRuntimeTensorRt",
+        "tensorrt": "autotune.engines.tensorrt_backend:TensorRt",
+        "tensorrt-rtx": "autotune.engines.tensorrt_backend:TensorRtRtx",
         "torch": "autotune.engines.torch_cpu:TorchCpu",
         "torch-compile": "autotune.engines.torch_cpu:TorchCompileCpu",
         "torch-cuda": "autotune.engines.torch_cuda:TorchCuda",

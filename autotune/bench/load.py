@@ -1,9 +1,14 @@
-"""The closed loop: every slot of a session is kept busy by a thread of its own while windows of throughput are counted."""
+"""The closed loop: every slot of a session is kept busy while windows of throughput are counted.
+
+A thread drives one slot, or several of a session that lets fewer threads drive it: it then submits on all of its slots before
+it waits for the one that was submitted first, and a request's latency ends when its thread came to see that it was done.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.bench.statistics import mean_estimate, percentile_estimate
-from autotune.engines.protocol import Inputs, Session
+from autotune.engines.protocol import Inputs, Session, driving_threads
 from autotune.records import GIVEN_UP, Estimate, LatencySummary
 from autotune.spec.model import LoadSpec
 
@@ -59,29 +64,37 @@ class _Lane:
 
 
 class _Clients:
-    """A thread per slot, each submitting the next batch when the last is done, until told to stop."""
+    """The threads that drive the slots, each submitting the next batch on a slot when the last is done, until told to stop."""
 
     def __init__(self, session: Session, batches: Sequence[Inputs], clock: Callable[[], int]) -> None:
         self.lanes = [_Lane() for _ in range(session.slots)]
         self.errors: list[BaseException] = []
         self._stop = threading.Event()
         self._session, self._batches, self._clock = session, batches, clock
-        self._threads = [threading.Thread(target=self._drive, args=(slot,), daemon=True) for slot in range(session.slots)]
+        n_threads = driving_threads(session)
+        owned = [range(first, session.slots, n_threads) for first in range(n_threads)]
+        self._threads = [threading.Thread(target=self._drive, args=(slots,), daemon=True) for slots in owned]
         for thread in self._threads:
             thread.start()
 
-    def _drive(self, slot: int) -> None:
+    def _drive(self, slots: Sequence[int]) -> None:
         session, batches, clock, stopped = self._session, self._batches, self._clock, self._stop.is_set
-        lane, n = self.lanes[slot], len(batches)
-        turn = slot * n // session.slots
+        n = len(batches)
+        turns = {slot: slot * n // session.slots for slot in slots}
+        flying: deque[tuple[int, int]] = deque()
         try:
-            while not stopped():
-                begin = clock()
-                session.submit(batches[turn % n], slot)
+            for slot in slots:
+                flying.append((slot, clock()))
+                session.submit(batches[turns[slot] % n], slot)
+            while flying:
+                slot, begin = flying.popleft()
                 session.wait(slot)
-                lane.done_ns.append(clock())
-                lane.started_ns.append(begin)
-                turn += 1
+                self.lanes[slot].done_ns.append(clock())
+                self.lanes[slot].started_ns.append(begin)
+                if not stopped():
+                    turns[slot] += 1
+                    flying.append((slot, clock()))
+                    session.submit(batches[turns[slot] % n], slot)
         except BaseException as exc:
             self.errors.append(exc)
             self._stop.set()

@@ -45,7 +45,11 @@ def _knob(value: object) -> str:
     return DASH if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _columns(record: TrialRecord, reference: TrialRecord | None) -> list[str]:
+_SELDOM = {"builder_level": "level", "cuda_graph": "graph"}
+"""Knobs that few engines have, with the heads of their columns, which appear only where some trial has a value."""
+
+
+def _columns(record: TrialRecord, reference: TrialRecord | None, seldom: Sequence[str]) -> list[str]:
     c = record.candidate
     rate = record.throughput_items_per_s
     base = reference.throughput_items_per_s if reference else None
@@ -59,6 +63,7 @@ def _columns(record: TrialRecord, reference: TrialRecord | None) -> list[str]:
         _knob(c.streams),
         _knob(c.worker_threads),
         _knob(c.memory_pool_mib),
+        *(_knob(getattr(c, name)) for name in seldom),
         with_interval(record.accuracy, 2, 100.0) if _is_share(record) else with_interval(record.accuracy, 4),
         with_interval(rate),
         gain,
@@ -79,12 +84,21 @@ def trial_table(records: Sequence[TrialRecord], reference: TrialRecord | None, t
     metric = next((r.metric for r in [*records, *([reference] if reference else [])] if r.metric), "accuracy")
     table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     share = metric.startswith("top")
-    heads = ("#", "engine", "precision", "prune", "batch", "streams", "threads", "pool MiB", metric + (" %" if share else ""))
-    for head in (*heads, "items/s", "× ref", "p99 ms", "MiB"):
-        table.add_column(head, justify="left" if head in ("engine", "precision") else "right", no_wrap=True)
     rows = ([reference] if reference else []) + list(records)
+    seldom = [name for name in _SELDOM if any(getattr(r.candidate, name) is not None for r in rows)]
+    heads = ("#", "engine", "precision", "prune", "batch", "streams", "threads", "pool MiB")
+    for head in (
+        *heads,
+        *(_SELDOM[name] for name in seldom),
+        metric + (" %" if share else ""),
+        "items/s",
+        "× ref",
+        "p99 ms",
+        "MiB",
+    ):
+        table.add_column(head, justify="left" if head in ("engine", "precision") else "right", no_wrap=True)
     for record in rows:
-        table.add_row(*_columns(record, reference), style="dim" if record.role == "reference" else "")
+        table.add_row(*_columns(record, reference, seldom), style="dim" if record.role == "reference" else "")
     return table
 
 

@@ -33,9 +33,12 @@ from autotune.trial.isolation import TrialProcess
 from autotune.trial.request import TrialRequest
 
 
-def checked_plan(study_file: str) -> StudyPlan:
-    """The plan of a study file whose model and data were looked at as well. Raises SpecError or EnvironmentProblem."""
-    spec = load_spec(Path(study_file))
+def checked_plan(study_file: str, changed: Callable[[StudySpec], StudySpec] = lambda spec: spec) -> StudyPlan:
+    """The plan of a study file whose model and data were looked at as well. `changed`: what is made of the file's study first.
+
+    Raises SpecError or EnvironmentProblem.
+    """
+    spec = changed(load_spec(Path(study_file)))
     see_users_modules(spec)
     plan = make_plan(spec)
     _check_metric(spec)
@@ -174,19 +177,26 @@ def _estimated_cost(plan: StudyPlan, trials: int) -> dict[str, float]:
 def bench_candidate(study_file: str, settings: Sequence[str]) -> TrialRecord:
     """The record of one candidate, paired with a reference whose predictions are made first if the cache lacks them."""
     plan = checked_plan(study_file)
-    candidate = _candidate_from_settings(plan, settings)
+    candidate = candidate_from_settings(plan, settings)
     with TrialProcess(plan.preload) as process, device_lock(plan.lock_name):
         if candidate == plan.reference:
-            return _run_once(plan, process, candidate, None)
-        reference = _run_once(plan, process, plan.reference, None, with_load=False)
+            return run_once(plan, process, candidate, None)
+        reference = run_once(plan, process, plan.reference, None, with_load=False)
         if reference.state != "complete":
             return reference
-        return _run_once(plan, process, candidate, reference.scores_key)
+        return run_once(plan, process, candidate, reference.scores_key)
 
 
-def _run_once(
-    plan: StudyPlan, process: TrialProcess, candidate: Candidate, scores: str | None, *, with_load: bool = True
+def run_once(
+    plan: StudyPlan,
+    process: TrialProcess,
+    candidate: Candidate,
+    scores: str | None,
+    *,
+    with_load: bool = True,
+    build_only: bool = False,
 ) -> TrialRecord:
+    """The record of one trial of no study. The device must be locked."""
     with tempfile.TemporaryDirectory() as folder:
         request = TrialRequest(
             spec=plan.spec,
@@ -197,23 +207,14 @@ def _run_once(
             log_path=Path(folder) / "bench.log",
             reference_scores=scores,
             with_load=with_load,
+            build_only=build_only,
         )
         return process.run(request)
 
 
-def _candidate_from_settings(plan: StudyPlan, settings: Sequence[str]) -> Candidate:
+def candidate_from_settings(plan: StudyPlan, settings: Sequence[str]) -> Candidate:
     """The engine's defaults with the named knobs replaced. Raises SpecError on an unknown knob, engine or value."""
-    values: dict[str, Any] = {}
-    for setting in settings:
-        name, sep, text = setting.partition("=")
-        if not sep or name not in KNOBS:
-            raise SpecError(f"--set {setting}: found {name!r}; allowed: KNOB=VALUE with KNOB one of {', '.join(KNOBS)}")
-        kind = {"int": int, "float": float, "choice": str}[KNOBS[name].kind]
-        try:
-            values[name] = kind(text)
-        except ValueError as exc:
-            raise SpecError(f"--set {setting}: found {text!r}; allowed: a value of kind {KNOBS[name].kind}") from exc
-        _require_in_bounds(name, values[name])
+    values = parsed_settings(settings)
     engine = values.get("engine", plan.space.engines[0])
     if engine not in plan.space.engines:
         raise SpecError(f"--set engine={engine}: allowed: {', '.join(plan.space.engines)}")
@@ -225,8 +226,26 @@ def _candidate_from_settings(plan: StudyPlan, settings: Sequence[str]) -> Candid
     return Candidate.from_json({**plan.space.default_candidate(engine).as_json(), **values})
 
 
+def parsed_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """The knobs' values by name. Raises SpecError on an unknown knob or value."""
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, sep, text = setting.partition("=")
+        if not sep or name not in KNOBS:
+            raise SpecError(f"--set {setting}: found {name!r}; allowed: KNOB=VALUE with KNOB one of {', '.join(KNOBS)}")
+        kind = {"int": int, "float": float, "choice": str}[KNOBS[name].kind]
+        try:
+            values[name] = kind(text)
+        except ValueError as exc:
+            raise SpecError(f"--set {setting}: found {text!r}; allowed: a value of kind {KNOBS[name].kind}") from exc
+        _require_in_bounds(name, values[name])
+    return values
+
+
 def _require_in_bounds(name: str, value: Any) -> None:
     knob = KNOBS[name]
+    if knob.choices and value not in knob.choices:
+        raise SpecError(f"--set {name}={value}: allowed: {', '.join(knob.choices)}")
     if (knob.low is not None and value < knob.low) or (knob.high is not None and value > knob.high):
         raise SpecError(f"--set {name}={value}: allowed: {knob.low:g} to {knob.high:g}")
 

@@ -89,13 +89,34 @@ def worker(study_file: str, trials: int | None, hours: float | None, storage: st
 @click.option(
     "--set", "settings", multiple=True, metavar="KNOB=VALUE", help="A knob's value; the others keep the engine's defaults."
 )
+@click.option(
+    "--build-only",
+    is_flag=True,
+    help="Make the variant and the engine, and measure nothing; needs no GPU where the "
+    "engine's builder needs none (tensorrt-rtx).",
+)
+@click.option(
+    "--compute-capability",
+    "capabilities",
+    multiple=True,
+    metavar="X.Y",
+    help="With --build-only: the GPU that the engine is for, such as 8.9; may be given several times.",
+)
 @json_option
-def bench(study_file: str, settings: tuple[str, ...], as_json: bool) -> int:
-    """Measure one candidate without searching; nothing is written to the database."""
+def bench(study_file: str, settings: tuple[str, ...], build_only: bool, capabilities: tuple[str, ...], as_json: bool) -> int:
+    """Measure one candidate without searching, or only build it; nothing is written to the database."""
+    from autotune.cli.building import build_candidate
     from autotune.cli.render import emit_json, print_trial
     from autotune.cli.running import bench_candidate
 
-    record = bench_candidate(study_file, settings)
+    if capabilities and not build_only:
+        raise SpecError(
+            "--compute-capability: allowed together with --build-only; what is measured runs on the GPU that is here"
+        )
+    if build_only:
+        record = build_candidate(study_file, settings, capabilities)
+    else:
+        record = bench_candidate(study_file, settings)
     if as_json:
         emit_json(record.as_json())
     else:

@@ -7,10 +7,11 @@ device, number 0, and no engine needs to be told which: CUDA, NVML and `nvidia-s
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from autotune.devices.build_target import build_target
 from autotune.devices.nvml import ask, ask_or_none, handle_of
 from autotune.errors import EnvironmentProblem
 from autotune.fingerprint import DeviceFingerprint, cpu_fingerprint
@@ -98,11 +99,18 @@ def is_gpu_selected() -> bool:
     return _VISIBLE_BEFORE in os.environ
 
 
+def device_kind() -> str:
+    """ "cuda" where a GPU is selected or built for, else "cpu"."""
+    return "cuda" if is_gpu_selected() or build_target() is not None else "cpu"
+
+
 def device_fingerprint(kind: str, distributions: tuple[str, ...] = ()) -> DeviceFingerprint:
-    """The device of `kind`, "cpu" or "cuda", that this process uses, with the versions of the libraries on it."""
+    """The device of `kind`, "cpu" or "cuda", that this process uses or builds for, with the versions of the libraries."""
     host = cpu_fingerprint(distributions)
     if kind == "cpu":
         return host
+    if (target := build_target()) is not None:
+        return replace(host, device=f"built ahead of time for {target}", kind=kind, system=f"{host.system}, {host.device}")
     gpu = selected_gpu()
     return DeviceFingerprint(
         device=str(gpu),

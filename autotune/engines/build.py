@@ -8,7 +8,7 @@ from typing import cast
 from autotune.cache import Cache
 from autotune.candidate import Candidate
 from autotune.devices.gpu import device_fingerprint
-from autotune.engines.protocol import Backend, Engine
+from autotune.engines.protocol import Backend, Engine, KeepsTimings
 from autotune.fingerprint import digest_of
 from autotune.registry import ENGINES
 from autotune.variants.variant import ModelVariant
@@ -38,6 +38,8 @@ def engine_key(backend: Backend, variant: ModelVariant, candidate: Candidate) ->
 def build_engine(backend: Backend, variant: ModelVariant, candidate: Candidate, cache: Cache) -> tuple[Engine, bool]:
     """The engine, and whether it was there already. Raises what the backend's build raises."""
     key = engine_key(backend, variant, candidate)
+    if isinstance(backend, KeepsTimings):
+        backend.keep_timings(cache.root / "timings")
 
     def make(folder: Path) -> dict[str, str]:
         backend.build(variant, candidate, folder)

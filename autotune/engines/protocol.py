@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -27,7 +27,8 @@ class Capabilities:
     """What a backend can do on this machine. `missing` is why it cannot run at all, with the command that helps.
 
     `precisions`: supported names. `refused`: precision → the reason why it is not offered here.
-    `limits`: knob → (low, high) that the device allows. `distributions`: what its versions come from.
+    `limits`: knob → (low, high) that the device allows. `distributions`: what its versions come from, on which an engine's
+    files depend; `run_distributions`: what more is loaded to run them, on which only measurements depend.
     `device`: the kind it runs on, "cpu" or "cuda", also where it cannot. `offered`: whether a study that names no
     engine gets this one.
     """
@@ -41,6 +42,7 @@ class Capabilities:
     refused: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     distributions: tuple[str, ...] = ()
+    run_distributions: tuple[str, ...] = ()
     knob_docs: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -55,7 +57,8 @@ class Engine:
 
 
 class Session(Protocol):
-    """An engine made ready to run. `slots` executions may be in flight, one per slot; each slot belongs to one thread.
+    """An engine made ready to run. `slots` executions may be in flight, one per slot; each slot belongs to one thread, and each
+    thread has one slot, unless the session is one of FewerThreads.
 
     The arrays given to `submit` must stay unchanged until `wait` of that slot returns; its result is the caller's until the
     next `submit` on the slot. An engine without asynchronous execution may do its work in `wait`.
@@ -78,6 +81,41 @@ class Session(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+@runtime_checkable
+class FewerThreads(Protocol):
+    """A session whose slots fewer threads may drive: `submit` returns at once, so that a thread submits on all of its slots
+    before it waits for the first."""
+
+    threads: int
+
+
+@runtime_checkable
+class CountsPool(Protocol):
+    """A session whose memory pool counts what it handed out."""
+
+    def pool_peak_mib(self) -> float | None:
+        """The most MiB that were handed out at once since the session was opened; the last figure once it is closed."""
+        ...
+
+
+def driving_threads(session: Session) -> int:
+    """How many threads drive the session's slots: one for each, unless the session says fewer."""
+    fewer = session.threads if isinstance(session, FewerThreads) else session.slots
+    return max(1, min(session.slots, fewer))
+
+
+@runtime_checkable
+class KeepsTimings(Protocol):
+    """A backend whose builder measures kernels, and may start from what earlier builds measured."""
+
+    def keep_timings(self, folder: Path) -> None:
+        """Builds from now on read and extend files in `folder`, which all builds of a cache share.
+
+        What lies there changes how long a build takes, and is no part of an engine's key.
+        """
+        ...
 
 
 class Backend(Protocol):

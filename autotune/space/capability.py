@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from autotune.candidate import KNOBS, Candidate, Choices, Domain, Range, Scalar
 from autotune.errors import EnvironmentProblem, SpecError, SpecProblem
+from autotune.spec.knobs import CALIBRATED
 from autotune.spec.model import StudySpec
 
 SHARED_KNOBS = tuple(k for k in KNOBS if k not in ("engine", "precision"))
@@ -79,6 +80,8 @@ def filtered_space(spec: StudySpec, engines: Sequence[EngineView], *, can_prune:
     for knob in SHARED_KNOBS:
         takers = [e for e in engines if KNOBS[knob].stage == "variant" or knob in e.knobs]
         if not takers:
+            if knob not in spec.space:
+                continue  # nobody asked for it
             removed.append(Removal(knob=knob, what=str(spec.domain(knob)), reason="none of the engines has this knob"))
             continue
         domain = spec.domain(knob)
@@ -104,7 +107,7 @@ def _pairs(spec: StudySpec, engines: Sequence[EngineView], removed: list[Removal
     for engine in engines:
         for precision in map(str, wanted):
             reason = "" if precision in engine.precisions else engine.refused.get(precision, "the engine does not know it")
-            if not reason and precision.startswith("int8") and spec.data.calibration is None:
+            if not reason and precision in CALIBRATED and spec.data.calibration is None:
                 reason = "quantization needs data.calibration"
             if reason:
                 removed.append(Removal(knob="precision", what=precision, engine=engine.name, reason=reason))

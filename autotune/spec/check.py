@@ -37,12 +37,11 @@ def check_model(spec: StudySpec) -> tuple[InputSpec, ...]:
 
 def torch_model(model: ModelSpec) -> Any:
     """The nn.Module that `model.torch` makes, with its weights, in eval mode. Raises SpecError and EnvironmentProblem."""
-    torch = _torch()
-    name = model.torch or ""
+    make, torch, name = torch_callable(model), _torch(), model.torch or ""
     try:
-        made = load_object(name)()
+        made = make()
     except Exception as exc:  # the user's own code runs here and may raise anything
-        allowed = "module:callable that Python can import from here and call without arguments"
+        allowed = "a callable that returns an nn.Module when it is called without arguments"
         raise SpecError([model.problem("torch", f"{name} ({type(exc).__name__}: {exc})", allowed)]) from exc
     if not isinstance(made, torch.nn.Module):
         raise SpecError(
@@ -57,6 +56,17 @@ def torch_model(model: ModelSpec) -> Any:
     return made.eval()
 
 
+def torch_callable(model: ModelSpec) -> Any:
+    """What `model.torch` names. Raises SpecError where it cannot be imported, EnvironmentProblem without torch."""
+    _torch()
+    name = model.torch or ""
+    try:
+        return load_object(name)
+    except Exception as exc:  # a module of the user's runs while it is imported, and may raise anything
+        allowed = "module:callable that Python can import from here"
+        raise SpecError([model.problem("torch", f"{name} ({type(exc).__name__}: {exc})", allowed)]) from exc
+
+
 def state_from_file(model: ModelSpec, path: Path) -> Mapping[str, Any]:
     """The tensors in a weights file, by name. No code in the file runs: safetensors, or torch's weights_only."""
     allowed = "a .safetensors file, or a state dict saved by torch.save that loads with weights_only=True"
@@ -69,6 +79,8 @@ def state_from_file(model: ModelSpec, path: Path) -> Mapping[str, Any]:
     except Exception as exc:  # torch and safetensors raise a dozen types on damaged files
         first = next(iter(str(exc).splitlines()), type(exc).__name__)[:200]
         raise SpecError([model.problem("weights", f"{path.name}, which cannot be loaded ({first})", allowed)]) from exc
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]  # a training checkpoint, as Lightning and many scripts write them
     if not isinstance(state, Mapping):
         raise SpecError([model.problem("weights", f"{path.name}, which holds a {type(state).__name__}", allowed)])
     return state

@@ -19,11 +19,17 @@ PRECISIONS: tuple[str, ...] = (
     "amp-bf16",
     "int8",
     "int8-tensor",
+    "fp8",
+    "int4",
+    "fp16-sparse",
+    "weak-fp16",
+    "weak-fp16-int8",
 )
 """Number formats that a study may name. int8-tensor: int8 with one scale per weight tensor instead of one per channel;
-amp-…: an fp32 graph of which the engine computes what it may in 16 bits (torch's autocast)."""
+amp-…: an fp32 graph of which the engine computes what it may in 16 bits (torch's autocast); int4: weights only; -sparse: with
+2:4 structured sparsity; weak-…: TensorRT's builder chooses between the named formats and fp32 for each layer."""
 
-CALIBRATED: tuple[str, ...] = ("int8", "int8-tensor")
+CALIBRATED: tuple[str, ...] = ("int8", "int8-tensor", "fp8", "weak-fp16-int8")
 """Precisions whose activation ranges are measured on data.calibration."""
 
 _RANGE_KEYS = ("low", "high", "step", "log")
@@ -38,10 +44,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def allowed_values(knob: Knob) -> str:
     """What a value of the knob may be, in words."""
     if knob.kind == "choice":
-        return ", ".join(PRECISIONS)
+        return ", ".join(choices_of(knob))
     bounds = f"{knob.low:g}…{knob.high:g}" if knob.low is not None and knob.high is not None else "any"
     kind = "an integer" if knob.kind == "int" else "a number"
     return f"{kind} in {bounds}{f' {knob.unit}' if knob.unit not in ('', '1') else ''}"
+
+
+def choices_of(knob: Knob) -> tuple[str, ...]:
+    """The words that a choice knows."""
+    return PRECISIONS if knob.name == "precision" else knob.choices
 
 
 def domain_from_value(knob: Knob, value: Any, key: str, faults: Faults) -> Domain | None:
@@ -57,9 +68,12 @@ def domain_from_value(knob: Knob, value: Any, key: str, faults: Faults) -> Domai
 def checked_value(knob: Knob, value: Any, key: str, faults: Faults) -> Scalar | None:
     """The value as the knob's type, or None with the reason in `faults`. A YAML boolean is not a number here."""
     if knob.kind == "choice":
-        if isinstance(value, str) and value in PRECISIONS:
+        known = choices_of(knob)
+        if isinstance(value, bool) and {"on", "off"} <= set(known):
+            return "on" if value else "off"  # what YAML 1.1 makes of a bare on or off
+        if isinstance(value, str) and value in known:
             return value
-        hint = nearest(value, PRECISIONS) if isinstance(value, str) else ""
+        hint = nearest(value, known) if isinstance(value, str) else ""
         faults.add(key, f"{shown(value)}{hint}", allowed_values(knob))
         return None
     right = isinstance(value, int) if knob.kind == "int" else isinstance(value, int | float)

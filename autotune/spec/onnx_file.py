@@ -17,8 +17,8 @@ class ModelFault(Exception):
         super().__init__(f"found {found}; allowed: {allowed}")
 
 
-def checked_onnx(path: Path) -> Any:
-    """The parsed ModelProto, weights in external files left there. Raises ModelFault when the file is not a usable model.
+def parsed_onnx(path: Path) -> Any:
+    """The ModelProto in a file, weights in external files left there. Raises ModelFault when it cannot be read safely.
 
     External data must lie inside the model's own folder: a model from elsewhere could otherwise have any file of this
     machine read as weights.
@@ -34,12 +34,26 @@ def checked_onnx(path: Path) -> Any:
         raise ModelFault(f"{path.name} without a graph", "an ONNX file with at least one operator")
     for tensor in _external_tensors(model):
         _require_confined(tensor, path.parent)
+    return model
+
+
+def checked_onnx(path: Path) -> Any:
+    """What `parsed_onnx` gives, once onnx.checker has found it valid too. Raises ModelFault when it is not a usable model."""
+    import onnx
+
+    model = parsed_onnx(path)
     try:
         onnx.checker.check_model(str(path))
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as exc:
         first = next(iter(str(exc).strip().splitlines()), type(exc).__name__)
         raise ModelFault(f"{path.name}, which onnx.checker refuses: {first}", "a valid ONNX model; export it again") from exc
     return model
+
+
+def files_of(path: Path) -> list[Path]:
+    """The model file, then the files beside it that hold its weights, by name. Raises ModelFault as `parsed_onnx` does."""
+    entries = (e for t in _external_tensors(parsed_onnx(path)) for e in t.external_data)
+    return [path, *(path.parent / place for place in sorted({e.value for e in entries if e.key == "location"}))]
 
 
 def inputs_from_onnx(model: Any) -> tuple[InputSpec, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.candidate import KNOBS, Knob
-from autotune.spec.knobs import PRECISIONS
+from autotune.spec.knobs import choices_of
 from autotune.spec.model import OFF, StudySpec
 
 SCHEMA_ASSET = "search_spaces/study.schema.json"
@@ -78,7 +78,10 @@ def _domain(knob: Knob) -> dict[str, Any]:
 
 def _value(knob: Knob) -> dict[str, Any]:
     if knob.kind == "choice":
-        return {"type": "string", "enum": list(PRECISIONS)} if knob.name == "precision" else {"type": "string"}
+        known = list(choices_of(knob))
+        if {"on", "off"} <= set(known):
+            return {"enum": [*known, True, False]}  # what YAML 1.1 makes of a bare on or off
+        return {"type": "string", "enum": known} if known else {"type": "string"}
     as_type = int if knob.kind == "int" else float
     bounds = {name: as_type(end) for name, end in (("minimum", knob.low), ("maximum", knob.high)) if end is not None}
     return {"type": "integer" if knob.kind == "int" else "number", **bounds}

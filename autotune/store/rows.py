@@ -53,6 +53,7 @@ def trial_values(record: TrialRecord) -> Values:
         "engine_key": record.engine_key,
         "scores_key": record.scores_key,
         "peak_memory_mib": _finite("peak_memory_mib", record.peak_memory_mib),
+        "pool_peak_mib": _finite("pool_peak_mib", record.pool_peak_mib),
         "model_bytes": None if record.model_bytes is None else int(record.model_bytes),
         "build_s": _finite("build_s", record.build_s),
         "measure_s": _finite("measure_s", record.measure_s),
@@ -68,7 +69,7 @@ def trial_values(record: TrialRecord) -> Values:
 
 def candidate_values(candidate: Candidate) -> Values:
     """The knobs' columns, and the digest that equal candidates share."""
-    return {**candidate.as_json(), "candidate_digest": digest_of(candidate.as_json())}
+    return {**candidate.as_json(), "candidate_digest": candidate.digest}
 
 
 def variant_values(variant: VariantInfo) -> Values:

@@ -33,7 +33,7 @@ from autotune.candidate import KNOBS, Candidate, Knob
 
 PREFIX = "at_"
 VERSION_TABLE = "at_schema_version"
-HEAD = "0002"
+HEAD = "0003"
 """The revision in `storage/versions/` that makes these tables; a test compares."""
 
 
@@ -151,6 +151,7 @@ trials = Table(
     Column("engine_key", String(64), ForeignKey("at_engines.key")),
     Column("scores_key", String(64)),
     Column("peak_memory_mib", Double),
+    Column("pool_peak_mib", Double),
     Column("model_bytes", BigInteger),
     Column("build_s", Double),
     Column("measure_s", Double),

@@ -12,7 +12,6 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from autotune.candidate import Candidate
 from autotune.errors import StoreError
-from autotune.fingerprint import digest_of
 from autotune.records import FINISHED, Estimate, Series, TrialRecord, TrialRole, TrialState, VariantInfo
 from autotune.store import rows
 from autotune.store.reported import RegimeClock, fetch_repetitions
@@ -145,7 +144,7 @@ def fetch(connection: Connection, *where: ColumnElement[bool]) -> list[TrialReco
 
 def fetch_finished(c: Connection, study_id: int, candidate: Candidate, roles: Iterable[TrialRole]) -> TrialRecord | None:
     """The newest trial of the candidate that ended with a result, else the newest rejected one."""
-    digest = digest_of(candidate.as_json())
+    digest = candidate.digest
     ours = and_(trials.c.study_id == study_id, trials.c.candidate_digest == digest, trials.c.role.in_(tuple(roles)))
     ended = select(trials.c.id).where(ours, trials.c.state.in_(("complete", "rejected")))
     # "complete" sorts before "rejected".

@@ -10,6 +10,7 @@ from typing import Any
 
 from autotune.cache import Cache, default_cache_root
 from autotune.candidate import Candidate, Choices
+from autotune.devices.build_target import build_target
 from autotune.devices.gpu import device_fingerprint, selected_gpu
 from autotune.engines.protocol import Backend, Capabilities
 from autotune.errors import EnvironmentProblem
@@ -41,6 +42,8 @@ class StudyPlan:
     @property
     def lock_name(self) -> str:
         """What `study.lock.device_lock` calls the device: measurements on one GPU take turns, those on two do not."""
+        if build_target() is not None:
+            return "build"
         return self.fingerprint.kind if self.fingerprint.kind == "cpu" else f"cuda-{selected_gpu().uuid}"
 
     @property
@@ -62,7 +65,9 @@ def make_plan(spec: StudySpec) -> StudyPlan:
     _require_energy(spec, kind)
     views = [_view(backend, found) for backend, found in able.values()]
     space = filtered_space(spec, views, can_prune=_why_not_prune())
-    distributions = tuple(dict.fromkeys(d for _, found in able.values() for d in found.distributions))
+    distributions = tuple(
+        dict.fromkeys(d for _, found in able.values() for d in (*found.distributions, *found.run_distributions))
+    )
     return StudyPlan(
         spec=spec,
         space=space,
@@ -75,8 +80,8 @@ def make_plan(spec: StudySpec) -> StudyPlan:
 
 
 def _require_energy(spec: StudySpec, kind: str) -> None:
-    """Returns when energy is no objective, or can be read. Raises EnvironmentProblem with the counter's reason."""
-    if "energy" not in spec.objectives:
+    """Returns when energy is no objective, can be read, or nothing is measured. Raises EnvironmentProblem with the reason."""
+    if "energy" not in spec.objectives or build_target() is not None:
         return
     probes, metric = (gpu_probes(selected_gpu()), "gpu_energy_j") if kind == "cuda" else (host_probes(), "cpu_energy_j")
     absent = next(p.absent for p in probes if p.metric == metric)

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from autotune import errors
 from autotune.bench.load import MAX_WARMUP_S
-from autotune.devices.gpu import device_fingerprint, is_gpu_selected
+from autotune.devices.gpu import device_fingerprint, device_kind
 from autotune.errors import CandidateRejected, DeadlineExceeded, EnvironmentProblem, OutOfMemory, WorkerCrashed
 from autotune.fingerprint import cpu_fingerprint
 from autotune.records import Rejection, TrialRecord
@@ -116,9 +116,9 @@ class TrialProcess:
 
     def _kill(self, conn: Connection, watch: _Watch) -> None:
         """The child is dead and the connection is ready for the next request."""
-        while watch.pid is None:
-            message = conn.recv()
-            watch.hear(message)
+        if watch.pid is None:  # the study's samples are still being prepared, in a process of which only the zygote knows
+            self.close()
+            return
         try:
             os.kill(watch.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -204,7 +204,7 @@ class _Watch:
             state="rejected" if limits else "crashed",
             reject=Rejection(reason=exc.reason, stage=exc.stage, message=str(exc)),
             metric=self.request.spec.data.metric,
-            device=device_fingerprint("cuda" if is_gpu_selected() else "cpu").device,
+            device=device_fingerprint(device_kind()).device,
             started_at=started_at,
             finished_at=now_utc(),
         )

@@ -11,10 +11,11 @@ from typing import Any
 from autotune.bench.accuracy import accuracy_estimate, drop_estimate
 from autotune.bench.measure import Measurement, measure_load
 from autotune.bench.memory import resident_mib
-from autotune.cache import Cache
+from autotune.cache import MANIFEST, Cache
 from autotune.devices.gpu import device_fingerprint
 from autotune.engines.build import build_engine, load_backend
-from autotune.errors import CandidateRejected
+from autotune.engines.protocol import CountsPool, Engine, Session
+from autotune.errors import BuiltOnly, CandidateRejected
 from autotune.records import Rejection, TrialRecord
 from autotune.trial.device_watch import DeviceWatch
 from autotune.trial.known_accuracy import measured_scores, stored_scores
@@ -85,7 +86,7 @@ def _walk(request: TrialRequest, draft: _Draft) -> None:
     spec, candidate, cache = request.spec, request.candidate, Cache(request.cache_root)
     backend = load_backend(candidate.engine)
     able = backend.capabilities()
-    device = device_fingerprint(able.device, able.distributions)
+    device = device_fingerprint(able.device, (*able.distributions, *able.run_distributions))
     draft.known |= {"device": device.device, "versions": dict(device.versions)}
     require_support(backend, candidate)
 
@@ -99,6 +100,8 @@ def _walk(request: TrialRequest, draft: _Draft) -> None:
         engine, hit = build_engine(backend, variant, candidate, cache)
         draft.cached += ["engine"] if hit else []
         draft.known["engine_key"] = engine.key
+    if request.build_only:
+        raise BuiltOnly(_what_was_built(engine, device.device), stage="open")
     with draft.stage("data"):
         pool = load_batches(validation, candidate.batch_size)
         idle_mib = resident_mib()
@@ -124,7 +127,7 @@ def _walk(request: TrialRequest, draft: _Draft) -> None:
             measured, flags = watch.measured(
                 lambda probes: measure_load(session, pool, candidate.batch_size, spec.load, probes, idle_mib, enough)
             )
-            draft.known |= _measured(measured)
+            draft.known |= _measured(measured) | _pool_peak(session)
             draft.flags += [*measured.load.flags, *flags]
 
 
@@ -137,6 +140,16 @@ def _measured(found: Measurement) -> dict[str, Any]:
         "power_w": found.power_w,
         "telemetry": found.telemetry,
     }
+
+
+def _pool_peak(session: Session) -> dict[str, Any]:
+    return {"pool_peak_mib": session.pool_peak_mib()} if isinstance(session, CountsPool) else {}
+
+
+def _what_was_built(engine: Engine, device: str) -> str:
+    files = sorted(p for p in engine.folder.iterdir() if p.name != MANIFEST)
+    sizes = ", ".join(f"{p.name} {p.stat().st_size} bytes" for p in files)
+    return f"{engine.backend} engine, {device}: {sizes}; nothing was opened or measured, as asked. Folder: {engine.folder}"
 
 
 def now_utc() -> str:

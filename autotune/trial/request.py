@@ -22,7 +22,8 @@ class Rival:
 class TrialRequest:
     """One candidate of one study. `reference_scores`: cache key of the reference's accuracy, None for the reference itself.
 
-    `with_load` false ends the trial after accuracy, for a reference whose speed nobody asked for. `rivals`: the load is given
+    `with_load` false ends the trial after accuracy, for a reference whose speed nobody asked for; `build_only` ends it once the
+    engine is built, with the reason built_only. `rivals`: the load is given
     up once it is certain that one of them is faster and not less accurate.
     """
 
@@ -34,6 +35,7 @@ class TrialRequest:
     log_path: Path
     reference_scores: str | None = None
     with_load: bool = True
+    build_only: bool = False
     rivals: tuple[Rival, ...] = ()
 
     def give_up_below(self, accuracy: float) -> float:

@@ -40,12 +40,16 @@ _pools: dict[tuple[str, int], Arrays] = {}
 
 def bound_split(spec: StudySpec, split: SplitSpec, cache: Cache) -> Dataset:
     """A split as the model's inputs, read once in the life of a process. Raises SpecError where it does not fit the model."""
-    parts = [p.model_dump_json() for p in (spec.model, split, spec.data.preprocess) if p is not None]
-    key = digest_of([*parts, str(cache.root)])
+    key = _split_key(spec, split, cache)
     if key not in _loaded:
         inputs = model_inputs(base_model(spec.model, cache).folder / MODEL_FILE)
         _loaded[key] = bind_inputs(load_split(split, spec.data.preprocess, cache), inputs)
     return _loaded[key]
+
+
+def _split_key(spec: StudySpec, split: SplitSpec, cache: Cache) -> str:
+    parts = [p.model_dump_json() for p in (spec.model, split, spec.data.preprocess) if p is not None]
+    return digest_of([*parts, str(cache.root)])
 
 
 def load_batches(dataset: Dataset, batch_size: int) -> list[Inputs]:
@@ -56,6 +60,11 @@ def load_batches(dataset: Dataset, batch_size: int) -> list[Inputs]:
     pool = _pools[dataset.digest, n]
     starts = range(0, n - batch_size + 1, batch_size)
     return [{name: array[i : i + batch_size] for name, array in pool.items()} for i in starts]
+
+
+def is_warm(spec: StudySpec, cache: Cache) -> bool:
+    """True once `warm` has run in this process, or in one that it was forked from."""
+    return _split_key(spec, spec.data.validation, cache) in _loaded
 
 
 def warm(spec: StudySpec, cache: Cache) -> None:

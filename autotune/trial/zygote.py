@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -51,18 +52,38 @@ def main() -> None:
 
 
 def _warm(request: Any) -> None:
-    """The study's samples are in memory for this and every later trial."""
-    from autotune.cache import Cache
-    from autotune.trial.stages import warm
+    """The study's samples are in memory for this and every later trial.
 
-    see_users_modules(request.spec)
-    try:
-        warm(request.spec, Cache(request.cache_root))
-    except Exception:
+    A child prepares them in the cache first: exporting and checking the model runs it, and the threads that this starts (those
+    of OpenMP among them, whose next user waits for them for ever) must not exist in the process that forks the trials.
+    """
+    from autotune.cache import Cache
+    from autotune.trial.stages import is_warm, warm
+
+    spec, cache = request.spec, Cache(request.cache_root)
+    if is_warm(spec, cache):
+        return
+    see_users_modules(spec)
+    if not _done_in_a_child(lambda: warm(spec, cache), os.getpid()):
         return  # the trial meets the same fault, and reports it as its own
+    warm(spec, cache)
     # Children then neither scan nor copy what every one of them has.
     gc.collect()
     gc.freeze()
+
+
+def _done_in_a_child(work: Callable[[], None], parent: int) -> bool:
+    """True when `work` returned in a fork of this process, False when it raised or the fork died."""
+    pid = os.fork()
+    if pid == 0:
+        die_with_parent(parent)
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitpid(pid, 0)[1] == 0
 
 
 def die_with_parent(parent: int) -> None:

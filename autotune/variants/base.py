@@ -14,6 +14,7 @@ from autotune.cache import Artifact, Cache
 from autotune.errors import SpecError, SpecProblem
 from autotune.fingerprint import digest_of, file_digest, library_version, onnxruntime_version
 from autotune.spec.model import ModelSpec
+from autotune.spec.onnx_file import ModelFault, checked_onnx, files_of
 from autotune.variants.canonical import canonical
 from autotune.variants.graph import MODEL_FILE, inputs_of, n_macs, n_params
 
@@ -40,8 +41,11 @@ def base_model(model: ModelSpec, cache: Cache) -> Artifact:
         )
     assert model.path is not None  # ModelSpec has exactly one of path and torch
     path = model.path
-    identity = {"files": [file_digest(f) for f in _files_of(path)]}
-    return cache.get_or_make("base", _key(identity), lambda folder: _finish(_loaded(path), folder, path.name))
+    try:
+        identity = {"files": [file_digest(f) for f in files_of(path)]}
+        return cache.get_or_make("base", _key(identity), lambda folder: _finish(_loaded(path), folder, path.name))
+    except ModelFault as exc:
+        raise SpecError([model.problem("path", exc.found, exc.allowed)]) from exc
 
 
 def _key(identity: Mapping[str, Any]) -> str:
@@ -66,38 +70,11 @@ def _finish(model: ModelProto, folder: Path, name: str) -> dict[str, Any]:
     }
 
 
-def _files_of(path: Path) -> list[Path]:
-    """The model file and the files that hold its weights, none of them outside the model's folder."""
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except OSError as exc:
-        raise _wrong(f"{path} ({exc.strerror or exc})", "the path of an ONNX file") from exc
-    except DecodeError as exc:
-        raise _wrong(f"{path.name}: not an ONNX file ({exc})", "an ONNX file") from exc
-    folder = path.parent.resolve()
-    places = {e.value for t in model.graph.initializer for e in t.external_data if e.key == "location"}
-    files = [path]
-    for place in sorted(places):
-        file = (folder / place).resolve()
-        if not file.is_relative_to(folder):
-            raise _wrong(f"{path.name}: external data at {place}, outside the model's folder", f"files under {folder}")
-        if not file.is_file():
-            raise _wrong(f"{path.name}: external data {place} is missing", f"the file {file}")
-        files.append(file)
-    return files
-
-
 def _loaded(path: Path) -> ModelProto:
     import onnx
 
-    try:
-        onnx.checker.check_model(str(path))
-        return onnx.load(str(path))
-    except (onnx.checker.ValidationError, ValueError) as exc:
-        raise _wrong(f"{path.name}: {str(exc).splitlines()[0]}", "a model that onnx.checker accepts") from exc
+    checked_onnx(path)
+    return onnx.load(str(path))
 
 
 def _check_batches(model: ModelProto, path: Path, name: str) -> None:

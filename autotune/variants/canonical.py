@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from autotune.variants.graph import BATCH, Shape, shapes_of, with_inferred_shapes
+from autotune.variants.graph import (
+    BATCH,
+    Shape,
+    drop_unused_initializers,
+    name_nodes,
+    shapes_of,
+    with_inferred_shapes,
+)
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -18,7 +25,7 @@ def canonical(model: ModelProto) -> ModelProto:
     """
     _drop_listed_initializers(model)
     _constants_to_initializers(model)
-    _name_nodes(model)
+    name_nodes(model)
     model = with_inferred_shapes(model)
     shapes = shapes_of(model)
     constants = {t.name: t for t in model.graph.initializer}
@@ -32,7 +39,7 @@ def canonical(model: ModelProto) -> ModelProto:
         dims = value.type.tensor_type.shape.dim
         if dims:
             dims[0].dim_param = BATCH
-    _drop_unused_initializers(model)
+    drop_unused_initializers(model)
     return with_inferred_shapes(model)
 
 
@@ -54,14 +61,6 @@ def _constants_to_initializers(model: ModelProto) -> None:
             kept.append(node)
     del model.graph.node[:]
     model.graph.node.extend(kept)
-
-
-def _name_nodes(model: ModelProto) -> None:
-    seen: set[str] = set()
-    for index, node in enumerate(model.graph.node):
-        if not node.name or node.name in seen:
-            node.name = f"{node.op_type}_{index}"
-        seen.add(node.name)
 
 
 def _free_reshape(
@@ -115,15 +114,6 @@ def _pool_from_mean(node: NodeProto, shapes: dict[str, Shape], constants: dict[s
         node.op_type = "GlobalAveragePool"
         del node.input[1:]
         del node.attribute[:]
-
-
-def _drop_unused_initializers(model: ModelProto) -> None:
-    from autotune.variants.graph import all_nodes
-
-    used = {name for node in all_nodes(model.graph) for name in node.input} | {v.name for v in model.graph.output}
-    kept = [t for t in model.graph.initializer if t.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
 
 
 def _known_product(shape: Shape) -> int | None:

@@ -77,6 +77,16 @@ def n_params(model: ModelProto) -> int:
 
 def n_macs(model: ModelProto) -> int | None:
     """Multiply-accumulates of convolutions and matrix products for one sample; None where a shape stays unknown."""
+    total = 0
+    for _, count in macs_by_node(model):
+        if count is None:
+            return None
+        total += count
+    return total
+
+
+def macs_by_node(model: ModelProto) -> list[tuple[str, int | None]]:
+    """(name, multiply-accumulates for one sample) of every node, those inside branches and loops too; None: shape unknown."""
     import onnx
 
     single = onnx.ModelProto()
@@ -86,13 +96,24 @@ def n_macs(model: ModelProto) -> int | None:
         if dims and dims[0].dim_param == BATCH:
             dims[0].dim_value = 1
     shapes = shapes_of(with_inferred_shapes(single))
-    total = 0
-    for node in all_nodes(single.graph):
-        count = _node_macs(node, shapes)
-        if count is None:
-            return None
-        total += count
-    return total
+    return [(node.name, _node_macs(node, shapes)) for node in all_nodes(single.graph)]
+
+
+def drop_unused_initializers(model: ModelProto) -> None:
+    """No stored tensor is left that nothing reads."""
+    used = {name for node in all_nodes(model.graph) for name in node.input} | {v.name for v in model.graph.output}
+    kept = [t for t in model.graph.initializer if t.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
+def name_nodes(model: ModelProto) -> None:
+    """Every node of the outermost graph has a name of its own; those that have one keep it."""
+    seen: set[str] = set()
+    for index, node in enumerate(model.graph.node):
+        if not node.name or node.name in seen:
+            node.name = f"{node.op_type}_{index}"
+        seen.add(node.name)
 
 
 def all_nodes(graph: Any) -> Iterator[NodeProto]:

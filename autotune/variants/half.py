@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.errors import EnvironmentProblem, Unsupported
 from autotune.fingerprint import onnxruntime_version
 from autotune.variants.graph import all_nodes, sort_nodes, with_inferred_shapes
+from autotune.variants.opset import at_opset
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -23,25 +24,29 @@ def fp16_from_fp32(source: Path, target: Path) -> tuple[str, ...]:
     """`target` computes in fp16 and keeps its inputs and outputs. Values out of fp16's range are clipped by the converter."""
     import onnx
 
+    onnx.save_model(half_model(onnx.load(str(source))), str(target))
+    return ()
+
+
+def half_model(model: ModelProto) -> ModelProto:
+    """The graph in fp16 behind casts at its inputs and outputs; nodes keep their names. `model` may be changed."""
     if onnxruntime_version() is None:
         raise EnvironmentProblem("fp16 needs onnxruntime's converter.", remedy="pip install 'autotune[onnxruntime]'")
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    model = onnx.load(str(source))
     try:
         converted = convert_float_to_float16(model, keep_io_types=True)
         sort_nodes(converted)
-        onnx.save_model(converted, str(target))
     except Exception as exc:
         raise Unsupported(f"fp16: the graph cannot be converted: {exc}", stage="variant") from exc
-    return ()
+    return converted
 
 
 def bf16_from_fp32(source: Path, target: Path) -> tuple[str, ...]:
     """`target` computes in bfloat16 behind casts at its inputs and outputs. Raises Unsupported naming the obstacle."""
     import onnx
 
-    model = _at_opset(onnx.load(str(source)), _BF16_OPSET)
+    model = at_opset(onnx.load(str(source)), _BF16_OPSET, "bf16")
     names = {v.name for v in model.graph.input if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
     results = {v.name for v in model.graph.output if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
     _cast_initializers(model)
@@ -54,19 +59,6 @@ def bf16_from_fp32(source: Path, target: Path) -> tuple[str, ...]:
         raise Unsupported(f"bf16: not every operation of the graph takes bfloat16: {exc}", stage="variant") from exc
     onnx.save_model(model, str(target))
     return (f"bfloat16 graph, opset {_BF16_OPSET}",)
-
-
-def _at_opset(model: ModelProto, opset: int) -> ModelProto:
-    import onnx
-
-    if any(o.domain not in ("", "ai.onnx") for o in model.opset_import):
-        raise Unsupported("bf16: the graph uses operations outside the ONNX standard", stage="variant")
-    if max(o.version for o in model.opset_import) >= opset:
-        return model
-    try:
-        return onnx.version_converter.convert_version(model, opset)
-    except Exception as exc:
-        raise Unsupported(f"bf16 needs opset {opset}, and the graph cannot be converted: {exc}", stage="variant") from exc
 
 
 def _cast_initializers(model: ModelProto) -> None:

@@ -21,6 +21,7 @@ from autotune.variants.variant import ModelVariant, QuantScheme
 __all__ = ["InputSpec", "VariantRequest", "base_model", "make_variant", "model_inputs"]
 
 _PRUNE_REVISION = 1
+_SPARSE_REVISION = 1
 _PRECISION_REVISION = 1
 """Parts of the keys: raised when the same request would give another file."""
 _PRUNE_DISTRIBUTIONS = ("onnx", "onnx2torch", "torch", "torch-pruning")
@@ -52,7 +53,7 @@ def make_variant(
     cache: Cache,
     report: Report = _silent,
 ) -> tuple[ModelVariant, tuple[str, ...]]:
-    """The variant, and which of its stages ("base", "prune", "variant") were in the cache already.
+    """The variant, and which of its stages ("base", "prune", "sparse", "variant") were in the cache already.
 
     `train` is what recovery learns from, else `calibration`; labels are not used. `report` gets a line per step of the work.
     Raises Unsupported or BuildFailed where this model cannot be made so, SpecError where the model itself is wrong.
@@ -60,11 +61,16 @@ def make_variant(
     base = base_model(request.model, cache)
     stages = {"base": base}
     pruned = base
+    lessons = train if train is not None else calibration
     if request.pruning_ratio > 0:
-        pruned = stages["prune"] = _pruned(request, base, train if train is not None else calibration, cache, report)
-    final = stages["variant"] = _converted(request, pruned, calibration, cache, report)
+        pruned = stages["prune"] = _pruned(request, base, lessons, cache, report)
+    ready = pruned
+    if recipe_for(request.precision).sparse:
+        ready = stages["sparse"] = _sparsified(request, pruned, lessons, cache, report)
+    final = stages["variant"] = _converted(request, ready, calibration, cache, report)
     hits = tuple(name for name, artifact in stages.items() if artifact.hit)
-    return ModelVariant(key=final.key, path=final.folder / MODEL_FILE, info=_info(request, base, pruned, final)), hits
+    info = _info(request, list(stages.values()), pruned)
+    return ModelVariant(key=final.key, path=final.folder / MODEL_FILE, info=info), hits
 
 
 def _pruned(request: VariantRequest, base: Artifact, data: Dataset | None, cache: Cache, report: Report) -> Artifact:
@@ -100,6 +106,35 @@ def _pruned(request: VariantRequest, base: Artifact, data: Dataset | None, cache
     return cache.get_or_make("prune", key, make)
 
 
+def _sparsified(request: VariantRequest, dense: Artifact, data: Dataset | None, cache: Cache, report: Report) -> Artifact:
+    key = digest_of(
+        {
+            "revision": _SPARSE_REVISION,
+            "source": dense.facts["digest"],
+            "recovery": request.recovery.model_dump(mode="json"),
+            "data": None if data is None else data.digest,
+            "seed": request.seed,
+            "versions": {d: library_version(d) for d in _PRUNE_DISTRIBUTIONS},
+        }
+    )
+
+    def make(folder: Path) -> dict[str, Any]:
+        from autotune.variants.sparse import sparsify_model
+
+        target = folder / MODEL_FILE
+        notes = sparsify_model(
+            dense.folder / MODEL_FILE,
+            target,
+            recovery=request.recovery,
+            data=data,
+            seed=request.seed,
+            report=report,
+        )
+        return _facts(target, notes)
+
+    return cache.get_or_make("sparse", key, make)
+
+
 def _converted(
     request: VariantRequest, pruned: Artifact, calibration: Dataset | None, cache: Cache, report: Report
 ) -> Artifact:
@@ -109,7 +144,7 @@ def _converted(
             "revision": _PRECISION_REVISION,
             "source": pruned.facts["digest"],
             "precision": request.precision,
-            "scheme": request.scheme.name if recipe.calibrated else None,
+            "scheme": request.scheme.name if recipe.schemed else None,
             "calibration": calibration.digest if recipe.calibrated and calibration is not None else None,
             "versions": {d: library_version(d) for d in recipe.distributions},
         }
@@ -137,16 +172,17 @@ def _facts(path: Path, notes: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _info(request: VariantRequest, base: Artifact, pruned: Artifact, final: Artifact) -> VariantInfo:
+def _info(request: VariantRequest, stages: list[Artifact], pruned: Artifact) -> VariantInfo:
     """Counted on the graphs; `achieved_pruning` is the share of the base model's parameters that pruning removed."""
+    base, final = stages[0], stages[-1]
     return VariantInfo(
         key=final.key,
         precision=request.precision,
-        scheme=request.scheme.name if recipe_for(request.precision).calibrated else "",
+        scheme=request.scheme.name if recipe_for(request.precision).schemed else "",
         pruning_ratio=request.pruning_ratio,
         achieved_pruning=1 - pruned.facts["params"] / base.facts["params"] if base.facts["params"] else 0.0,
         params=final.facts["params"],
         macs=final.facts["macs"],
         model_bytes=final.facts["bytes"],
-        notes=(*pruned.facts.get("notes", ()), *final.facts["notes"]),
+        notes=tuple(note for stage in stages for note in stage.facts.get("notes", ())),
     )

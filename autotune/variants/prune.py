@@ -10,27 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autotune.data.dataset import Arrays, Dataset
-from autotune.errors import BuildFailed, EnvironmentProblem, Unsupported
-from autotune.fingerprint import onnxruntime_version
+from autotune.data.dataset import Dataset
+from autotune.errors import BuildFailed, Unsupported
 from autotune.spec.model import RecoverySpec
-from autotune.variants.base import close, sample_inputs
+from autotune.variants.agreement import probe, require_agreement, tensors_of
 from autotune.variants.channels import Prunable, prunable_groups, remove_channels
 from autotune.variants.convert_torch import Network, onnx_from_torch, torch_from_onnx
 from autotune.variants.graph import inputs_of, n_macs, n_params
-from autotune.variants.recover import Lesson, Recovered, recover
+from autotune.variants.recover import Lesson, Recovered, recover, same_width
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 _STAGE = "prune"
-_N_PROBE = 4
-"""Samples on which conversions are compared and groups are tried."""
 _N_SCORED = 128
 _SCORING_BATCH = 16
 """Means and variances per channel settle within some tens of images, each with many positions."""
-_TOLERANCE = 1e-3
-"""Largest difference between ONNX Runtime and torch, as a share of the largest output; two fp32 runtimes stay below 1e-5."""
 
 
 def prune_model(
@@ -60,15 +55,19 @@ def prune_model(
         )
     model = onnx.load(str(source))
     network = torch_from_onnx(model)
-    inputs = _probe(model, data)
-    _compare(model, network, inputs, Unsupported("pruning: the graph's torch form computes something else", stage=_STAGE))
+    inputs = probe(model, data)
+    require_agreement(
+        model, network, inputs, Unsupported("pruning: the graph's torch form computes something else", stage=_STAGE)
+    )
     groups, obstacles = prunable_groups(network.module, network.layer_names(), inputs)
     if not groups:
         raise Unsupported(f"pruning: no layer can lose channels; {_listing(obstacles)}", stage=_STAGE)
     outcomes = _prune_in_steps(network, groups, inputs, ratio, recovery, data, seed, report, block)
     pruned = onnx_from_torch(network)
     _require_effect(model, pruned, ratio, obstacles)
-    _compare(pruned, network, inputs, BuildFailed("pruning: the written graph differs from the pruned module", stage=_STAGE))
+    require_agreement(
+        pruned, network, inputs, BuildFailed("pruning: the written graph differs from the pruned module", stage=_STAGE)
+    )
     onnx.save_model(pruned, str(target))
     return _notes(groups, obstacles, outcomes, recovery, data)
 
@@ -93,7 +92,7 @@ def _prune_in_steps(
         report(f"pruned to {ratio * step / recovery.steps:.0%}, step {step} of {recovery.steps}")
         if recovery.epochs == 0 or data is None:
             continue
-        lesson = Lesson(data=data, inputs=inputs_of(network.model), layers=_same_width(network.module, teacher))
+        lesson = Lesson(data=data, inputs=inputs_of(network.model), layers=same_width(network.module, teacher))
         share_s = (deadline - time.monotonic()) / (recovery.steps - step + 1)
         outcome = recover(network.module, teacher, lesson, recovery, seed=seed + step, max_s=max(share_s, 1e-3))
         report(f"trained for {outcome.epochs:.3g} epochs, loss {outcome.loss_before:.3g} → {outcome.loss:.3g}")
@@ -106,55 +105,7 @@ def _scoring_batches(model: ModelProto, data: Dataset | None) -> Iterator[tuple[
     if data is not None:
         chosen = np.linspace(0, len(data) - 1, min(len(data), _N_SCORED)).round().astype(np.intp)
         for start in range(0, len(chosen), _SCORING_BATCH):
-            yield _tensors(model, data.take(chosen[start : start + _SCORING_BATCH]))
-
-
-def _same_width(student: Any, teacher: Any) -> tuple[str, ...]:
-    """Names of the convolutions and products that still have the width they have in the teacher."""
-    originals = dict(teacher.named_modules())
-    names = []
-    for name, layer in student.named_modules():
-        weight = getattr(layer, "weight", None)
-        if weight is None or weight.dim() < 2 or getattr(layer, "groups", 1) > 1 or getattr(layer, "transposed", False):
-            continue
-        if weight.shape[0] == originals[name].weight.shape[0]:
-            names.append(name)
-    return tuple(names)
-
-
-def _probe(model: ModelProto, data: Dataset | None) -> tuple[Any, ...]:
-    """A few samples as tensors in the model's input order: real ones where there are any."""
-    return _tensors(model, sample_inputs(model, _N_PROBE) if data is None else data.batch(0, _N_PROBE))
-
-
-def _tensors(model: ModelProto, arrays: Arrays) -> tuple[Any, ...]:
-    """The arrays as tensors in the model's input order."""
-    import torch
-
-    return tuple(torch.from_numpy(np.ascontiguousarray(arrays[s.name].astype(s.dtype, copy=False))) for s in inputs_of(model))
-
-
-def _compare(model: ModelProto, network: Network, inputs: Sequence[Any], failure: Exception) -> None:
-    """Raises `failure` unless ONNX Runtime computes from the graph what torch computes from the module."""
-    import torch
-
-    if onnxruntime_version() is None:
-        raise EnvironmentProblem("pruning is checked with onnxruntime.", remedy="pip install 'autotune[onnxruntime]'")
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = torch.get_num_threads()
-    with torch.no_grad():
-        outputs = network.module(*inputs)
-    expected = [o.numpy() for o in (outputs if isinstance(outputs, list | tuple) else [outputs])]
-    try:
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        found = session.run(None, {s.name: t.numpy() for s, t in zip(inputs_of(model), inputs, strict=True)})
-    except Exception as exc:
-        raise failure from exc
-    if len(found) != len(expected) or not all(close(f, e, tolerance=_TOLERANCE) for f, e in zip(found, expected, strict=True)):
-        raise failure
+            yield tensors_of(model, data.take(chosen[start : start + _SCORING_BATCH]))
 
 
 def _require_effect(model: ModelProto, pruned: ModelProto, ratio: float, obstacles: Sequence[str]) -> None:

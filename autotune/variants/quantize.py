@@ -7,20 +7,19 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from autotune.data.dataset import Arrays, Dataset
-from autotune.errors import BuildFailed, EnvironmentProblem, Unsupported
-from autotune.fingerprint import onnxruntime_version
+from autotune.errors import BuildFailed, Unsupported
 from autotune.spec.inputs import InputSpec
-from autotune.variants.graph import model_inputs
+from autotune.variants.calibration import calibration_batches, n_used, require_calibration
+from autotune.variants.graph import model_inputs, name_nodes
+from autotune.variants.opset import at_opset, drop_unused_domains, opset_of
 from autotune.variants.variant import QuantScheme
 
-MAX_SAMPLES = 512
-"""Calibration samples used at most: min-max ranges of image models settle within a few hundred."""
-BATCH_SIZE = 16
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
 _MIN_OPSET = 13
 """Per-channel QuantizeLinear exists since opset 13."""
 
@@ -34,18 +33,14 @@ def int8_from_fp32(
     numbers per tensor are kept, so memory does not grow with the split. Raises Unsupported without calibration data,
     BuildFailed where ONNX Runtime's quantizer gives up.
     """
-    if calibration is None or len(calibration) == 0:
-        raise Unsupported("int8 needs data.calibration: activation ranges come from real samples", stage="variant")
-    if onnxruntime_version() is None:
-        raise EnvironmentProblem("int8 needs onnxruntime's quantizer.", remedy="pip install 'autotune[onnxruntime]'")
-    n_used = min(len(calibration), MAX_SAMPLES)
+    calibration = require_calibration("int8", calibration)
     try:
         _quantize(source, target, scheme=scheme, calibration=calibration, per_channel=per_channel)
     except Exception as exc:
         raise BuildFailed(
             f"ONNX Runtime could not quantize the graph with {scheme.name}: {type(exc).__name__}: {exc}", stage="variant"
         ) from exc
-    return (f"ranges: min-max over {n_used} calibration samples",)
+    return (f"ranges: min-max over {n_used(calibration)} calibration samples",)
 
 
 def _quantize(source: Path, target: Path, *, scheme: QuantScheme, calibration: Dataset, per_channel: bool) -> None:
@@ -53,7 +48,7 @@ def _quantize(source: Path, target: Path, *, scheme: QuantScheme, calibration: D
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     symmetric = scheme.activations == "int8"
-    with tempfile.TemporaryDirectory() as folder, _quiet_root_logger():
+    with tempfile.TemporaryDirectory() as folder, quiet_root_logger():
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(str(_quantizable(source, Path(folder))), str(prepared), skip_symbolic_shape=True)
         quantize_static(
@@ -73,14 +68,36 @@ def _quantize(source: Path, target: Path, *, scheme: QuantScheme, calibration: D
         )
 
 
+def prepared_model(source: Path, folder: Path, opset: int, precision: str) -> ModelProto:
+    """The graph at `opset` at least, with batch normalizations folded, constants computed and shapes inferred; named nodes.
+
+    `folder`: for intermediate files. Raises Unsupported where it is quantized already.
+    """
+    import onnx
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    raised = folder / "raised.onnx"
+    onnx.save_model(at_opset(_unquantized(onnx.load(str(source))), opset, precision), str(raised))
+    with quiet_root_logger():
+        quant_pre_process(str(raised), str(folder / "prepared.onnx"), skip_symbolic_shape=True)
+    model = onnx.load(str(folder / "prepared.onnx"))
+    drop_unused_domains(model)
+    name_nodes(model)
+    return model
+
+
+def _unquantized(model: ModelProto) -> ModelProto:
+    if any(n.op_type in ("QuantizeLinear", "DequantizeLinear", "QLinearConv") for n in model.graph.node):
+        raise Unsupported("the model is quantized already", stage="variant")
+    return model
+
+
 def _quantizable(source: Path, folder: Path) -> Path:
     """The graph at an opset that has per-channel Q/DQ. Raises Unsupported where it is quantized already."""
     import onnx
 
-    model = onnx.load(str(source))
-    if any(n.op_type in ("QuantizeLinear", "DequantizeLinear", "QLinearConv") for n in model.graph.node):
-        raise Unsupported("the model is quantized already", stage="variant")
-    if max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0) >= _MIN_OPSET:
+    model = _unquantized(onnx.load(str(source)))
+    if opset_of(model) >= _MIN_OPSET:
         return source
     path = folder / "converted.onnx"
     onnx.save_model(onnx.version_converter.convert_version(model, _MIN_OPSET), str(path))
@@ -88,25 +105,17 @@ def _quantizable(source: Path, folder: Path) -> Path:
 
 
 class _Reader:
-    """Calibration batches, evenly spread over the split, so that data sorted by label are covered whole."""
+    """The batches as ONNX Runtime's calibrators ask for them."""
 
     def __init__(self, calibration: Dataset, inputs: tuple[InputSpec, ...]) -> None:
-        self._batches = _batches(calibration, inputs)
+        self._batches = calibration_batches(calibration, inputs)
 
     def get_next(self) -> Arrays | None:
         return next(self._batches, None)
 
 
-def _batches(calibration: Dataset, inputs: tuple[InputSpec, ...]) -> Iterator[Arrays]:
-    n_used = min(len(calibration), MAX_SAMPLES)
-    chosen = np.linspace(0, len(calibration) - 1, n_used).round().astype(np.intp)
-    for start in range(0, n_used, BATCH_SIZE):
-        arrays = calibration.take(chosen[start : start + BATCH_SIZE])
-        yield {spec.name: arrays[spec.name].astype(spec.dtype, copy=False) for spec in inputs}
-
-
 @contextlib.contextmanager
-def _quiet_root_logger() -> Iterator[None]:
+def quiet_root_logger() -> Iterator[None]:
     """ONNX Runtime's quantizer writes advice through the root logger; only its errors are of use here."""
     root: Any = logging.getLogger()
 

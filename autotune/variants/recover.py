@@ -82,6 +82,19 @@ def recover(
     return Recovered(epochs=epochs, loss_before=before, loss=min(after, before), helped=helped)
 
 
+def same_width(student: Any, teacher: Any) -> tuple[str, ...]:
+    """Names of the convolutions and products that still have the width they have in the teacher."""
+    originals = dict(teacher.named_modules())
+    names = []
+    for name, layer in student.named_modules():
+        weight = getattr(layer, "weight", None)
+        if weight is None or weight.dim() < 2 or getattr(layer, "groups", 1) > 1 or getattr(layer, "transposed", False):
+            continue
+        if weight.shape[0] == originals[name].weight.shape[0]:
+            names.append(name)
+    return tuple(names)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Comparison:
     """Two modules and, after each pass, the results of their common layers."""

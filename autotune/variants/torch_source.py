@@ -10,9 +10,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.errors import EnvironmentProblem, SpecError, SpecProblem
+from autotune.errors import SpecError
 from autotune.fingerprint import file_digest, library_version, onnxruntime_version
-from autotune.registry import load_object
+from autotune.spec.check import TORCH_INPUT, torch_callable, torch_model
 from autotune.spec.model import ModelSpec
 from autotune.variants.graph import BATCH
 
@@ -25,7 +25,7 @@ OPSET = 18
 
 def torch_identity(model: ModelSpec) -> dict[str, Any]:
     """What the exported file depends on: the code's file, the weights, the shape, the exporter's version."""
-    source = inspect.getsourcefile(_callable(model))
+    source = inspect.getsourcefile(torch_callable(model))
     return {
         "torch": model.torch,
         "source": file_digest(Path(source)) if source else None,
@@ -46,7 +46,7 @@ def exported_onnx(model: ModelSpec) -> ModelProto:
 
     from autotune.variants.base import close
 
-    module = _module(model)
+    module = torch_model(model).float().cpu()
     generator = torch.Generator().manual_seed(0)
     sample = torch.randn((3, *(model.input_shape or ())), generator=generator)
     with torch.no_grad():
@@ -58,9 +58,10 @@ def exported_onnx(model: ModelSpec) -> ModelProto:
         import onnxruntime as ort
 
         session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-        found = session.run(None, {"input": sample.numpy()})
+        found = session.run(None, {TORCH_INPUT: sample.numpy()})
         if not all(close(np.asarray(f), e.numpy()) for f, e in zip(found, outputs, strict=True)):
             raise _wrong(
+                model,
                 f"{model.torch}: the exported graph computes something else than the module",
                 "a module without control flow that depends on its input; or export it to ONNX yourself and give model.path",
             )
@@ -74,8 +75,8 @@ def _exported(module: Any, sample: Any, names: list[str], model: ModelSpec) -> M
     failures = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "exported.onnx"
-        axes = {name: {0: BATCH} for name in ("input", *names)}
-        shared = {"input_names": ["input"], "output_names": names, "opset_version": OPSET}
+        axes = {name: {0: BATCH} for name in (TORCH_INPUT, *names)}
+        shared = {"input_names": [TORCH_INPUT], "output_names": names, "opset_version": OPSET}
         attempts: tuple[dict[str, Any], ...] = (
             {"dynamo": False, "dynamic_axes": axes},
             {"dynamo": True, "dynamic_shapes": ({0: torch.export.Dim(BATCH)},), "external_data": False, "verbose": False},
@@ -89,43 +90,10 @@ def _exported(module: Any, sample: Any, names: list[str], model: ModelSpec) -> M
                 return onnx.load(str(path))
             except Exception as exc:  # exporters raise anything, and the second may succeed
                 failures.append((str(exc).splitlines() or [type(exc).__name__])[0])
-    raise _wrong(f"{model.torch}: torch.onnx.export failed: {'; '.join(failures)}", "a module that torch can export to ONNX")
+    raise _wrong(
+        model, f"{model.torch}: torch.onnx.export failed: {'; '.join(failures)}", "a module that torch can export to ONNX"
+    )
 
 
-def _callable(model: ModelSpec) -> Any:
-    if library_version("torch") is None:
-        raise EnvironmentProblem(f"model.torch={model.torch} needs torch.", remedy="pip install 'autotune[prune]'")
-    try:
-        return load_object(str(model.torch))
-    except (ImportError, AttributeError, ValueError) as exc:
-        raise _wrong(f"{model.torch} ({exc})", "module:callable that Python can import; is its folder on PYTHONPATH?") from exc
-
-
-def _module(model: ModelSpec) -> Any:
-    import torch
-
-    module = _callable(model)()
-    if not isinstance(module, torch.nn.Module):
-        raise _wrong(f"{model.torch} returned {type(module).__name__}", "a callable that returns a torch.nn.Module")
-    if model.weights is not None:
-        try:
-            module.load_state_dict(_state(model.weights))
-        except Exception as exc:  # unpickling and shape errors come in many classes
-            raise _wrong(f"weights {model.weights.name} do not fit {model.torch}: {exc}", "its state dict") from exc
-    return module.eval().float().cpu()
-
-
-def _state(path: Path) -> Any:
-    """The state dict of a file. Nothing in the file is executed: safetensors, or torch's weights_only loader."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    import torch
-
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
-    return loaded.get("state_dict", loaded)
-
-
-def _wrong(found: str, allowed: str) -> SpecError:
-    return SpecError([SpecProblem(key="model.torch", found=found, allowed=allowed)])
+def _wrong(model: ModelSpec, found: str, allowed: str) -> SpecError:
+    return SpecError([model.problem("torch", found, allowed)])

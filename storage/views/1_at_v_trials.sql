@@ -4,6 +4,7 @@ CREATE VIEW at_v_trials AS
 SELECT
     s.name AS study, t.study_id, t.id AS trial_id, t.role, t.number, t.state,
     t.engine, t.precision, t.pruning_ratio, t.batch_size, t.streams, t.worker_threads, t.memory_pool_mib,
+    t.builder_level, t.cuda_graph,
     t.reject_reason, t.reject_stage, t.reject_message,
     t.metric,
     acc.value AS accuracy, acc.low AS accuracy_low, acc.high AS accuracy_high, acc.n AS accuracy_n,
@@ -19,7 +20,7 @@ SELECT
     p99.value AS latency_p99_ms, p99.low AS latency_p99_low_ms, p99.high AS latency_p99_high_ms,
     e.value AS energy_j_per_item, e.low AS energy_low_j_per_item, e.high AS energy_high_j_per_item,
     w.value AS power_w,
-    t.peak_memory_mib, t.model_bytes, t.build_s, t.measure_s,
+    t.peak_memory_mib, t.pool_peak_mib, t.model_bytes, t.build_s, t.measure_s,
     v.key AS variant_key, v.scheme, v.achieved_pruning, v.params, v.macs, t.engine_key,
     (SELECT COUNT(*) FROM at_repetitions r WHERE r.of_trial_id = t.id) AS n_repetitions,
     (SELECT 1 + COUNT(*) FROM at_regimes g WHERE g.study_id = t.study_id AND g.since <= t.started_at) AS regime,

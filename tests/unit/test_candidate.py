@@ -9,16 +9,18 @@ import pickle
 import pytest
 
 from autotune.candidate import KNOBS, Candidate, Choices, Range
+from autotune.fingerprint import digest_of
 
 FULL = Candidate(
     engine="openvino", precision="int8", pruning_ratio=0.25, batch_size=8, streams=2, worker_threads=None, memory_pool_mib=None
 )
 
 
-def test_the_six_knobs_and_the_engine_are_the_fields() -> None:
-    """The mission's knobs, in the order in which people read them."""
+def test_the_engine_and_the_knobs_are_the_fields() -> None:
+    """The mission's six knobs in the order in which people read them, then those that few engines have."""
     assert list(KNOBS) == [
         "engine", "precision", "pruning_ratio", "batch_size", "streams", "worker_threads", "memory_pool_mib",
+        "builder_level", "cuda_graph",
     ]  # fmt: skip
     assert list(KNOBS) == [f.name for f in dataclasses.fields(Candidate)] == list(FULL.as_json())
 
@@ -45,6 +47,13 @@ def test_unknown_and_missing_knobs_are_refused(change: dict[str, str | None]) ->
     values = {k: v for k, v in {**FULL.as_json(), **change}.items() if k != "engine" or v is not None}
     with pytest.raises(TypeError):
         Candidate.from_json(values)
+
+
+def test_a_knob_that_came_later_leaves_older_digests_as_they_are() -> None:
+    """A database of an earlier version knows its candidates by digest: those without the knob must be found again."""
+    before = {k: v for k, v in FULL.as_json().items() if k not in ("builder_level", "cuda_graph")}
+    assert FULL.digest == digest_of(before) and Candidate.from_json(before) == FULL
+    assert len({FULL.digest, *(dataclasses.replace(FULL, cuda_graph=c).digest for c in ("on", "off"))}) == 3
 
 
 def test_candidates_are_values() -> None:

@@ -12,7 +12,7 @@ import pytest
 from autotune.bench.load import LoadTrace, run_closed_loop, summarize, window_rates
 from autotune.candidate import Candidate
 from autotune.engines.fake import FakeSession, service_s, throughput_items_per_s
-from autotune.engines.protocol import Inputs, Outputs
+from autotune.engines.protocol import Inputs, Outputs, driving_threads
 from autotune.errors import Unstable
 from autotune.records import GIVEN_UP
 from autotune.spec.model import LoadSpec
@@ -146,6 +146,51 @@ def test_every_slot_has_a_thread_of_its_own_and_cycles_through_all_batches() -> 
     assert all(len(threads) == 1 for threads in owners.values())
     assert len(set.union(*owners.values())) == 4
     assert all({b for s, _, b in session.seen if s == slot} == set(range(8)) for slot in range(4))
+
+
+class Shared(Recording):
+    """A session of as many slots that two threads drive: a submission is done `takes_s` later, whoever waits for it when."""
+
+    threads = 2
+
+    def __init__(self, slots: int, takes_s: float = 0.02) -> None:
+        super().__init__(slots, takes_s)
+        self._due = [0.0] * slots
+        self.flying: set[int] = set()
+        self.most_flying = 0
+
+    def submit(self, inputs: Inputs, slot: int) -> None:
+        assert slot not in self.flying, "a slot holds one execution"
+        super().submit(inputs, slot)
+        self.flying.add(slot)
+        self.most_flying = max(self.most_flying, len(self.flying))
+        self._due[slot] = time.monotonic() + self._takes_s
+
+    def wait(self, slot: int) -> Outputs:
+        time.sleep(max(0.0, self._due[slot] - time.monotonic()))
+        self.flying.discard(slot)
+        return {}
+
+
+def test_fewer_threads_than_slots_keep_all_slots_busy() -> None:
+    """Two threads drive six slots, three each, always the same: all six are in flight at once, and six executions of 20 ms in
+    parallel give 300 per second, where a thread that waited before it submitted again would give 100."""
+    session = Shared(slots=6)
+    trace = run_closed_loop(session, batches(1, n=12), 1, PLAN)  # type: ignore[arg-type]  # no context manager is needed here
+    owners = {slot: {thread for s, thread, _ in session.seen if s == slot} for slot in range(6)}
+    assert all(len(threads) == 1 for threads in owners.values())
+    assert owners[0] == owners[2] == owners[4] != owners[1] == owners[3] == owners[5]
+    assert session.most_flying == 6 and session.flying == set(), "and none is left in flight at the end"
+    assert summarize(trace, PLAN).throughput_items_per_s.value > 200
+
+
+@pytest.mark.parametrize(("threads", "drivers"), [(None, 4), (1, 1), (9, 4), (0, 1)])
+def test_a_session_has_as_many_threads_as_slots_unless_it_says_fewer(threads: int | None, drivers: int) -> None:
+    """More threads than slots would have nothing to do."""
+    session = Recording(slots=4)
+    if threads is not None:
+        session.threads = threads  # type: ignore[attr-defined]
+    assert driving_threads(session) == drivers  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("fail_after", [0, 300])

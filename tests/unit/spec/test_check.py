@@ -40,12 +40,13 @@ def study(torch_name: str, weights: Path | None = None) -> StudySpec:
 
 
 def test_a_torch_model_takes_its_weights_from_either_format(folder: Path) -> None:
-    """safetensors and torch.save state dicts both end up in the module, which is in eval mode."""
+    """safetensors, torch.save and the state dict inside a training checkpoint end up in the module, which is in eval mode."""
     safetensors = pytest.importorskip("safetensors.torch", reason="needs safetensors")
     state = {"1.weight": torch.full((2, 4), 2.0), "1.bias": torch.zeros(2)}
     torch.save(state, folder / "w.pt")
     safetensors.save_file(state, folder / "w.safetensors")
-    for name in ("w.pt", "w.safetensors"):
+    torch.save({"epoch": 3, "state_dict": state}, folder / "checkpoint.pt")
+    for name in ("w.pt", "w.safetensors", "checkpoint.pt"):
         spec = study("tiny_torch_models:make", folder / name)
         assert check_model(spec) == (InputSpec(name="input", shape=(None, 4), dtype="float32"),)
         made = torch_model(spec.model)

@@ -27,6 +27,9 @@ def domain(knob: str, value: Any) -> tuple[Any, list[str]]:
         ("pruning_ratio", 0, Choices(values=(0.0,))),
         ("pruning_ratio", {"low": 0.1, "high": 0.5}, Range(low=0.1, high=0.5)),
         ("precision", "int8-tensor", Choices(values=("int8-tensor",))),
+        ("builder_level", (3, 5), Choices(values=(3, 5))),
+        ("cuda_graph", ("off", "on"), Choices(values=("off", "on"))),
+        ("cuda_graph", (True, False), Choices(values=("on", "off"))),  # a bare on and off, as YAML 1.1 reads them
     ],
 )
 def test_the_three_forms(knob: str, value: Any, expected: object) -> None:
@@ -46,6 +49,8 @@ def test_the_three_forms(knob: str, value: Any, expected: object) -> None:
         ("pruning_ratio", float("nan"), ["k"]),
         ("pruning_ratio", {"low": 0.0, "high": 0.5, "log": True}, ["k.low"]),
         ("precision", ("fp32", "int3", 8), ["k[1]", "k[2]"]),
+        ("precision", True, ["k"]),
+        ("cuda_graph", ("on", "maybe", True), ["k[1]", "k[2]"]),
     ],
 )
 def test_what_is_refused_and_where(knob: str, value: Any, keys: list[str]) -> None:

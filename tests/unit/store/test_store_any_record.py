@@ -33,12 +33,14 @@ records: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "candidate": st.builds(
             Candidate, engine=words, precision=words, pruning_ratio=positive, batch_size=counts,
             streams=st.none() | counts, worker_threads=st.none() | counts, memory_pool_mib=st.none() | counts,
+            builder_level=st.none() | counts, cuda_graph=st.none() | words,
         ),
         "reject": st.none() | st.builds(Rejection, reason=words, stage=words, message=words),
         "metric": words,
         **dict.fromkeys(ESTIMATES, maybe),
         "latency_ms": st.builds(LatencySummary, p50=maybe, p90=maybe, p95=maybe, p99=maybe),
         "peak_memory_mib": st.none() | positive,
+        "pool_peak_mib": st.none() | positive,
         "model_bytes": st.none() | counts,
         "variant": st.none()
         | st.builds(

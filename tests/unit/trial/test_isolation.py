@@ -17,7 +17,7 @@ from faulty_study import fake_candidate, fake_spec, request
 
 from autotune.errors import DeadlineExceeded, SpecError
 from autotune.records import Rejection, TrialRecord
-from autotune.spec.model import LimitsSpec, LoadSpec, StudySpec
+from autotune.spec.model import LimitsSpec, LoadSpec, ModelSpec, StudySpec
 from autotune.trial.isolation import Interrupted, TrialProcess, _Watch
 from autotune.trial.request import TrialRequest
 
@@ -137,6 +137,18 @@ def test_a_trial_can_be_interrupted(process: TrialProcess, spec: StudySpec) -> N
         )
     assert time.monotonic() - begin < 10 and _children(process) == []
     assert_usable(process, spec)
+
+
+def test_preparing_the_samples_may_hang_or_crash(process: TrialProcess, spec: StudySpec, tmp_path: Path) -> None:
+    """A user's module that never returns meets the deadline too, and one that ends its process is a crash of that trial."""
+    (tmp_path / "hanging_net.py").write_text("import time\ntime.sleep(600)\n")
+    (tmp_path / "dying_net.py").write_text("import os\nos.abort()\n")
+    for name, state in (("hanging_net", "rejected"), ("dying_net", "crashed")):
+        model = ModelSpec(torch=f"{name}:make", input_shape=(2,))
+        bad = with_limits(spec, deadline_s=3).model_copy(update={"model": model, "file": tmp_path / "study.yaml"})
+        assert process.run(request(bad, fake_candidate(), number=21)).state == state
+        assert_usable(process, spec)
+        assert _children(process) == []
 
 
 def test_a_fault_of_the_study_is_raised(process: TrialProcess, spec: StudySpec) -> None:
