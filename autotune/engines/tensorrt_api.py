@@ -198,6 +198,7 @@ class BuilderFlag(Protocol):
     """Switches of a build."""
 
     TF32: Member
+    SPARSE_WEIGHTS: Member
 
 
 class NetworkDefinitionCreationFlag(Protocol):

@@ -26,10 +26,10 @@ from autotune.engines.tensorrt_session import TensorRtSession
 from autotune.engines.tensorrt_timings import Timings
 from autotune.errors import CandidateRejected, EnvironmentProblem, Unsupported
 from autotune.fingerprint import digest_of, library_version
-from autotune.variants.variant import ModelVariant, QuantScheme
+from autotune.variants.variant import ModelVariant, QuantScheme, tensorrt_scheme
 
 PLAN, BUILD_LOG = "engine.plan", "build.log"
-_TYPED = ("fp32", "tf32", "fp16", "bf16", "int8", "int8-tensor")
+_TYPED = ("fp32", "tf32", "fp16", "bf16", "int8", "int8-tensor", "fp8", "int4", "fp16-sparse")
 """Precisions that the graph carries, built strongly typed."""
 _NO_WEAK = "this release has no builder flags for number formats; the graph carries them (fp16, int8)"
 _DOCS = {
@@ -102,8 +102,8 @@ class TensorRt:
         return dict.fromkeys(WEAK_FLAGS, _NO_WEAK) if self.library.ahead_of_time or version >= (11, 0) else {}
 
     def scheme(self, precision: str) -> QuantScheme:
-        """Symmetric around 0 without quantized biases: the only form that NVIDIA's parser takes."""
-        return QuantScheme(activations="int8", quantize_bias=False)
+        """Symmetric Q/DQ at products, without quantized biases: what NVIDIA's parser takes and TensorRT fuses."""
+        return tensorrt_scheme(precision)
 
     def defaults(self) -> Mapping[str, Scalar | None]:
         """One sample, one context, TensorRT's own workspace limit and level, no graph: what trtexec does."""
@@ -168,7 +168,7 @@ class TensorRt:
     def layers(self, engine: Engine, candidate: Candidate, batches: Sequence[Inputs], *, n_runs: int = 20) -> LayerReport:
         """Times by TensorRT's profiler; without them, from the build log, where the engine was built ahead of time."""
         if (target := build_target()) is not None:
-            lines = (engine.folder / BUILD_LOG).read_text(encoding="utf-8").splitlines()
+            lines = (engine.folder / BUILD_LOG).read_text(encoding="utf-8").split("\n")  # names may hold other line ends
             note = f"built ahead of time for {target}: nothing was run, so there are no times"
             found = layers_from_log(lines)
             if not found:

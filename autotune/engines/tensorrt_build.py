@@ -97,6 +97,8 @@ def _configured(trt: Trt, builder: Builder, blueprint: Blueprint, log: Log) -> I
         if flag is None:
             raise Unsupported(f"{blueprint.precision} needs the builder flag {name}, which this release lacks", stage=_STAGE)
         config.set_flag(flag)
+    if blueprint.precision.endswith("-sparse"):
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)  # kernels that skip the zeros may be chosen, and need not be
     if blueprint.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, blueprint.workspace_mib << 20)
     if blueprint.level is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,9 @@ from autotune.cuda.runtime import DeviceBuffer, DeviceRuntime, Graph, MemoryPool
 from autotune.engines.protocol import Inputs, Outputs
 from autotune.engines.tensorrt_api import ICudaEngine, IExecutionContext, RtxICudaEngine, RtxTrt, Trt, member, method
 from autotune.engines.tensorrt_log import Log, rejection
-from autotune.errors import Unstable, Unsupported
+from autotune.errors import CandidateRejected, Unstable, Unsupported
 
+_log = logging.getLogger(__name__)
 _ALIGNMENT_BYTES = 256
 """What set_device_memory wants of an address (TensorRT's Python API, IExecutionContext)."""
 _WARM_UPS = 2
@@ -107,17 +109,28 @@ class Lane:
 
     def close(self) -> None:
         """Graph, context, buffers and stream are released, in this order: each uses what follows it. Safe to call twice."""
-        if self.graph is not None:
-            self.graph.close()
+        release(self.graph)
         self.graph = self.context = None
         for port in (*self.inputs, *self.outputs):
             port.view = np.empty(0)
-            port.device.close()
-            port.host.close()
-        if self.activations is not None:
-            self.activations.close()
+            release(port.device, port.host)
+        release(self.activations, self.stream)
         self.inputs, self.outputs, self.activations = [], [], None
-        self.stream.close()
+
+
+class Closable(Protocol):
+    """What is released by closing it."""
+
+    def close(self) -> None: ...
+
+
+def release(*resources: Closable | None) -> None:
+    """Each is closed as far as the device still can: after a failed execution it refuses, and what failed first is told."""
+    for resource in filter(None, resources):
+        try:
+            resource.close()
+        except CandidateRejected as exc:
+            _log.debug("not released: %s", exc)
 
 
 def open_lane(shared: Opened) -> Lane:

@@ -31,11 +31,13 @@ _QUANTIZES = {"quantize", "dequantize", "cast", "dynamicquantize"}
 _OTHERS = {"constant", "shape", "signal", "wait", "shape host to device", "devicetoshapehostcopy", "shapehosttodevicecopy"}
 _MYELIN = re.compile(r"^__myl_([A-Z]\w*?)_myl\d+_\d+$")
 """Names of Myelin's own kernels list what is fused in them, each operation cut to four letters: __myl_QuanMoveCast_myl0_3."""
-_MOVES, _CASTS = {"Move", "Tran", "Resh", "Copy", "Slic", "Conc", "Conv", "Repl"}, {"Quan", "Dequ", "Cast"}
+_MOVES, _CASTS = {"Move", "Tran", "Resh", "Copy", "Slic", "Conc", "Repl"}, {"Quan", "Dequ", "Cast"}
+_ROUNDINGS = {"Mul", "Min", "Max", "Roun"}
+"""What a QuantizeLinear is made of: scale, clip, round."""
 _NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
 _LINE = re.compile(
-    r"^Name: (?P<Name>.*?), LayerType: (?P<LayerType>.*?), Inputs: \[(?P<Inputs>.*?)\], (?:Constants: \[.*?\], )?"
-    r"Outputs: \[(?P<Outputs>.*?)\], .*?TacticName: (?P<TacticName>.*?), StreamId: .*?Metadata: (?P<Metadata>.*)$"
+    r"^Name: (?P<Name>.*?), LayerType: (?P<LayerType>.*?), Inputs: \[(?P<Inputs>| .*? \})\], (?:Constants: \[.*?\], )?"
+    r"Outputs: \[(?P<Outputs>| .*? \})\], .*?TacticName: (?P<TacticName>.*?), StreamId: .*?Metadata: (?P<Metadata>.*)$"
 )
 _TENSOR = re.compile(r"Dimensions: \[[^\]]*\].*?Datatype: (\w+), Format: (.*?) \}")
 
@@ -52,7 +54,7 @@ def layers_from_log(lines: Sequence[str]) -> tuple[Layer, ...]:
     for match in filter(None, map(_LINE.match, _table(lines))):
         known: dict[str, Any] = dict(match.groupdict())
         for end in ("Inputs", "Outputs"):
-            known[end] = [{"Datatype": kind, "Format": form} for kind, form in _TENSOR.findall(f"{known[end]} }}")]
+            known[end] = [{"Datatype": kind, "Format": form} for kind, form in _TENSOR.findall(known[end])]
         found.append(_layer(known))
     return _each_node_once(found)
 
@@ -114,7 +116,7 @@ def _role(name: str, kind: str, inputs: Sequence[tuple[str, str]], outputs: Sequ
         parts = set(re.findall(r"[A-Z][a-z]*", match[1]))
         if parts <= _MOVES:
             return "reformat" if inputs and outputs and inputs[0][1] != outputs[0][1] else "copy"
-        if parts <= _MOVES | _CASTS:
+        if parts <= _MOVES | _CASTS or ("Roun" in parts and parts <= _MOVES | _CASTS | _ROUNDINGS):
             return "quantize"
     return "compute"
 

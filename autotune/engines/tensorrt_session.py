@@ -8,7 +8,7 @@ from typing import Self, TypeVar
 from autotune.cuda.runtime import DeviceRuntime, MemoryPool
 from autotune.engines.protocol import Inputs, Outputs
 from autotune.engines.tensorrt_api import ICudaEngine, Runtime, Trt
-from autotune.engines.tensorrt_lane import GraphMode, Lane, Opened, open_lane
+from autotune.engines.tensorrt_lane import GraphMode, Lane, Opened, open_lane, release
 from autotune.engines.tensorrt_log import Log, make_log, rejection
 from autotune.errors import OutOfMemory
 
@@ -96,9 +96,9 @@ class TensorRtSession:
         self._lanes = []
         if self._pool is not None:
             self.pool_peak_mib()
-            self._pool.close()
+        release(self._pool)
         self._pool = self._engine = self._loader = None
-        self._runtime.close()
+        release(self._runtime)
 
     def __enter__(self) -> Self:
         return self

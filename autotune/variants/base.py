@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 _log = logging.getLogger(__name__)
-_REVISION = 1
+_REVISION = 2
 """Part of the key: raised when the same file would give another base model."""
 
 

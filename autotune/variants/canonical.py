@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.variants.graph import (
     BATCH,
     Shape,
+    all_nodes,
     drop_unused_initializers,
     name_nodes,
     shapes_of,
@@ -25,6 +26,7 @@ def canonical(model: ModelProto) -> ModelProto:
     """
     _drop_listed_initializers(model)
     _constants_to_initializers(model)
+    _name_constants_once(model)
     name_nodes(model)
     model = with_inferred_shapes(model)
     shapes = shapes_of(model)
@@ -61,6 +63,23 @@ def _constants_to_initializers(model: ModelProto) -> None:
             kept.append(node)
     del model.graph.node[:]
     model.graph.node.extend(kept)
+
+
+def _name_constants_once(model: ModelProto) -> None:
+    """No Identity gives an initializer a second name: torch's exporter does where two weights are equal, such as fresh biases,
+    and then neither pruning nor quantization sees that the node has a weight."""
+    stored, results = {t.name for t in model.graph.initializer}, {v.name for v in model.graph.output}
+    copies = {
+        n.output[0]: n.input[0]
+        for n in model.graph.node
+        if n.op_type == "Identity" and n.input[0] in stored and n.output[0] not in results
+    }
+    kept = [n for n in model.graph.node if n.output[0] not in copies]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    for node in all_nodes(model.graph):
+        for i, name in enumerate(node.input):
+            node.input[i] = copies.get(name, name)
 
 
 def _free_reshape(

@@ -36,6 +36,18 @@ def test_a_fixed_batch_becomes_dynamic(tmp_path: Path) -> None:
     assert tiny.outputs(path, tiny.images(5)).shape == (5, 4)
 
 
+def test_weights_that_exporters_share_by_an_identity_are_named_where_they_are_used(tmp_path: Path) -> None:
+    """torch writes Identity(bias) for a second bias of the same values; no node stands between a layer and its weights then."""
+    w = tiny.GraphWriter()
+    bias = w.node("Identity", w.constant("zeros", np.zeros(4, np.float32)))
+    gemm = w.node("Gemm", w.node("Flatten", "input"), w.weight("fc", 64, 4), bias)
+    path = tiny.saved(w.model({"input": (tiny.FLOAT, ["n", 1, 8, 8])}, gemm, ["n", 4]), tmp_path / "m.onnx")
+    found = onnx.load(str(base_model(ModelSpec(path=path), Cache(tmp_path / "c")).folder / MODEL_FILE))
+    (last,) = (n for n in found.graph.node if n.op_type == "Gemm")
+    assert last.input[2] in {t.name for t in found.graph.initializer}
+    assert [n.op_type for n in found.graph.node] == ["Flatten", "Gemm", "Identity"], "the last names the output"
+
+
 def test_a_model_whose_samples_mix_is_refused(tmp_path: Path) -> None:
     """A graph that averages over the batch cannot be deployed in batches, and the error says so."""
     w = tiny.GraphWriter()
