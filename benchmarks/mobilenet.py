@@ -94,10 +94,10 @@ def main() -> None:
     winner = best(result.records, plan.spec)
     if winner is None:
         sys.exit("no trial kept to the accuracy constraint")
-    document: dict[str, Any] = {"study": _study_part(result, winner, wall_s), "machine": _machine(plan)}
+    document: dict[str, Any] = {"study": _study_part(result, winner, wall_s), "machine": machine_of(plan)}
     with TrialProcess(plan.preload) as process, device_lock("cpu"):
         document["per_tensor_int8"] = _per_tensor(plan, process, result.reference)
-        sweep_best, document["sweep"] = _sweep(plan, process, result.reference, quick=arguments.quick)
+        sweep_best, document["sweep"] = sweep_of(plan, process, result.reference, quick=arguments.quick)
         document["side_by_side"] = _side_by_side(
             plan, process, result.reference, winner.candidate, sweep_best, data, work, arguments.rounds
         )
@@ -122,7 +122,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _machine(plan: StudyPlan) -> dict[str, Any]:
+def machine_of(plan: StudyPlan) -> dict[str, Any]:
     f = plan.fingerprint
     return {"device": f.device, "memory_mib": f.memory_mib, "system": f.system, "versions": dict(f.versions)}
 
@@ -153,7 +153,10 @@ def _study_part(result: StudyResult, winner: TrialRecord, wall_s: float) -> dict
     }
 
 
-def _run(plan: StudyPlan, process: TrialProcess, reference: TrialRecord, candidate: Candidate, **load: Any) -> TrialRecord:
+def run_candidate(
+    plan: StudyPlan, process: TrialProcess, reference: TrialRecord | None, candidate: Candidate, **load: Any
+) -> TrialRecord:
+    """One candidate outside the study, paired with the reference; `load` replaces keys of the study's load section."""
     spec = plan.spec.model_copy(update={"load": plan.spec.load.model_copy(update=load)})
     request = TrialRequest(
         spec=spec,
@@ -162,7 +165,7 @@ def _run(plan: StudyPlan, process: TrialProcess, reference: TrialRecord, candida
         candidate=candidate,
         cache_root=plan.cache_root,
         log_path=plan.cache_root / "logs" / "benchmark.log",
-        reference_scores=reference.scores_key,
+        reference_scores=reference.scores_key if reference else None,
     )
     return process.run(request)
 
@@ -173,7 +176,7 @@ def _per_tensor(plan: StudyPlan, process: TrialProcess, reference: TrialRecord) 
     costs = []
     for _ in range(2):
         began = time.monotonic()
-        record = _run(plan, process, reference, candidate)
+        record = run_candidate(plan, process, reference, candidate)
         costs.append(time.monotonic() - began)
     return {
         "state": record.state,
@@ -184,7 +187,9 @@ def _per_tensor(plan: StudyPlan, process: TrialProcess, reference: TrialRecord) 
     }
 
 
-def _sweep(plan: StudyPlan, process: TrialProcess, reference: TrialRecord, *, quick: bool) -> tuple[Candidate, dict[str, Any]]:
+def sweep_of(
+    plan: StudyPlan, process: TrialProcess, reference: TrialRecord, *, quick: bool
+) -> tuple[Candidate, dict[str, Any]]:
     """The best candidate of the grid: all points with short windows, then the best five as the study measures."""
     points = [
         Candidate(
@@ -204,14 +209,14 @@ def _sweep(plan: StudyPlan, process: TrialProcess, reference: TrialRecord, *, qu
     began = time.monotonic()
     rows = []
     for candidate in points:
-        record = _run(plan, process, reference, candidate, window_s=0.2, min_windows=6, max_s=1.2, warmup_s=0.4)
+        record = run_candidate(plan, process, reference, candidate, window_s=0.2, min_windows=6, max_s=1.2, warmup_s=0.4)
         rate = record.throughput_items_per_s.value if record.throughput_items_per_s else 0.0
         rows.append((rate, candidate, record.state))
         print(f"sweep {len(rows)}/{len(points)} {candidate}: {rate:.0f}", file=sys.stderr)
     rows.sort(key=lambda row: -row[0])
     finalists = []
     for _, candidate, _ in rows[:5]:
-        record = _run(plan, process, reference, candidate)
+        record = run_candidate(plan, process, reference, candidate)
         finalists.append((record.throughput_items_per_s.value if record.throughput_items_per_s else 0.0, candidate))
     finalists.sort(key=lambda row: -row[0])
     table = [{"items_per_s": round(rate, 1), "state": state, **c.as_json()} for rate, c, state in rows]
@@ -232,7 +237,7 @@ def _side_by_side(
     int8_file = _nncf_int8(plan, data, work / "nncf")
 
     def measured(candidate: Candidate) -> float:
-        record = _run(plan, process, reference, candidate)
+        record = run_candidate(plan, process, reference, candidate)
         return record.throughput_items_per_s.value if record.throughput_items_per_s else 0.0
 
     contenders: Mapping[str, Callable[[], float]] = {

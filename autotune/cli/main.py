@@ -25,6 +25,7 @@ _COMMANDS = {
     "best": ("query_commands", "The best configuration under the constraints."),
     "show": ("query_commands", "Everything known of one trial."),
     "trials": ("query_commands", "All trials, rejected ones with their reasons."),
+    "importances": ("importance_commands", "What each knob contributed, and what its default would cost."),
     "report": ("deliver_commands", "Draw the front: accuracy against throughput."),
     "export": ("deliver_commands", "Write a deployment bundle."),
     "dashboard": ("deliver_commands", "Serve optuna-dashboard for a study on loopback."),

@@ -72,16 +72,18 @@ def front(study: str, storage: str | None, as_json: bool) -> None:
     from autotune.cli.running import front_document
     from autotune.study.scoring import front as front_of
     from autotune.study.scoring import ties_of
+    from autotune.study.warm_start import warm_start_gain
 
     found = open_study(study, storage)
     records, reference = found.records(), found.reference()
     members = front_of(records, found.spec)
     ties, regimes = ties_of(members, records, found.spec), found.store.regimes(found.row.id)
+    gain = warm_start_gain(records, found.spec)
     if as_json:
-        emit_json({"study": found.row.name} | front_document(reference, members, records, ties, regimes))
+        emit_json({"study": found.row.name} | front_document(reference, members, records, ties, regimes, gain))
         return
     print_trials(members, reference, f"{found.row.name}: Pareto front of {len(records)} trials")
-    print_front_notes(members, ties, regimes)
+    print_front_notes(members, ties, regimes, gain)
     if not members:
         click.echo("no trial keeps to the constraints yet", err=True)
 

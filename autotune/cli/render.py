@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from autotune.study.warm_start import WarmStartGain
+
 DASH = "–"
 
 
@@ -111,8 +113,13 @@ def print_trials(records: Sequence[TrialRecord], reference: TrialRecord | None, 
             out.print(f"{record.number:>4} {reject_line(record)}", markup=False, soft_wrap=True)
 
 
-def print_front_notes(front: Sequence[TrialRecord], ties: Mapping[int, Sequence[int]], regimes: Sequence[Regime]) -> None:
-    """What the front's table cannot say: ties, how often its members were measured, and changes of the machine."""
+def print_front_notes(
+    front: Sequence[TrialRecord],
+    ties: Mapping[int, Sequence[int]],
+    regimes: Sequence[Regime],
+    warm_start: WarmStartGain | None,
+) -> None:
+    """What the front's table cannot say: ties, how often its members were measured, changes of the machine, a warm start."""
     for record in front:
         print_ties(record.number, ties[record.number])
     out = console()
@@ -124,6 +131,8 @@ def print_front_notes(front: Sequence[TrialRecord], ties: Mapping[int, Sequence[
     present = regimes[-1].number if regimes else 1
     if old := [str(r.number) for r in front if r.regime < present]:
         out.print(f"measured before it changed, and not since: {', '.join(old)}", markup=False, soft_wrap=True)
+    if warm_start is not None:
+        out.print(str(warm_start), markup=False, soft_wrap=True)
 
 
 def print_ties(number: int, ties: Sequence[int]) -> None:

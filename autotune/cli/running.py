@@ -29,6 +29,7 @@ from autotune.study.finalists import limit_s
 from autotune.study.lock import device_lock
 from autotune.study.loop import StopSwitch, StudyResult, run_study
 from autotune.study.plan import StudyPlan, make_plan
+from autotune.study.warm_start import WarmStartGain
 from autotune.trial.isolation import TrialProcess
 from autotune.trial.request import TrialRequest
 
@@ -84,12 +85,12 @@ def print_result(result: StudyResult, *, as_json: bool) -> None:
     """The front beside the reference, and where the time went."""
     if as_json:
         emit_json(
-            front_document(result.reference, result.front, result.records, result.ties, result.regimes)
+            front_document(result.reference, result.front, result.records, result.ties, result.regimes, result.warm_start)
             | {"ended": result.ended, "wall_s": result.wall_s}
         )
         return
     print_trials(result.front, result.reference, f"Pareto front of {len(result.records)} trials ({result.ended})")
-    print_front_notes(result.front, result.ties, result.regimes)
+    print_front_notes(result.front, result.ties, result.regimes, result.warm_start)
     click.echo("  ".join(f"{name} {share:.1%}" for name, share in time_shares(result).items()))
 
 
@@ -109,6 +110,7 @@ def front_document(
     records: Sequence[TrialRecord],
     ties: Mapping[int, Sequence[int]],
     regimes: Sequence[Regime],
+    warm_start: WarmStartGain | None,
 ) -> dict[str, Any]:
     """The document of `front --json`, without the study's name. Each member of the front names its ties."""
     counts = {state: sum(r.state == state for r in records) for state in ("complete", "rejected", "crashed")}
@@ -116,6 +118,7 @@ def front_document(
         "reference": reference.as_json() if reference else None,
         "front": [r.as_json() | {"ties": list(ties[r.number])} for r in front],
         "regimes": [asdict(r) for r in regimes],
+        "warm_start": asdict(warm_start) if warm_start else None,
         "n_trials": counts,
     }
 
@@ -185,6 +188,13 @@ def bench_candidate(study_file: str, settings: Sequence[str]) -> TrialRecord:
         if reference.state != "complete":
             return reference
         return run_once(plan, process, candidate, reference.scores_key)
+
+
+def bench_candidates(plan: StudyPlan, candidates: Mapping[str, Candidate]) -> dict[str, TrialRecord]:
+    """The records of several candidates, by the names given to them, paired with the reference as in `bench_candidate`."""
+    with TrialProcess(plan.preload) as process, device_lock(plan.lock_name):
+        scores = run_once(plan, process, plan.reference, None, with_load=False).scores_key
+        return {name: run_once(plan, process, candidate, scores) for name, candidate in candidates.items()}
 
 
 def run_once(

@@ -184,6 +184,12 @@ class CanarySpec(_Section):
     every_minutes: float = Field(15.0, gt=0, description="minutes between two measurements, whichever is reached first")
 
 
+class WarmStartSpec(_Section):
+    """Configurations of earlier studies in the same database, tried first and measured anew; `off`: none are."""
+
+    at_most: int = Field(6, ge=0, le=100, description="candidates taken over; 0: off")
+
+
 class LimitsSpec(_Section):
     """What one trial may take before it is ended with a reason."""
 
@@ -201,7 +207,7 @@ class RecoverySpec(_Section):
     max_s: float = Field(600.0, gt=0, description="cap of the whole recovery")
 
 
-OFF = {"finalists": {"rounds": 0}, "canary": {"every_trials": 0}}
+OFF = {"finalists": {"rounds": 0}, "canary": {"every_trials": 0}, "warm_start": {"at_most": 0}}
 """What `off` stands for in the sections that can be switched off."""
 
 
@@ -225,6 +231,7 @@ class StudySpec(_Section):
     budget: BudgetSpec = BudgetSpec()
     finalists: FinalistsSpec = FinalistsSpec()
     canary: CanarySpec = CanarySpec()
+    warm_start: WarmStartSpec = WarmStartSpec()
     limits: LimitsSpec = LimitsSpec()
     recovery: RecoverySpec = RecoverySpec()
     priors: tuple[Mapping[str, Any], ...] = Field((), description="configurations to try first; may name some knobs only")
@@ -234,7 +241,7 @@ class StudySpec(_Section):
     seed: int = 0
     file: Path | None = Field(None, exclude=True)
 
-    @field_validator("finalists", "canary", mode="before")
+    @field_validator("finalists", "canary", "warm_start", mode="before")
     @classmethod
     def _off(cls, value: Any, info: ValidationInfo) -> Any:
         # YAML 1.1 reads a bare `off` as false, YAML 1.2 as text.

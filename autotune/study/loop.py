@@ -28,6 +28,7 @@ from autotune.study.reporting import learn
 from autotune.study.scoring import front, ties_of
 from autotune.study.session import StopSwitch, StudySession
 from autotune.study.under_way import claimed, measured, reference_of
+from autotune.study.warm_start import WarmStartGain, kin_of, warm_candidates, warm_flags, warm_start_gain
 from autotune.trial.isolation import TrialProcess
 from autotune.trial.request import Rival
 
@@ -52,6 +53,7 @@ class StudyResult:
     front: list[TrialRecord]
     ties: dict[int, list[int]]
     regimes: list[Regime]
+    warm_start: WarmStartGain | None
     wall_s: float
     overhead_s: dict[str, float]
 
@@ -110,8 +112,7 @@ def _run(run: StudySession, hours: float | None) -> StudyResult:
     records = recover(run.store, run.study.id, run.proposer, run.observer.note)
     run.observer.planned(run.plan, len(records), run.target)
     reference = reference_of(run)
-    with asking_lock(run.study):
-        run.timed("search", run.proposer.enqueue_priors)
+    run.timed("search", _enqueue_first, run)
     run.rounds_before = rounds_so_far(run) if run.again else 0
     note_changes(run)
     run.timed("store", learn, run.store, run.study.id)
@@ -137,6 +138,17 @@ def _run(run: StudySession, hours: float | None) -> StudyResult:
     return _result(run, ended)
 
 
+def _enqueue_first(run: StudySession) -> None:
+    """What earlier studies found best is asked for first, then the plan's priors."""
+    kin = kin_of(run.store, run.study, run.plan.fingerprint) if run.plan.spec.warm_start.at_most else []
+    run.warm = warm_candidates(kin, run.plan.space, run.plan.spec.warm_start.at_most)
+    with asking_lock(run.study):
+        run.proposer.enqueue_first((*run.warm, *run.plan.priors))
+    sources = [str(k) for k in kin if k.study.name in run.warm.values()]
+    if sources:
+        run.observer.note(f"warm start: {len(run.warm)} candidates, to be measured anew, from {'; '.join(sources)}")
+
+
 def _result(run: StudySession, ended: Ended) -> StudyResult:
     run.timed("store", learn, run.store, run.study.id)
     # The last worker to leave has seen every trial, so the stored front is whole, also after one was killed in the middle.
@@ -151,6 +163,7 @@ def _result(run: StudySession, ended: Ended) -> StudyResult:
         front=found,
         ties=ties_of(found, records, run.plan.spec),
         regimes=run.store.regimes(run.study.id),
+        warm_start=warm_start_gain(records, run.plan.spec),
         wall_s=time.monotonic() - run.began,
         overhead_s=dict(run.spent),
     )
@@ -216,8 +229,9 @@ def _finished(
     faster: tuple[Rival, ...],
 ) -> TrialRecord | None:
     """The claimed trial's stored record; a prior that is the reference itself is not measured a second time."""
-    if twin is None or proposal.candidate not in run.plan.priors:
-        return measured(run, trial_id, proposal.number, "search", proposal.candidate, reference, rivals=faster)
+    if twin is None or proposal.candidate not in (*run.plan.priors, *run.warm):
+        flags = warm_flags(run.warm, proposal.candidate)
+        return measured(run, trial_id, proposal.number, "search", proposal.candidate, reference, rivals=faster, flags=flags)
     record = replace(twin, number=proposal.number, role="search", flags=(*twin.flags, "same_as_reference"))
     run.timed("store", run.store.finish_trial, trial_id, record)
     return record

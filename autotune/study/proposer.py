@@ -10,7 +10,7 @@ import logging
 import random
 import time
 import warnings
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,9 +100,9 @@ class Proposer:
         attributes = {**_attributes(record), _REFERENCE: True, "role": "reference: the unmodified model, not searched"}
         self._study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL, user_attrs=attributes))
 
-    def enqueue_priors(self) -> None:
-        """The plan's priors are asked for first; each is enqueued once in the life of a study."""
-        for candidate in self._plan.priors:
+    def enqueue_first(self, candidates: Iterable[Candidate]) -> None:
+        """These are asked for first, in this order; each is enqueued once in the life of a study."""
+        for candidate in candidates:
             params = params_from_candidate(candidate, self._plan.space)
             if params is not None:
                 self._study.enqueue_trial(params, skip_if_exists=True)

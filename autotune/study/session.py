@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from autotune.candidate import Candidate
 from autotune.store.repository import Store
 from autotune.store.studies import StudyRow
 from autotune.store.trials import RunningTrial
@@ -39,7 +40,8 @@ class StudySession:
     """What never changes while a worker runs, and its clocks.
 
     `again`: candidates that were measured are measured again when they are proposed, and so are the finalists, beyond the
-    `rounds_before` that were. `regime`: the machine's present one.
+    `rounds_before` that were. `regime`: the machine's present one. `warm`: candidates taken over from earlier studies, with
+    the names of these.
     """
 
     plan: StudyPlan
@@ -55,6 +57,7 @@ class StudySession:
     again: bool = False
     rounds_before: int = 0
     regime: int = 1
+    warm: Mapping[Candidate, str] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)
     last_beat: float = 0.0
 

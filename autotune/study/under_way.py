@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from autotune.candidate import Candidate
@@ -54,10 +55,11 @@ def measured(
     reference: TrialRecord | None,
     load: LoadSpec | None = None,
     rivals: tuple[Rival, ...] = (),
+    flags: tuple[str, ...] = (),
 ) -> TrialRecord | None:
     """The stored record of a trial that was begun, or None when it was interrupted; then nothing of it is left.
 
-    `load` replaces the study's; `rivals` let it be given up early.
+    `load` replaces the study's; `rivals` let it be given up early; `flags` are added to the record's own.
     """
     spec = run.plan.spec
     request = TrialRequest(
@@ -72,7 +74,7 @@ def measured(
     )
     try:
         with nullcontext() if role == "reference" else _device(run):
-            record = run.timed(
+            found: TrialRecord = run.timed(
                 SPENT_ON.get(role, "trials"), run.process.run, request, run.observer.stage_began, run.beat_and_ask
             )
     except (Interrupted, InterruptedError):
@@ -81,8 +83,9 @@ def measured(
     except (SpecError, EnvironmentProblem):
         run.store.discard_trial(trial_id)
         raise
+    record = replace(found, flags=(*found.flags, *flags))
     run.timed("store", run.store.finish_trial, trial_id, record)
-    return record  # type: ignore[no-any-return]  # timed() passes on what it was given
+    return record
 
 
 @contextmanager

@@ -217,3 +217,16 @@ def test_what_was_measured_is_measured_again_only_when_asked(tmp_path: Path) -> 
     fake.autotune(tmp_path, "start", "study.yaml", "--trials", 3, "--again")
     trials = json.loads(fake.autotune(tmp_path, "trials", "study.yaml", "--json").stdout)
     assert len(trials) == 3 and len(set(fake.candidates(trials))) == 1
+
+
+def test_importances_name_the_knobs_that_varied(run: Run) -> None:
+    """By the fake's formula throughput rises with batch, streams and threads; resetting a knob is measured when asked for."""
+    found = run.json("importances", "--measure")
+    assert found["objective"] == "throughput" and found["best"] == run.front["front"][0]["number"]
+    knobs = {k["knob"]: k for k in found["knobs"]}
+    assert {"precision", "batch_size", "streams", "worker_threads"} <= set(knobs)
+    batch = knobs["batch_size"]
+    top = next(t for t in run.trials if t["number"] == found["best"])["candidate"]
+    alone = Candidate.from_json({**top, "batch_size": batch["default"]})
+    expected = 1 - throughput_items_per_s(alone) / throughput_items_per_s(Candidate.from_json(top))
+    assert batch["loss_alone"]["value"] == pytest.approx(expected, abs=0.1)

@@ -46,6 +46,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A study file beside the user's module, its weights, and samples labelled by the model itself."""
     safetensors = pytest.importorskip("safetensors.torch", reason="needs safetensors")
     (tmp_path / "residual_net_of_a_user.py").write_text(MODULE)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))  # nothing else on the machine is waited for
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "residual_net_of_a_user", raising=False)
     import residual_net_of_a_user

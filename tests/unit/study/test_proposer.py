@@ -35,8 +35,8 @@ def trials(url: str) -> list[optuna.trial.FrozenTrial]:
 def test_priors_are_asked_for_first_and_once(url: str) -> None:
     """The engine's defaults come first, before and after a restart enqueued only once."""
     proposer = Proposer(plan(), url, "w")
-    proposer.enqueue_priors()
-    Proposer(plan(), url, "w").enqueue_priors()
+    proposer.enqueue_first(plan().priors)
+    Proposer(plan(), url, "w").enqueue_first(plan().priors)
     assert len(trials(url)) == 1
     found = proposer.ask(0)
     # worker_threads is not in the study's space, and so left to the engine.
@@ -82,7 +82,7 @@ def test_a_trial_that_is_put_back_is_asked_for_again(url: str) -> None:
 def test_an_enqueued_trial_that_was_never_drawn_keeps_its_parameters(url: str) -> None:
     """Killed between Optuna's ask and the first draw, a prior has fixed parameters only: they are put back too."""
     proposer = Proposer(plan(), url, "w")
-    proposer.enqueue_priors()
+    proposer.enqueue_first(plan().priors)
     number = optuna.load_study(study_name="s", storage=url).ask().number
     assert proposer.unfinished() == {number: None}
     proposer.put_back(number)

@@ -1,0 +1,142 @@
+"""Warm start: what earlier studies of the same database found best is tried first, and measured anew.
+
+Only configurations travel, never values: copied measurements of another device or model mislead a search (decision 0020).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from autotune.candidate import Candidate
+from autotune.errors import StoreError
+from autotune.fingerprint import DeviceFingerprint
+from autotune.records import TrialRecord
+from autotune.space.capability import SearchSpace
+from autotune.space.sampling import candidate_from_params, params_from_candidate
+from autotune.spec.model import StudySpec
+from autotune.store.repository import Store
+from autotune.store.studies import StudyRow
+from autotune.study.scoring import best, is_feasible
+
+FLAG = "warm_start:"
+"""Begins the flag of a trial whose candidate came from another study; that study's name follows."""
+KINSHIPS = ("the same model on this device", "the same model on another device", "another model on this device")
+"""How an earlier study may be related, nearest first. Another model on another device says too little."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kin:
+    """An earlier study that is related to this one, and its configurations, the best first. `kinship`: an index of KINSHIPS."""
+
+    study: StudyRow
+    kinship: int
+    device: str
+    candidates: tuple[Candidate, ...]
+
+    def __str__(self) -> str:
+        where = f", {self.device}" if self.kinship == 1 else ""
+        return f"{self.study.name} ({KINSHIPS[self.kinship]}{where})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmStartGain:
+    """What a warm start gave. `share_of_best`: the fastest feasible of its trials against the fastest of all, in items/s.
+
+    `others_caught_up_after`: how many trials that came from elsewhere it took until one was as fast; None where none was.
+    """
+
+    studies: tuple[str, ...]
+    n_trials: int
+    share_of_best: float | None
+    others_caught_up_after: int | None
+    n_others: int
+
+    def __str__(self) -> str:
+        found = f"{self.n_trials} first trials from {', '.join(self.studies)}"
+        if self.share_of_best is None:
+            return f"warm start: {found}; none of them kept to the constraints"
+        caught = self.others_caught_up_after
+        others = (
+            f"none of the {self.n_others} others was as fast" if caught is None else f"the others were so at their {caught}."
+        )
+        return f"warm start: {found} reached {self.share_of_best:.0%} of the best throughput; {others}"
+
+
+def kin_of(store: Store, study: StudyRow, device: DeviceFingerprint) -> list[Kin]:
+    """The earlier studies whose best is worth trying in `study`, nearest first, of equal ones the newest first."""
+    found = []
+    for other in store.studies():
+        if other.id == study.id:
+            continue
+        there = _environment(store, other)
+        kinship = _kinship(other.model_digest == study.model_digest, there is not None and there.device == device.device)
+        front = store.front(other.id) if kinship is not None else []
+        if kinship is not None and front:
+            name = there.device if there is not None else "an unknown device"
+            found.append(Kin(study=other, kinship=kinship, device=name, candidates=_in_order_of_use(front)))
+    found.sort(key=lambda kin: kin.study.created_at, reverse=True)
+    return sorted(found, key=lambda kin: kin.kinship)
+
+
+def warm_candidates(kin: Sequence[Kin], space: SearchSpace, at_most: int) -> dict[Candidate, str]:
+    """At most so many candidates of this space, with the study that each came from: the best of each kin, then its second best…
+
+    Knobs move to the nearest value that this space has; what cannot run here is left out.
+    """
+    found: dict[Candidate, str] = {}
+    for rank in itertools.zip_longest(*(k.candidates for k in kin)):
+        for earlier, candidate in zip(kin, rank, strict=True):
+            params = None if candidate is None else params_from_candidate(candidate, space)
+            if params is not None and len(found) < at_most:
+                found.setdefault(candidate_from_params(params), earlier.study.name)
+    return found
+
+
+def warm_start_gain(records: Sequence[TrialRecord], spec: StudySpec) -> WarmStartGain | None:
+    """What the warm start of a study gave so far; None where no trial came from one."""
+    warm = {r.number: _origin(r) for r in records if _origin(r)}
+    if not warm:
+        return None
+    rates = {r.number: r.throughput_items_per_s.value for r in records if is_feasible(r, spec) and r.throughput_items_per_s}
+    ours = max((rate for number, rate in rates.items() if number in warm), default=None)
+    others = sorted(r.number for r in records if r.number not in warm)
+    as_fast = (i for i, number in enumerate(others, start=1) if ours is not None and rates.get(number, 0.0) >= ours)
+    top = best(records, spec)
+    fastest = top.throughput_items_per_s.value if top is not None and top.throughput_items_per_s else None
+    return WarmStartGain(
+        studies=tuple(dict.fromkeys(warm.values())),
+        n_trials=len(warm),
+        share_of_best=None if ours is None or not fastest else ours / max(fastest, ours),
+        others_caught_up_after=next(as_fast, None),
+        n_others=len(others),
+    )
+
+
+def warm_flags(origin: Mapping[Candidate, str], candidate: Candidate) -> tuple[str, ...]:
+    """The flag of a trial whose candidate came from another study; nothing for any other."""
+    return (f"{FLAG}{origin[candidate]}",) if candidate in origin else ()
+
+
+def _origin(record: TrialRecord) -> str:
+    return next((flag.removeprefix(FLAG) for flag in record.flags if flag.startswith(FLAG)), "")
+
+
+def _environment(store: Store, study: StudyRow) -> DeviceFingerprint | None:
+    try:
+        return store.environment(study.environment_key)
+    except StoreError:  # a database that another version wrote need not hold it; the study is then left aside
+        return None
+
+
+def _kinship(same_model: bool, same_device: bool) -> int | None:
+    if same_model:
+        return 0 if same_device else 1
+    return 2 if same_device else None
+
+
+def _in_order_of_use(front: Sequence[TrialRecord]) -> tuple[Candidate, ...]:
+    """The fastest first, then the others from the fast end of the front to the accurate one."""
+    ordered = sorted(front, key=lambda r: -(r.throughput_items_per_s.value if r.throughput_items_per_s else 0.0))
+    return tuple(dict.fromkeys(r.candidate for r in ordered))

@@ -1,0 +1,202 @@
+"""A study against an afternoon's Optuna script: seconds until a configuration is found that is worth 95 % of the best there is.
+
+    python benchmarks/race.py --data ../shared/data/imagenet --out benchmarks/results/race.json
+
+The folder holds mobilenet_v2_1.0_224.onnx, images/ and labels.csv (splits calib and val). Both search the same grid (GRID of
+mobilenet.py: engine with precision, batch, streams, threads; 180 points where the CPU has bf16), both must stay within one
+point of top-1, both start with nothing built. First every point of the grid is measured: its best feasible one is what both are
+judged by. Then `--repeats` rounds in alternating order, each with fresh folders, and a fresh seed. A contender has arrived when
+one of its own feasible trials measured at least 95 % of the sweep's best; `ratio` is the script's time over the study's. At the
+end, and again after `--later` minutes, each study's best is measured beside the sweep's best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import mobilenet
+import numpy as np
+
+from autotune.candidate import Candidate
+from autotune.cli.progress import PlainProgress
+from autotune.cli.running import checked_plan
+from autotune.records import TrialRecord
+from autotune.store.repository import open_store
+from autotune.store.worker import this_worker
+from autotune.study.lock import device_lock
+from autotune.study.loop import StopSwitch, run_study
+from autotune.study.plan import StudyPlan
+from autotune.study.scoring import best, is_feasible
+from autotune.trial.isolation import TrialProcess
+
+SHARE = 0.95
+SPACE = """
+  precision: [fp32, bf16, int8]
+  pruning_ratio: 0.0
+  batch_size: [1, 2, 4, 8, 16, 32]
+  streams: [1, 2, 4]
+  worker_threads: [1, 2]
+"""
+
+
+def main() -> None:
+    """Sweep, rounds, and the winners measured again; one JSON file."""
+    arguments = _arguments()
+    data, work = Path(arguments.data).resolve(), Path(tempfile.mkdtemp(prefix="autotune-race-"))
+    plan = checked_plan(str(_study_file(data, work / "sweep", seed=0, trials=1)))
+    with TrialProcess(plan.preload) as process, device_lock("cpu"):
+        reference = mobilenet.run_candidate(plan, process, None, plan.reference)
+        top, sweep = mobilenet.sweep_of(plan, process, reference, quick=arguments.quick)
+        goal = _rate(mobilenet.run_candidate(plan, process, reference, top))
+    document: dict[str, Any] = {"machine": mobilenet.machine_of(plan), "sweep": sweep, "goal_items_per_s": goal, "rounds": []}
+    npz = _as_arrays(plan, work)
+    winners: list[Candidate] = []
+    for i in range(arguments.repeats):
+        contenders = [
+            lambda i=i: _study(data, work / f"study{i}", i + 1, goal, arguments.trials),
+            lambda: _script(data, npz, work, goal),
+        ]
+        found: dict[str, Any] = {}
+        for run in contenders if i % 2 == 0 else contenders[::-1]:
+            found |= run()
+        winners.append(Candidate.from_json(found["autotune"]["best"]))
+        document["rounds"].append(found)
+        print(json.dumps({k: v["seconds"] for k, v in found.items()}), file=sys.stderr)
+    document["summary"] = _summary(document["rounds"])
+    document["again"] = [_again(plan, reference, winners, top)]
+    if arguments.later:
+        time.sleep(60 * arguments.later)
+        document["again"].append(_again(plan, reference, winners, top))
+    if arguments.out:
+        Path(arguments.out).write_text(json.dumps(document, indent=2) + "\n")
+    print(json.dumps({k: document[k] for k in ("goal_items_per_s", "summary", "again")}, indent=2))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--trials", type=int, default=40, help="of each contender")
+    parser.add_argument("--later", type=float, default=0.0, help="minutes after which the winners are measured once more")
+    parser.add_argument("--quick", action="store_true", help="every ninth point of the grid, to try the script out")
+    return parser.parse_args()
+
+
+def _study_file(data: Path, folder: Path, *, seed: int, trials: int) -> Path:
+    folder.mkdir(parents=True)
+    text = mobilenet.STUDY.format(data=data, model=mobilenet.MODEL, trials=trials, preset="cpu", seed=seed)
+    text = text.replace("space: {extends: cpu}", "engines: [onnxruntime, openvino]\nspace:" + SPACE)
+    (folder / "study.yaml").write_text(text + "finalists: off\n")
+    return folder / "study.yaml"
+
+
+def _study(data: Path, folder: Path, seed: int, goal: float, trials: int) -> dict[str, Any]:
+    """A whole study; when its first good trial had ended, counted from when the command would have been typed."""
+    began = time.time()
+    plan = checked_plan(str(_study_file(data, folder, seed=seed, trials=trials)))
+    with PlainProgress() as progress:
+        result = run_study(plan, open_store(plan.spec.storage), this_worker(), progress, StopSwitch())
+    arrived = [(r, _ended(r) - began) for r in result.records if is_feasible(r, plan.spec) and _rate(r) >= SHARE * goal]
+    winner = best(result.records, plan.spec)
+    if winner is None:
+        sys.exit("no trial kept to the accuracy constraint")
+    first = min(arrived, key=lambda pair: pair[1], default=None)
+    return {
+        "autotune": {
+            "seconds": None if first is None else first[1],
+            "trials": None if first is None else first[0].number,
+            "all_s": time.time() - began,
+            "best": winner.candidate.as_json(),
+        }
+    }
+
+
+def _script(data: Path, npz: tuple[Path, Path], work: Path, goal: float) -> dict[str, Any]:
+    """The script in a process of its own, until its first good trial."""
+    script = Path(__file__).with_name("optuna_script.py")
+    command = [sys.executable, "-W", "ignore", str(script), str(data / mobilenet.MODEL), *map(str, npz), "200"]
+    began, lines, seen = time.time(), [], set()
+    seconds = None
+    with subprocess.Popen(command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        base = None
+        for text in process.stdout:
+            line = json.loads(text)
+            lines.append(line)
+            seen.add((line["pair"], line["batch"], line["streams"], line["threads"]))
+            base = base or _base_top1(npz[0])
+            if line["items_per_s"] >= SHARE * goal and line["top1"] >= base - 0.01:
+                seconds = time.time() - began
+                process.kill()
+                break
+    return {
+        "script": {"seconds": seconds, "trials": len(lines), "repeated": len(lines) - len(seen), "all_s": time.time() - began}
+    }
+
+
+def _base_top1(val: Path) -> float:
+    """Top-1 of the fp32 model, as `_as_arrays` measured it; the script measures it once more itself."""
+    return float(np.load(val)["base"])
+
+
+def _as_arrays(plan: StudyPlan, work: Path) -> tuple[Path, Path]:
+    """The preprocessed splits as .npz, so that the script need not decode images: a gift of a few seconds to it."""
+    from autotune.trial.stages import bound_split
+
+    paths = (work / "val.npz", work / "calib.npz")
+    if plan.spec.data.calibration is None:
+        sys.exit("the study names no calibration data")
+    for path, split in zip(paths, (plan.spec.data.validation, plan.spec.data.calibration), strict=True):
+        dataset = bound_split(plan.spec, split, plan.cache)
+        x = dataset.take(np.arange(len(dataset)))["input"]
+        y = np.zeros(len(dataset)) if dataset.labels is None else np.asarray(dataset.labels)
+        np.savez(path, x=x, y=y, base=_fp32_top1(plan, x, y) if path.name == "val.npz" else 0.0)
+    return paths
+
+
+def _fp32_top1(plan: StudyPlan, x: Any, y: Any) -> float:
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(str(plan.spec.model.path), providers=["CPUExecutionProvider"])
+    return float(np.mean([session.run(None, {"input": x[i : i + 1]})[0].argmax() == y[i] for i in range(len(x))]))
+
+
+def _rate(record: TrialRecord) -> float:
+    return record.throughput_items_per_s.value if record.throughput_items_per_s else 0.0
+
+
+def _ended(record: TrialRecord) -> float:
+    return datetime.fromisoformat(record.finished_at or "").timestamp()
+
+
+def _summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    pairs = [(r["autotune"]["seconds"], r["script"]["seconds"]) for r in rounds]
+    both = [(a, b) for a, b in pairs if a is not None and b is not None]
+    ratios = [b / a for a, b in both]
+    return {
+        "autotune_s": [a for a, _ in pairs],
+        "script_s": [b for _, b in pairs],
+        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)} if ratios else None,
+    }
+
+
+def _again(plan: StudyPlan, reference: TrialRecord, winners: list[Candidate], top: Candidate) -> dict[str, Any]:
+    """Every study's best beside the sweep's best, three times in turn: medians, and their share of the sweep's."""
+    with TrialProcess(plan.preload) as process, device_lock("cpu"):
+        runs = [[_rate(mobilenet.run_candidate(plan, process, reference, c)) for c in (*winners, top)] for _ in range(3)]
+    medians = [statistics.median(column) for column in zip(*runs, strict=True)]
+    return {"items_per_s": medians[:-1], "sweep_best": medians[-1], "shares": [m / medians[-1] for m in medians[:-1]]}
+
+
+if __name__ == "__main__":
+    main()

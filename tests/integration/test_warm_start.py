@@ -1,0 +1,40 @@
+"""Two studies in one database: the second begins with what the first found, and measures it itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from assets import fake_study as fake
+
+
+def test_a_second_study_begins_with_the_first_ones_best(tmp_path: Path) -> None:
+    """Its first trials are the first study's front, fastest first, flagged, complete with measurements of their own."""
+    fake.write_study(tmp_path)
+    fake.autotune(tmp_path, "start", "study.yaml")
+    earlier = json.loads(fake.autotune(tmp_path, "front", "study.yaml", "--json").stdout)["front"]
+    again = tmp_path / "again.yaml"
+    again.write_text(
+        (tmp_path / "study.yaml").read_text().replace("study: fake", "study: again").replace("trials: 12", "trials: 8")
+    )
+    done = fake.autotune(tmp_path, "start", "again.yaml")
+    assert "from fake (the same model on this device)" in done.stderr
+    trials = json.loads(fake.autotune(tmp_path, "trials", "again.yaml", "--json").stdout)
+    n = min(len(earlier), 6)
+    assert fake.candidates(trials[:n]) == fake.candidates(earlier[:n])
+    assert all("warm_start:fake" in t["flags"] and t["started_at"] > earlier[0]["finished_at"] for t in trials[:n])
+    assert not any("warm_start:fake" in t["flags"] for t in trials[n:])
+    document = json.loads(fake.autotune(tmp_path, "front", "again.yaml", "--json").stdout)
+    assert document["warm_start"]["n_trials"] == n and document["warm_start"]["studies"] == ["fake"]
+    assert "warm start: " in fake.autotune(tmp_path, "front", "again.yaml").stdout
+
+
+def test_it_can_be_switched_off(tmp_path: Path) -> None:
+    """`warm_start: off` begins with the priors of the file."""
+    fake.write_study(tmp_path)
+    fake.autotune(tmp_path, "start", "study.yaml", "--trials", 2)
+    text = (tmp_path / "study.yaml").read_text().replace("study: fake", "study: cold") + "warm_start: off\n"
+    (tmp_path / "cold.yaml").write_text(text)
+    done = fake.autotune(tmp_path, "start", "cold.yaml", "--trials", 1)
+    assert "warm start" not in done.stderr
+    assert json.loads(fake.autotune(tmp_path, "front", "cold.yaml", "--json").stdout)["warm_start"] is None
