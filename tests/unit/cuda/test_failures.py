@@ -12,6 +12,7 @@ SAID = {
     "cuMemAlloc failed: out of memory": OutOfMemory,
     "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.": OutOfMemory,
     "cudaErrorMemoryAllocation (2)": OutOfMemory,
+    "RuntimeError: Failed to allocate memory from pool": OutOfMemory,  # all that cuda-core 1.0 says
     "CUDA_ERROR_NO_DEVICE (100)": EnvironmentProblem,
     "cuInit failed: no CUDA-capable device is detected": EnvironmentProblem,
     "RuntimeError: Found no NVIDIA driver on your system.": EnvironmentProblem,
