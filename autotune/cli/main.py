@@ -24,6 +24,7 @@ _COMMANDS = {
     "front": ("query_commands", "The Pareto front with intervals."),
     "best": ("query_commands", "The best configuration under the constraints."),
     "show": ("query_commands", "Everything known of one trial."),
+    "explain": ("explain_command", "Why a trial takes the time it takes, alone or against another."),
     "trials": ("query_commands", "All trials, rejected ones with their reasons."),
     "importances": ("importance_commands", "What each knob contributed, and what its default would cost."),
     "report": ("deliver_commands", "Draw the front: accuracy against throughput."),

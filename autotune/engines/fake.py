@@ -17,15 +17,18 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from autotune.candidate import Candidate, Scalar
+from autotune.engines.layer_roles import role_of
+from autotune.engines.layers import Layer, LayerReport
 from autotune.engines.protocol import Capabilities, Engine, Inputs, Outputs
 from autotune.errors import BuildFailed, OutOfMemory
+from autotune.variants.outline import outline_of
 from autotune.variants.variant import ModelVariant, QuantScheme
 
 FAULTS = {13: "segv", 14: "hang", 15: "blow-up", 16: "exception", 17: "build", 18: "out-of-memory", 19: "exit"}
@@ -92,6 +95,23 @@ class FakeBackend:
     def open(self, engine: Engine, candidate: Candidate) -> FakeSession:
         """A session whose speed and errors follow the candidate."""
         return FakeSession(candidate, FAULTS.get(candidate.memory_pool_mib or 0), machine_speed())
+
+    def layers(self, engine: Engine, candidate: Candidate, batches: Sequence[Inputs], *, n_runs: int = 20) -> LayerReport:
+        """A layer per node, each of which takes the same share of the service time: a formula and no measurement."""
+        outline = outline_of(engine.variant.path)
+        total_us = service_s(candidate) * 1e6
+        layers = tuple(
+            Layer(
+                name=n.name,
+                kind=n.op,
+                role=role_of(n.op, (n.op,)),
+                precision=n.precision,
+                time_us=total_us / len(outline),
+                nodes=(n.name,),
+            )
+            for n in outline
+        )
+        return LayerReport(layers=layers, total_us=total_us, n_runs=n_runs, method="formula of the fake engine")
 
     def deployment(self, candidate: Candidate) -> dict[str, Any]:
         """The candidate itself."""

@@ -16,10 +16,13 @@ LayerRole = Literal["compute", "reformat", "copy", "quantize", "other"]
 """compute: the model's own work. reformat: another memory layout. quantize: Q, DQ or casts between number formats that were
 not fused. copy: tensors moved without change. other: what fits none (constants, shape arithmetic)."""
 
+N_WARM_UPS = 3
+"""Executions before those that are profiled: engines choose kernels and allocate in the first ones."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """One executed layer. `nodes`: names of the ONNX nodes fused in it, where the engine tells.
+    """One executed layer. `nodes`: names of the ONNX nodes fused in it, where the engine tells; a node is in one layer only.
 
     `precision`: the number format it computes in ("fp32", "int8", …), "" where unknown. `time_us`: mean time of one execution
     of the layer for the whole batch; None where it was not measured. `kernel`: the engine's own name of the implementation.
@@ -38,8 +41,9 @@ class Layer:
 class LayerReport:
     """All layers of an engine in their order. `total_us`: one execution's time by the profiler, which is slower than without.
 
-    `n_runs`: profiled executions behind the means; 0 where the engine was inspected and not run. `notes`: what the reader must
-    know of the method.
+    `n_runs`: profiled executions behind the means; 0 where the engine was inspected and not run. `runs_us`: the time of each,
+    whose mean is `total_us`; empty where only the mean is known. `vanished`: nodes of the graph that are in no layer, such as
+    those folded into constants. `notes`: what the reader must know of the method.
     """
 
     layers: tuple[Layer, ...]
@@ -47,6 +51,8 @@ class LayerReport:
     n_runs: int
     method: str
     notes: tuple[str, ...] = ()
+    runs_us: tuple[float, ...] = ()
+    vanished: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -56,6 +62,7 @@ class Explains(Protocol):
     def layers(self, engine: Engine, candidate: Candidate, batches: Sequence[Inputs], *, n_runs: int = 20) -> LayerReport:
         """The engine's layers, with times where this machine can run it. `batches`: real samples of the candidate's batch size.
 
-        One execution at a time, on one stream. Raises what `build` and `open` raise.
+        One execution at a time: `candidate` names one stream at most. Raises what `build` and `open` raise, and Unsupported
+        where this engine cannot tell its layers.
         """
         ...

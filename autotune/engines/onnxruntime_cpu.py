@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autotune.candidate import Candidate, Scalar
+from autotune.engines.layers import LayerReport
+from autotune.engines.onnxruntime_profile import profiled_layers
 from autotune.engines.onnxruntime_session import OnnxRuntimeSession, create_session
-from autotune.engines.protocol import Capabilities, Engine
+from autotune.engines.protocol import Capabilities, Engine, Inputs
 from autotune.errors import Unsupported
 from autotune.fingerprint import onnxruntime_version, usable_cores
+from autotune.variants.outline import outline_of
 from autotune.variants.variant import ModelVariant, QuantScheme
 
 _log = logging.getLogger(__name__)
@@ -75,7 +78,13 @@ class OnnxRuntimeCpu:
         """A session on the saved graph with the candidate's threads and arena."""
         import onnxruntime as ort
 
-        options = ort.SessionOptions()
+        session, cap = self._session(ort.SessionOptions(), engine, candidate)
+        return OnnxRuntimeSession(session, candidate.streams or 1, cap)
+
+    def _session(self, options: Any, engine: Engine, candidate: Candidate) -> tuple[Any, str]:
+        """An InferenceSession with the candidate's threads and arena, and the cap in words."""
+        import onnxruntime as ort
+
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
         options.intra_op_num_threads = candidate.worker_threads or 0
@@ -83,8 +92,17 @@ class OnnxRuntimeCpu:
             _cap_arena(candidate.memory_pool_mib)
             options.add_session_config_entry("session.use_env_allocators", "1")
         cap = f"memory_pool_mib={candidate.memory_pool_mib}" if candidate.memory_pool_mib is not None else ""
-        session = create_session(engine.folder / _FILE, options, [(_PROVIDER, {})], stage="open", cap=cap)
-        return OnnxRuntimeSession(session, candidate.streams or 1, cap)
+        return create_session(engine.folder / _FILE, options, [(_PROVIDER, {})], stage="open", cap=cap), cap
+
+    def layers(self, engine: Engine, candidate: Candidate, batches: Sequence[Inputs], *, n_runs: int = 20) -> LayerReport:
+        """The nodes of the saved graph, timed by ONNX Runtime's profiler."""
+        return profiled_layers(
+            lambda options, _: self._session(options, engine, candidate)[0],
+            engine.folder / _FILE,
+            outline_of(engine.variant.path),
+            batches,
+            n_runs,
+        )
 
     def deployment(self, candidate: Candidate) -> dict[str, Any]:
         """SessionOptions and arena settings."""

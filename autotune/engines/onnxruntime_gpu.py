@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from autotune.candidate import Candidate, Scalar
 from autotune.devices.gpu import Gpu, selected_gpu
 from autotune.devices.precision import refused_precisions
+from autotune.engines.layers import LayerReport
 from autotune.engines.onnxruntime_probe import why_provider_fails
+from autotune.engines.onnxruntime_profile import profiled_layers
 from autotune.engines.onnxruntime_session import OnnxRuntimeSession, create_session
-from autotune.engines.protocol import Capabilities, Engine
+from autotune.engines.protocol import Capabilities, Engine, Inputs
 from autotune.errors import BuildFailed, EnvironmentProblem
 from autotune.fingerprint import library_version
+from autotune.variants.outline import outline_of
 from autotune.variants.variant import ModelVariant, QuantScheme
 
 _FILE = "model.onnx"
@@ -94,14 +97,17 @@ class OnnxRuntimeGpu:
     def _session(self, folder: Path, candidate: Candidate, *, building: bool) -> OnnxRuntimeSession:
         import onnxruntime as ort
 
+        cap = f"memory_pool_mib={candidate.memory_pool_mib}" if candidate.memory_pool_mib is not None else ""
+        session = self._created(ort.SessionOptions(), folder, candidate, cap, building=building)
+        return OnnxRuntimeSession(session, candidate.streams or 1, cap)
+
+    def _created(self, options: Any, folder: Path, candidate: Candidate, cap: str, *, building: bool) -> Any:
+        """An InferenceSession on the GPU alone."""
         load_gpu_libraries()
-        options = ort.SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry(_NO_CPU, "1")
-        cap = f"memory_pool_mib={candidate.memory_pool_mib}" if candidate.memory_pool_mib is not None else ""
         asked = self.providers(candidate, folder, building=building)
-        session = create_session(folder / _FILE, options, asked, stage="engine" if building else "open", cap=cap)
-        return OnnxRuntimeSession(session, candidate.streams or 1, cap)
+        return create_session(folder / _FILE, options, asked, stage="engine" if building else "open", cap=cap)
 
 
 class OnnxRuntimeCuda(OnnxRuntimeGpu):
@@ -131,6 +137,15 @@ class OnnxRuntimeCuda(OnnxRuntimeGpu):
         """The graph itself: this provider fuses when it opens. A session is opened once, to learn whether it can be."""
         shutil.copyfile(variant.path, folder / _FILE)
         self._session(folder, candidate, building=True).close()
+
+    def layers(self, engine: Engine, candidate: Candidate, batches: Sequence[Inputs], *, n_runs: int = 20) -> LayerReport:
+        """The nodes as this provider fused them, with the times of their kernels on the GPU."""
+
+        def create(options: Any, optimized: Path) -> Any:
+            options.optimized_model_filepath = str(optimized)
+            return self._created(options, engine.folder, candidate, "", building=False)
+
+        return profiled_layers(create, None, outline_of(engine.variant.path), batches, n_runs)
 
     def providers(self, candidate: Candidate, folder: Path | None, *, building: bool) -> list[tuple[str, _Options]]:
         """CUDA alone. Fixed choices, and why:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 from autotune.candidate import Candidate, Scalar
+from autotune.engines.layers import LayerReport
+from autotune.engines.openvino_profile import profiled_layers
 from autotune.engines.protocol import Capabilities, Engine, Inputs, Outputs
 from autotune.errors import BuildFailed, OutOfMemory, Unstable, Unsupported
 from autotune.fingerprint import library_version, usable_cores
+from autotune.variants.outline import outline_of
 from autotune.variants.variant import ModelVariant, QuantScheme
 
 _FILE = "model.xml"
@@ -92,9 +96,17 @@ class OpenVinoCpu:
 
     def open(self, engine: Engine, candidate: Candidate) -> OpenVinoSession:
         """The IR compiled for the candidate's streams and threads, in the precision that the graph carries."""
+        return OpenVinoSession(self._compiled(engine, candidate), candidate.streams or 1)
+
+    def layers(self, engine: Engine, candidate: Candidate, batches: Sequence[Inputs], *, n_runs: int = 20) -> LayerReport:
+        """The layers of the same compiled model with performance counters, of one stream."""
+        one = replace(candidate, streams=1)  # counters are kept per stream, and only one stream's could be read
+        return profiled_layers(self._compiled(engine, one, PERF_COUNT=True), outline_of(engine.variant.path), batches, n_runs)
+
+    def _compiled(self, engine: Engine, candidate: Candidate, **extra: Any) -> Any:
         import openvino as ov
 
-        settings = self.deployment(candidate)["compile_model"]
+        settings = self.deployment(candidate)["compile_model"] | extra
         try:
             compiled = ov.Core().compile_model(str(engine.folder / _FILE), "CPU", settings)
         except RuntimeError as exc:
@@ -103,7 +115,7 @@ class OpenVinoCpu:
         n_streams = int(compiled.get_property("NUM_STREAMS"))
         if n_streams != settings.get("NUM_STREAMS", n_streams):
             raise Unsupported(f"OpenVINO was asked for {settings['NUM_STREAMS']} streams and took {n_streams}", stage="open")
-        return OpenVinoSession(compiled, candidate.streams or 1)
+        return compiled
 
     def deployment(self, candidate: Candidate) -> dict[str, Any]:
         """The properties of compile_model.

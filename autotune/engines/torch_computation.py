@@ -54,11 +54,16 @@ def write_checked_model(variant: ModelVariant, folder: Path) -> None:
 
 def loaded_function(folder: Path, precision: str, device: str) -> Computation:
     """The model of `folder` on `device`, computing in `precision`: tensors in, tensors of the graph's own types out."""
+    return as_function(loaded_module(folder), precision, device)
+
+
+def loaded_module(folder: Path) -> Any:
+    """The model of `folder` as a torch module, whose children node0, node1, … are its nodes."""
     import onnx
 
     from autotune.variants.convert_torch import module_from_onnx
 
-    return as_function(module_from_onnx(onnx.load(str(folder / MODEL)), "torch", stage="open"), precision, device)
+    return module_from_onnx(onnx.load(str(folder / MODEL)), "torch", stage="open")
 
 
 def as_function(module: Any, precision: str, device: str) -> Computation:

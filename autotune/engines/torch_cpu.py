@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shutil import which
 from typing import Any, Self
@@ -10,22 +10,28 @@ from typing import Any, Self
 import numpy as np
 
 from autotune.candidate import Candidate, Scalar
+from autotune.engines.layers import LayerReport
 from autotune.engines.protocol import Capabilities, Engine, Inputs, Outputs
 from autotune.engines.torch_computation import (
     INT8_REFUSALS,
     MODEL,
     Computation,
+    as_function,
     called,
     compiled_function,
     loaded_function,
+    loaded_module,
     ordered_inputs,
     output_names,
     rejection,
     write_checked_model,
 )
+from autotune.engines.torch_profile import COMPILED, profiled_layers
+from autotune.errors import Unsupported
 from autotune.fingerprint import library_version, usable_cores
 from autotune.variants.graph import model_inputs
 from autotune.variants.make import InputSpec
+from autotune.variants.outline import outline_of
 from autotune.variants.variant import ModelVariant, QuantScheme
 
 _PRECISIONS = ("fp32", "fp16", "bf16", "amp-bf16")
@@ -79,17 +85,24 @@ class TorchCpu:
 
     def open(self, engine: Engine, candidate: Candidate) -> TorchCpuSession:
         """The module ready to run; compiled for the candidate's batch where this engine compiles."""
-        import torch
-
-        streams = candidate.streams or 1
-        if candidate.worker_threads is not None:
-            torch.set_num_threads(max(1, candidate.worker_threads // streams))
+        _set_threads(candidate)
         wanted = model_inputs(engine.folder / MODEL)
         compute = loaded_function(engine.folder, candidate.precision, "cpu")
         if self.compiled:
             compute = compiled_function(compute)
             _run_once(compute, wanted, candidate.batch_size)
-        return TorchCpuSession(compute, wanted, output_names(engine.folder / MODEL), streams)
+        return TorchCpuSession(compute, wanted, output_names(engine.folder / MODEL), candidate.streams or 1)
+
+    def layers(self, engine: Engine, candidate: Candidate, batches: Sequence[Inputs], *, n_runs: int = 20) -> LayerReport:
+        """The nodes of the graph as torch's operations, timed by torch.profiler. Raises Unsupported where they are compiled."""
+        if self.compiled:
+            raise Unsupported(COMPILED, stage="profile")
+        _set_threads(candidate)
+        path = engine.folder / MODEL
+        module = loaded_module(engine.folder)
+        compute = as_function(module, candidate.precision, "cpu")
+        session = TorchCpuSession(compute, model_inputs(path), output_names(path), 1)
+        return profiled_layers(session, module, outline_of(path), batches, n_runs, on_gpu=False)
 
     def deployment(self, candidate: Candidate) -> dict[str, Any]:
         """What a program sets to run the module in the same way."""
@@ -140,6 +153,14 @@ class TorchCpuSession:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _set_threads(candidate: Candidate) -> None:
+    """torch computes with the share of the candidate's threads that each of its streams has."""
+    import torch
+
+    if candidate.worker_threads is not None:
+        torch.set_num_threads(max(1, candidate.worker_threads // (candidate.streams or 1)))
 
 
 def _run_once(compute: Computation, wanted: tuple[InputSpec, ...], batch_size: int) -> None:

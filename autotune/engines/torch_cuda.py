@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from autotune.candidate import Candidate, Scalar
 from autotune.devices.gpu import Gpu, selected_gpu
 from autotune.devices.precision import refused_precisions
-from autotune.engines.protocol import Capabilities, Engine
+from autotune.engines.layers import LayerReport
+from autotune.engines.protocol import Capabilities, Engine, Inputs
 from autotune.engines.torch_computation import (
     INT8_REFUSALS,
     MODEL,
+    Computation,
+    as_function,
     compiled_function,
-    loaded_function,
+    loaded_module,
     output_names,
     write_checked_model,
 )
 from autotune.engines.torch_cuda_session import TorchCudaSession
-from autotune.errors import EnvironmentProblem
+from autotune.engines.torch_profile import COMPILED, as_replayed, profiled_layers
+from autotune.errors import EnvironmentProblem, Unsupported
 from autotune.fingerprint import library_version
 from autotune.variants.graph import model_inputs
+from autotune.variants.outline import outline_of
 from autotune.variants.variant import ModelVariant, QuantScheme
 
 _PRECISIONS = ("fp32", "tf32", "fp16", "amp-fp16", "bf16", "amp-bf16")
@@ -84,23 +89,27 @@ class TorchCuda:
 
     def open(self, engine: Engine, candidate: Candidate) -> TorchCudaSession:
         """The module on the GPU with a stream per slot; compiled and captured for the candidate's batch as the engine does."""
-        import torch
+        _set_options(candidate)
+        compute = as_function(loaded_module(engine.folder), candidate.precision, _DEVICE)
+        return _session(compiled_function(compute) if self.compiled else compute, engine, candidate, captured=self.captured)
 
-        # torch lets convolutions use TF32 unless told otherwise: an fp32 candidate would then be a TF32 one.
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = candidate.precision == "tf32"
-        torch.backends.cudnn.benchmark = True  # shapes are fixed, so trying cuDNN's algorithms pays once
-        if candidate.memory_pool_mib is not None:
-            torch.cuda.set_per_process_memory_fraction(min(1.0, candidate.memory_pool_mib / _total_mib()), 0)
-        compute = loaded_function(engine.folder, candidate.precision, _DEVICE)
-        return TorchCudaSession(
-            compiled_function(compute) if self.compiled else compute,
-            model_inputs(engine.folder / MODEL),
-            output_names(engine.folder / MODEL),
-            slots=candidate.streams or 1,
-            batch_size=candidate.batch_size,
-            captured=self.captured,
-            device=_DEVICE,
-        )
+    def layers(self, engine: Engine, candidate: Candidate, batches: Sequence[Inputs], *, n_runs: int = 20) -> LayerReport:
+        """The nodes of the graph as torch's operations, with the times of their kernels. Raises Unsupported where compiled.
+
+        A captured graph replays the kernels that the eager module launches, so that module is profiled, and the time of a
+        whole execution is the replay's.
+        """
+        if self.compiled:
+            raise Unsupported(COMPILED, stage="profile")
+        _set_options(candidate)
+        module = loaded_module(engine.folder)
+        compute = as_function(module, candidate.precision, _DEVICE)
+        with _session(compute, engine, candidate, captured=False) as session:
+            report = profiled_layers(session, module, outline_of(engine.folder / MODEL), batches, n_runs, on_gpu=True)
+        if not self.captured:
+            return report
+        with _session(compute, engine, candidate, captured=True) as session:
+            return as_replayed(report, session, batches)
 
     def deployment(self, candidate: Candidate) -> dict[str, Any]:
         """What a program sets to run the module in the same way."""
@@ -130,6 +139,29 @@ class TorchCudaCompile(TorchCuda):
     name = "torch-cuda-compile"
     captured = True
     compiled = True
+
+
+def _set_options(candidate: Candidate) -> None:
+    """torch computes on the GPU in the candidate's precision and memory."""
+    import torch
+
+    # torch lets convolutions use TF32 unless told otherwise: an fp32 candidate would then be a TF32 one.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = candidate.precision == "tf32"
+    torch.backends.cudnn.benchmark = True  # shapes are fixed, so trying cuDNN's algorithms pays once
+    if candidate.memory_pool_mib is not None:
+        torch.cuda.set_per_process_memory_fraction(min(1.0, candidate.memory_pool_mib / _total_mib()), 0)
+
+
+def _session(compute: Computation, engine: Engine, candidate: Candidate, *, captured: bool) -> TorchCudaSession:
+    return TorchCudaSession(
+        compute,
+        model_inputs(engine.folder / MODEL),
+        output_names(engine.folder / MODEL),
+        slots=candidate.streams or 1,
+        batch_size=candidate.batch_size,
+        captured=captured,
+        device=_DEVICE,
+    )
 
 
 def _gap(gpu: Gpu) -> tuple[str, str] | None:

@@ -42,6 +42,14 @@ def engines_here(spec: StudySpec) -> tuple[str, Engines]:
     return kind, found
 
 
+def lock_name(kind: str) -> str:
+    """What `study.lock.device_lock` calls the device: measurements on one GPU take turns, those on two do not.
+
+    A build for a GPU that is elsewhere keeps the CPU busy and no GPU.
+    """
+    return "cpu" if kind == "cpu" or build_target() is not None else f"cuda-{selected_gpu().uuid}"
+
+
 def _with_capabilities(name: str) -> tuple[Backend, Capabilities]:
     backend = load_backend(name)
     return backend, backend.capabilities()

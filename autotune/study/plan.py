@@ -17,7 +17,7 @@ from autotune.errors import EnvironmentProblem
 from autotune.fingerprint import DeviceFingerprint
 from autotune.space.capability import SHARED_KNOBS, EngineView, SearchSpace, filtered_space
 from autotune.spec.model import StudySpec
-from autotune.study.machine import engines_here
+from autotune.study.machine import engines_here, lock_name
 from autotune.telemetry.gpu import gpu_probes
 from autotune.telemetry.host import host_probes
 
@@ -41,10 +41,8 @@ class StudyPlan:
 
     @property
     def lock_name(self) -> str:
-        """What `study.lock.device_lock` calls the device: measurements on one GPU take turns, those on two do not."""
-        if build_target() is not None:
-            return "build"
-        return self.fingerprint.kind if self.fingerprint.kind == "cpu" else f"cuda-{selected_gpu().uuid}"
+        """As `study.machine.lock_name`."""
+        return lock_name(self.fingerprint.kind)
 
     @property
     def prunes(self) -> bool:

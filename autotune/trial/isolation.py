@@ -20,6 +20,7 @@ from autotune.errors import CandidateRejected, DeadlineExceeded, EnvironmentProb
 from autotune.fingerprint import cpu_fingerprint
 from autotune.records import Rejection, TrialRecord
 from autotune.trial.pipeline import now_utc
+from autotune.trial.profile import TrialProfile
 from autotune.trial.request import TrialRequest
 
 _log = logging.getLogger(__name__)
@@ -66,21 +67,41 @@ class TrialProcess:
         candidate, is at fault.
         """
         started_at = now_utc()
+        watch = _Watch(request, on_stage)
+        try:
+            found: TrialRecord = self._ask(("run", request), watch, should_abort)
+        except CandidateRejected as exc:
+            return watch.crashed(exc, started_at)
+        return found
+
+    def profile(
+        self,
+        request: TrialRequest,
+        n_runs: int,
+        on_stage: Callable[[str], None] = lambda stage: None,
+        should_abort: Callable[[], bool] = lambda: False,
+    ) -> TrialProfile:
+        """The profile of the request's candidate. Raises CandidateRejected where there is none, WorkerCrashed and
+        DeadlineExceeded among them, and what `run` raises.
+        """
+        found: TrialProfile = self._ask(("profile", request, n_runs), _Watch(request, on_stage), should_abort)
+        return found
+
+    def _ask(self, message: tuple[Any, ...], watch: _Watch, should_abort: Callable[[], bool]) -> Any:
+        """The child's answer. Raises CandidateRejected for a child that has none, whatever became of it."""
         while True:
-            watch = _Watch(request, on_stage)
+            watch.begin()
             fresh = self._process is None
             try:
                 conn = self._connect()
-                conn.send(("run", request))
+                conn.send(message)
                 self._follow(conn, watch, should_abort)
-            except CandidateRejected as exc:
-                return watch.crashed(exc, started_at)
             except (EOFError, BrokenPipeError, ConnectionResetError):
                 self.close()
                 if watch.pid is None and not fresh:
                     continue  # the warm process died between two trials, which is not this candidate's doing
-                return watch.crashed(WorkerCrashed("the process that forks trials died", stage=watch.stage), started_at)
-            return watch.outcome(started_at)
+                raise WorkerCrashed("the process that forks trials died", stage=watch.stage) from None
+            return watch.outcome()
 
     def _connect(self) -> Connection:
         if self._process is not None and self._process.poll() is None and self._conn is not None:
@@ -134,17 +155,21 @@ class _Watch:
         self, request: TrialRequest, on_stage: Callable[[str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.request = request
+        self._on_stage = on_stage
+        self._clock = clock
+        share = int(_DEFAULT_MEMORY_SHARE * cpu_fingerprint().memory_mib)
+        self._limit_mib = request.spec.limits.memory_mib or share
+        self.begin()
+
+    def begin(self) -> None:
+        """Nothing is known of the trial yet, and its time counts from now."""
         self.stage = "start"
         self.pid: int | None = None
         self.status = 0
-        self._record: TrialRecord | None = None
+        self._answer: Any = None
         self._error: tuple[str, str, str] | None = None
-        self._on_stage = on_stage
-        self._clock = clock
-        self._began = clock()
-        self._deadline = self._began + request.spec.limits.deadline_s
-        share = int(_DEFAULT_MEMORY_SHARE * cpu_fingerprint().memory_mib)
-        self._limit_mib = request.spec.limits.memory_mib or share
+        self._began = self._clock()
+        self._deadline = self._began + self.request.spec.limits.deadline_s
 
     def hear(self, message: tuple[Any, ...]) -> None:
         """A message of the child is taken in."""
@@ -156,8 +181,10 @@ class _Watch:
             if self.stage == "load":
                 self._deadline = min(self._deadline, self._clock() + self._longest_load_s())
             self._on_stage(self.stage)
-        elif kind == "record":
-            self._record = rest[0]
+        elif kind == "answer":
+            self._answer = rest[0]
+        elif kind == "rejected":
+            self._answer = getattr(errors, rest[0])(rest[1], stage=rest[2])
         elif kind == "error":
             self._error = (rest[0], rest[1], rest[2])
 
@@ -182,16 +209,18 @@ class _Watch:
         load = self.request.spec.load
         return 60 + 2 * (MAX_WARMUP_S + load.warmup_s + load.max_s + load.window_s)
 
-    def outcome(self, started_at: str) -> TrialRecord:
-        """The child's record, or what its end means."""
-        if self._record is not None:
-            return self._record
+    def outcome(self) -> Any:
+        """The child's answer. Raises CandidateRejected where that is its answer or what its end means."""
+        if isinstance(self._answer, CandidateRejected):
+            raise self._answer
+        if self._answer is not None:
+            return self._answer
         if self._error is not None:
             kind, message, trace = self._error
             if kind == "bug":
-                return self.crashed(WorkerCrashed(trace, stage=self.stage), started_at)
+                raise WorkerCrashed(trace, stage=self.stage)
             raise _raised_again(kind, message)
-        return self.crashed(WorkerCrashed(self._death(), stage=self.stage), started_at)
+        raise WorkerCrashed(self._death(), stage=self.stage)
 
     def crashed(self, exc: CandidateRejected, started_at: str) -> TrialRecord:
         """A record of a trial that could not write its own."""

@@ -2,9 +2,10 @@
 
 Imports are paid once, and yet each trial starts from the same clean memory: an arena that one trial capped, a thread pool that
 it started or memory that it leaked cannot touch the next. Run as `python -m autotune.trial.zygote FD PID MODULE…`, where FD is
-a socket to the study's process PID. Messages, all pickled tuples: ("run", TrialRequest) in; ("started", pid), ("stage", name),
-("record", TrialRecord), ("error", exception name, message, traceback) and ("exit", status) out. When the study's process dies,
-so do the zygote and its child.
+a socket to the study's process PID. Messages, all pickled tuples: ("run", TrialRequest) or ("profile", TrialRequest, runs) in;
+("started", pid), ("stage", name), ("answer", TrialRecord or TrialProfile), ("rejected", CandidateRejected's class, message,
+stage), ("error", exception name, message, traceback) and ("exit", status) out. When the study's process dies, so do the zygote
+and its child.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ def main() -> None:
             pass  # the trial that needs it says what is missing and how to get it
     while True:
         try:
-            _, request = conn.recv()
+            task, request, *details = conn.recv()
         except EOFError:
             return
         _warm(request)
         zygote = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _child(conn, request, zygote)
+            _child(conn, task, request, details, zygote)
         conn.send(("started", pid))
         _, status = os.waitpid(pid, 0)
         conn.send(("exit", status))
@@ -96,17 +97,14 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def _child(conn: Connection, request: Any, parent: int) -> None:
-    """Runs the trial and leaves the process without running the parent's exit handlers."""
+def _child(conn: Connection, task: str, request: Any, details: list[Any], parent: int) -> None:
+    """Does the task and leaves the process without running the parent's exit handlers."""
     die_with_parent(parent)
     status = 1
     try:
         _redirect_output(request.log_path)
         _offer_to_oom_killer()
-        from autotune.trial.pipeline import run_trial
-
-        record = run_trial(request, report=lambda stage: conn.send(("stage", stage)))
-        conn.send(("record", record))
+        conn.send(_answer(conn, task, request, details))
         status = 0
     except BaseException as exc:
         from autotune.errors import AutotuneError
@@ -119,6 +117,24 @@ def _child(conn: Connection, request: Any, parent: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def _answer(conn: Connection, task: str, request: Any, details: list[Any]) -> tuple[Any, ...]:
+    from autotune.errors import CandidateRejected
+
+    def report(stage: str) -> None:
+        conn.send(("stage", stage))
+
+    if task == "run":
+        from autotune.trial.pipeline import run_trial
+
+        return ("answer", run_trial(request, report=report))
+    from autotune.trial.profile import profile_trial
+
+    try:
+        return ("answer", profile_trial(request, details[0], report))
+    except CandidateRejected as exc:
+        return ("rejected", type(exc).__name__, str(exc), exc.stage)
 
 
 def _redirect_output(log_path: Path) -> None:

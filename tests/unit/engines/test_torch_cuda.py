@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,18 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'autotune[torch]'")
 pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed: pip install 'autotune[nvml]'")
 
+from assets import explained_models as explained  # noqa: E402
 from assets import fake_torch_cuda  # noqa: E402
 from assets.fake_nvml import FakeGpu, install  # noqa: E402
 
 from autotune.candidate import Candidate  # noqa: E402
 from autotune.devices.gpu import all_gpus  # noqa: E402
 from autotune.engines import torch_cuda  # noqa: E402
+from autotune.engines.protocol import Engine  # noqa: E402
 from autotune.engines.torch_cuda_session import TorchCudaSession  # noqa: E402
-from autotune.errors import OutOfMemory, Unstable  # noqa: E402
+from autotune.errors import OutOfMemory, Unstable, Unsupported  # noqa: E402
 from autotune.variants.make import InputSpec  # noqa: E402
+from autotune.variants.outline import outline_of  # noqa: E402
 
 WANTED = (InputSpec(name="a", shape=(None, 2), dtype="float32"), InputSpec(name="b", shape=(None, 2), dtype="float32"))
 ONES, TWOS = np.ones((3, 2), np.float32), np.full((3, 2), 2, np.float32)
@@ -134,3 +138,38 @@ def test_tf32_is_on_only_where_it_was_asked_for() -> None:
     }
     assert [shown[p]["allow_tf32"] for p in ("fp32", "tf32")] == [False, True]
     assert [shown[p]["dtype"] for p in ("fp32", "tf32")] == ["fp32", "fp32"]
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available:UserWarning")  # the double is none to the profiler
+@pytest.mark.parametrize(("engine", "captures"), [(torch_cuda.TorchCuda, 0), (torch_cuda.TorchCudaGraph, 1)])
+def test_layers_are_those_of_the_eager_module(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engine: type[torch_cuda.TorchCuda], captures: int
+) -> None:
+    """A captured graph hides the nodes whose kernels it replays: the eager module is profiled, the whole is timed replayed."""
+    monkeypatch.setattr(torch_cuda, "_DEVICE", "cpu")
+    backend = engine()
+    candidate = Candidate(
+        engine=backend.name,
+        precision="fp32",
+        pruning_ratio=0.0,
+        batch_size=2,
+        streams=1,
+        worker_threads=None,
+        memory_pool_mib=None,
+    )
+    variant = explained.variant(tmp_path, "fp32", backend)
+    (tmp_path / "engine").mkdir()
+    backend.build(variant, candidate, tmp_path / "engine")
+    made = Engine(key="k", backend=backend.name, variant=variant, folder=tmp_path / "engine")
+    report = backend.layers(made, candidate, [explained.inputs(2)], n_runs=2)
+    assert fake_torch_cuda.FakeGraph.captures == captures
+    held = [name for layer in report.layers for name in layer.nodes]
+    assert sorted(held) == sorted(n.name for n in outline_of(variant.path))
+    assert len(report.runs_us) == 2 and any("replays" in note for note in report.notes) == bool(captures)
+
+
+def test_compiled_engines_say_why_they_have_no_layers(tmp_path: Path) -> None:
+    """Inductor's functions carry no names of nodes; a guess would be worse than the refusal."""
+    backend = torch_cuda.TorchCudaCompile()
+    with pytest.raises(Unsupported, match="Inductor"):
+        backend.layers(None, None, [])  # type: ignore[arg-type]  # refused before they are looked at

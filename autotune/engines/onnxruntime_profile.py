@@ -1,0 +1,168 @@
+"""ONNX Runtime's own profiler: a session that writes it, and its JSON as layers."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autotune.engines.fused_nodes import LayerHint, nodes_by_layer, vanished_nodes
+from autotune.engines.layer_roles import QUANTIZE_OPS, role_of
+from autotune.engines.layers import N_WARM_UPS, Layer, LayerReport
+from autotune.engines.onnxruntime_session import rejection
+from autotune.engines.protocol import Inputs
+from autotune.errors import Unstable
+from autotune.variants.outline import Outline, outline_of, short_format
+
+_SUFFIX = "_kernel_time"
+_INTEGER_OPS = ("QLinear", "QGemm", "QAttention", "QEmbed", "Integer")
+_SLOWER = "ONNX Runtime's profiler writes an event per node: short nodes read up to a few µs too long"
+
+Event = Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class _Executed:
+    """What the profile tells of one node of the optimized graph, summed over the counted runs; times in µs."""
+
+    name: str
+    kind: str
+    provider: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    domain: str = ""
+    host_us: float = 0.0
+    device_us: float = 0.0
+    kernels: dict[str, float] = field(default_factory=dict)
+
+
+def profiled_layers(
+    create: Callable[[Any, Path], Any], optimized: Path | None, outline: Outline, batches: Sequence[Inputs], n_runs: int
+) -> LayerReport:
+    """The layers of a session that `create(options, path)` makes from options which profile.
+
+    `optimized`: the graph that the session runs, where it lies somewhere; else the session writes it to `path`.
+    """
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = ort.SessionOptions()
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        path = Path(folder) / "optimized.onnx"
+        session = create(options, path)
+        try:
+            for run in range(N_WARM_UPS + n_runs):
+                session.run(None, batches[run % len(batches)])
+        except Exception as exc:
+            raise rejection(exc, Unstable, "profile") from exc
+        events = json.loads(Path(session.end_profiling()).read_text())
+        return report_from_events(events, outline_of(optimized or path), outline)
+
+
+def report_from_events(events: Sequence[Event], optimized: Outline, outline: Outline) -> LayerReport:
+    """The layers from a profile of `N_WARM_UPS` executions and as many more as it holds, which count.
+
+    `optimized`: the graph that was run. `outline`: the variant's, whose nodes the layers name. Where a GPU's profiler wrote
+    kernels, a layer's time is theirs; a GPU's layers without kernels have no time, for the host's is only that of launching.
+    """
+    runs = sorted((e for e in events if e["name"] == "model_run"), key=lambda e: e["ts"])[N_WARM_UPS:]
+    if not runs:
+        raise Unstable(f"ONNX Runtime's profile holds no execution after {N_WARM_UPS} warm-ups", stage="profile")
+    counted = [e for e in events if e["ts"] >= runs[0]["ts"]]
+    executed, lost_us = _executed(counted)
+    on_gpu = any(e.provider not in ("CPUExecutionProvider", "") for e in executed)
+    has_kernels = any(e.kernels for e in executed) or lost_us > 0
+    known, hints = {n.name: n for n in optimized}, []
+    for e in executed:
+        e.domain, made = (known[e.name].domain, known[e.name].outputs) if e.name in known else ("", ())
+        hints.append(LayerHint(names=(e.name,), outputs=made, kind=e.kind))
+    members = nodes_by_layer(outline, hints)
+    ops = {n.name: n.op for n in outline}
+    layers = [
+        _layer(e, nodes, [ops[n] for n in nodes], _time_us(e, len(runs), on_gpu, has_kernels))
+        for e, nodes in zip(executed, members, strict=True)
+    ]
+    if lost_us:
+        layers.append(Layer(name="kernels and copies of no node", kind="kernel", role="other", time_us=lost_us / len(runs)))
+    notes = [_SLOWER]
+    if on_gpu and not has_kernels:
+        notes.append("this onnxruntime wrote no GPU kernels (it needs CUPTI), so its layers have no times")
+    runs_us = tuple(float(e["dur"]) for e in runs)
+    return LayerReport(
+        layers=tuple(layers),
+        total_us=sum(runs_us) / len(runs_us),
+        n_runs=len(runs_us),
+        method="ONNX Runtime's profiler" + (", GPU kernels by CUPTI" if has_kernels else ""),
+        notes=tuple(notes),
+        runs_us=runs_us,
+        vanished=vanished_nodes(outline, members),
+    )
+
+
+def _executed(events: Sequence[Event]) -> tuple[list[_Executed], float]:
+    """The nodes in their order, and the µs of kernels that belong to none of them."""
+    found: dict[tuple[str, str], _Executed] = {}
+    by_name: dict[str, _Executed] = {}
+    for event in events:
+        if event["cat"] == "Node" and event["name"].endswith(_SUFFIX):
+            args, name = event["args"], event["name"].removesuffix(_SUFFIX)
+            key = (str(args.get("node_index", "")), name)
+            if key not in found:
+                found[key] = by_name[name] = _Executed(
+                    name=name,
+                    kind=args["op_name"],
+                    provider=args.get("provider", ""),
+                    inputs=_formats(args.get("input_type_shape", ())),
+                    outputs=_formats(args.get("output_type_shape", ())),
+                )
+            found[key].host_us += event["dur"]
+    lost_us = 0.0
+    for event in events:
+        if event["cat"] == "Kernel":
+            owner = by_name.get(str(event["args"].get("parent_name", "")).removesuffix(_SUFFIX))
+            if owner is None:
+                lost_us += event["dur"]
+            else:
+                owner.device_us += event["dur"]
+                owner.kernels[event["name"]] = owner.kernels.get(event["name"], 0.0) + event["dur"]
+    return list(found.values()), lost_us
+
+
+def _formats(typed_shapes: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    return tuple(short_format(name) for typed in typed_shapes for name in typed)
+
+
+def _time_us(executed: _Executed, n_runs: int, on_gpu: bool, has_kernels: bool) -> float | None:
+    if not on_gpu:
+        return executed.host_us / n_runs
+    return executed.device_us / n_runs if has_kernels else None
+
+
+def _layer(executed: _Executed, nodes: tuple[str, ...], ops: Sequence[str], time_us: float | None) -> Layer:
+    role = role_of(executed.kind, ops)
+    kernel = max(executed.kernels, key=executed.kernels.__getitem__) if executed.kernels else ""
+    return Layer(
+        name=executed.name,
+        kind=executed.kind,
+        role=role,
+        precision=_precision(executed, kernel),
+        time_us=time_us,
+        kernel=kernel or f"{executed.provider.removesuffix('ExecutionProvider')} {executed.domain or 'onnx'}.{executed.kind}",
+        nodes=nodes,
+    )
+
+
+def _precision(executed: _Executed, kernel: str) -> str:
+    """What the types of the tensors say: integer operations are int8, casts read as their wider side, others as the result."""
+    floats = [f for f in (*executed.inputs[:1], *executed.outputs[:1]) if f.startswith(("fp", "bf"))]
+    if executed.kind in QUANTIZE_OPS:
+        return max(floats, key=lambda f: int(f.lstrip("bfp")), default="")
+    if any(sign in executed.kind for sign in _INTEGER_OPS):
+        return "int8"
+    if "tf32" in kernel:
+        return "tf32"
+    return floats[-1] if floats else next(iter(executed.inputs[:1]), "")
