@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -13,6 +14,7 @@ from autotune.cuda.select import runtime_distributions, runtime_name, selected_r
 from autotune.devices.build_target import build_target
 from autotune.devices.gpu import selected_gpu
 from autotune.devices.precision import refused_precisions
+from autotune.engines.fused_nodes import vanished_nodes
 from autotune.engines.layers import LayerReport
 from autotune.engines.protocol import Capabilities, Engine, Inputs
 from autotune.engines.tensorrt_api import Trt
@@ -26,6 +28,7 @@ from autotune.engines.tensorrt_session import TensorRtSession
 from autotune.engines.tensorrt_timings import Timings
 from autotune.errors import CandidateRejected, EnvironmentProblem, Unsupported
 from autotune.fingerprint import digest_of, library_version
+from autotune.variants.outline import outline_of
 from autotune.variants.variant import ModelVariant, QuantScheme, tensorrt_scheme
 
 PLAN, BUILD_LOG = "engine.plan", "build.log"
@@ -167,6 +170,10 @@ class TensorRt:
 
     def layers(self, engine: Engine, candidate: Candidate, batches: Sequence[Inputs], *, n_runs: int = 20) -> LayerReport:
         """Times by TensorRT's profiler; without them, from the build log, where the engine was built ahead of time."""
+        report = self._report(engine, candidate, batches, n_runs)
+        return replace(report, vanished=vanished_nodes(outline_of(engine.variant.path), [x.nodes for x in report.layers]))
+
+    def _report(self, engine: Engine, candidate: Candidate, batches: Sequence[Inputs], n_runs: int) -> LayerReport:
         if (target := build_target()) is not None:
             lines = (engine.folder / BUILD_LOG).read_text(encoding="utf-8").split("\n")  # names may hold other line ends
             note = f"built ahead of time for {target}: nothing was run, so there are no times"

@@ -11,6 +11,7 @@ import numpy as np
 from autotune.bench.statistics import mean_estimate
 from autotune.cache import Cache
 from autotune.candidate import Candidate
+from autotune.devices.build_target import build_target
 from autotune.engines.build import build_engine, load_backend
 from autotune.engines.layers import N_WARM_UPS, Explains, LayerReport
 from autotune.engines.protocol import Inputs, Session
@@ -25,14 +26,15 @@ from autotune.variants.outline import Outline, outline_of
 class TrialProfile:
     """What an engine told of itself. `candidate`: as it was profiled, on one stream.
 
-    `plain_us`: one execution without the profiler. `outline`: the nodes of the variant. `variant_key`, `engine_key`: of what
-    was profiled, which is made anew where the cache lacks it.
+    `plain_us`: one execution without the profiler; None for an engine that was built for a device that is not here.
+    `outline`: the nodes of the variant. `variant_key`, `engine_key`: of what was profiled, which is made anew where the cache
+    lacks it.
     """
 
     candidate: Candidate
     report: LayerReport
     outline: Outline
-    plain_us: Estimate
+    plain_us: Estimate | None
     variant_key: str
     engine_key: str
 
@@ -64,8 +66,7 @@ def profile_trial(request: TrialRequest, n_runs: int, report: Callable[[str], No
     engine, _ = build_engine(backend, variant, request.candidate, cache)
     batches = load_batches(validation, candidate.batch_size)
     report("open")
-    with backend.open(engine, candidate) as session:
-        plain_us = _plain_us(session, batches, n_runs)
+    plain_us = None if build_target() is not None else _plain_us(backend.open(engine, candidate), batches, n_runs)
     report("profile")
     return TrialProfile(
         candidate=candidate,
@@ -78,11 +79,12 @@ def profile_trial(request: TrialRequest, n_runs: int, report: Callable[[str], No
 
 
 def _plain_us(session: Session, batches: Sequence[Inputs], n_runs: int) -> Estimate:
-    """One execution's time, one after the other, after warm-ups."""
+    """One execution's time, one after the other, after warm-ups. The session is closed."""
     times_us = []
-    for run in range(N_WARM_UPS + n_runs):
-        begin = time.perf_counter_ns()
-        session.submit(batches[run % len(batches)], 0)
-        session.wait(0)
-        times_us.append((time.perf_counter_ns() - begin) / 1e3)
+    with session:
+        for run in range(N_WARM_UPS + n_runs):
+            begin = time.perf_counter_ns()
+            session.submit(batches[run % len(batches)], 0)
+            session.wait(0)
+            times_us.append((time.perf_counter_ns() - begin) / 1e3)
     return mean_estimate(np.asarray(times_us[N_WARM_UPS:]))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import test_engines as engines
 
+from autotune.engines.build import load_backend
 from autotune.engines.layers import Explains
+from autotune.engines.protocol import Backend
 from autotune.registry import ENGINES
 from autotune.testing import EngineContract
 from autotune.testing_layers import LayersContract
@@ -51,6 +53,30 @@ class TestOnnxRuntimeCudaLayers(LayersContract):
 
     def engine(self) -> EngineContract:
         return engines.TestOnnxRuntimeCuda()
+
+
+class _TensorRt(EngineContract):
+    def backend(self) -> Backend:
+        return load_backend("tensorrt")
+
+
+class _TensorRtRtx(EngineContract):
+    def backend(self) -> Backend:
+        return load_backend("tensorrt-rtx")
+
+
+class TestTensorRtLayers(LayersContract):
+    """TensorRT itself, where there is a GPU; on doubles it is tested in unit/engines/test_tensorrt_layers.py."""
+
+    def engine(self) -> EngineContract:
+        return _TensorRt()
+
+
+class TestTensorRtRtxLayers(LayersContract):
+    """TensorRT for RTX, where there is a GPU."""
+
+    def engine(self) -> EngineContract:
+        return _TensorRtRtx()
 
 
 class TestFakeLayers(LayersContract):

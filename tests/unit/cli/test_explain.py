@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -87,19 +86,19 @@ def test_text_is_plain_where_it_is_piped(folder: Path) -> None:
 
 
 def test_it_waits_for_who_measures_and_says_so(folder: Path) -> None:
-    """A profile beside a study's measurement would spoil both."""
-    program = (
-        "import time\nfrom autotune.study.lock import device_lock\n"
-        "with device_lock('cpu'):\n    print(flush=True)\n    time.sleep(3)"
-    )
-    environment = fake.environment(folder)
-    with subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout is not None
+    """A profile beside a study's measurement would spoil both; nothing is profiled until the other is done."""
+    program = "from autotune.study.lock import device_lock\nwith device_lock('cpu'):\n    print(flush=True)\n    input()"
+    pipe, environment = subprocess.PIPE, fake.environment(folder)
+    with subprocess.Popen([sys.executable, "-c", program], env=environment, stdin=pipe, stdout=pipe, text=True) as holder:
+        assert holder.stdout is not None and holder.stdin is not None
         holder.stdout.readline()
-        begin = time.monotonic()
-        done = fake.autotune(folder, "explain", "study.yaml", 1)
-        assert time.monotonic() - begin > 1
-    assert done.stderr.index("waiting: another process measures on cpu") < done.stderr.index("profiling trial 1")
+        words = fake.command("explain", "study.yaml", 1, "--json")
+        with subprocess.Popen(words, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True) as waiting:
+            assert waiting.stderr is not None
+            assert waiting.stderr.readline() == "waiting: another process measures on cpu\n"
+            holder.communicate("\n")
+            out, err = waiting.communicate(timeout=120)
+    assert json.loads(out)["trial"]["trial"] == 1 and err.startswith("profiling trial 1")
 
 
 def test_an_engine_that_is_no_longer_in_the_cache_is_made_again(folder: Path) -> None:
