@@ -7,6 +7,8 @@ from typing import Any
 import click
 
 from autotune import __version__
+from autotune.cuda.probe import why_runtime_fails
+from autotune.cuda.select import runtime_choices
 from autotune.devices.gpu import visible_gpus
 from autotune.devices.precision import doubtful_precisions, refused_precisions
 from autotune.engines.build import load_backend
@@ -65,6 +67,7 @@ def doctor_document() -> dict[str, Any]:
         "system": device.system,
         "gpus": gpus,
         "gpu_gap": gpu_gap,
+        "cuda_runtimes": _cuda_runtimes(bool(gpus)),
         "engines": engines,
         "libraries": libraries,
         "telemetry": telemetry,
@@ -94,6 +97,38 @@ def _gpus() -> tuple[list[dict[str, Any]], dict[str, str] | None]:
     ], None
 
 
+def _cuda_runtimes(tried: bool) -> list[dict[str, Any]]:
+    """The libraries that drive a GPU for engines that bring none, in their order; each is tried where there is a GPU."""
+    found = []
+    for choice in runtime_choices():
+        missing, remedy = (choice.gap.missing, choice.gap.remedy) if choice.gap else ("", "")
+        if tried and not missing:
+            missing, remedy = why_runtime_fails(choice.name), "nvidia-smi; then the library's own installation"
+        found.append(
+            {
+                "name": choice.name,
+                "versions": choice.versions,
+                "selected": choice.selected,
+                "usable": not missing,
+                "tried": tried,
+                "missing": missing,
+                "remedy": remedy if missing else "",
+            }
+        )
+    return found
+
+
+def _print_cuda_runtimes(document: dict[str, Any]) -> None:
+    for runtime in document["cuda_runtimes"]:
+        versions = ", ".join(f"{k} {v}" for k, v in runtime["versions"].items())
+        if runtime["usable"]:
+            state = "the one that is used" if runtime["selected"] else "used where it is named"
+            untried = "" if runtime["tried"] else "; not tried, for no GPU is visible"
+            click.echo(f"✓ CUDA runtime {runtime['name']} ({versions}): {state}{untried}")
+        else:
+            click.echo(f"✗ CUDA runtime {runtime['name']}: {runtime['missing']}. Try: {runtime['remedy']}")
+
+
 def _print_gpus(document: dict[str, Any]) -> None:
     for gpu in document["gpus"]:
         click.echo(
@@ -111,6 +146,7 @@ def print_doctor(document: dict[str, Any]) -> None:
     """The document as lines with ✓ and ✗."""
     click.echo(f"autotune {document['autotune']} on {document['device']}, {document['memory_mib']} MiB, {document['system']}")
     _print_gpus(document)
+    _print_cuda_runtimes(document)
     for engine in document["engines"]:
         if not engine["available"]:
             click.echo(f"✗ {engine['name']}: {engine['missing']}. Try: {engine['remedy']}")

@@ -45,6 +45,7 @@ class CoreStream:
         with translating("making a stream"):
             self.native = runtime.device().create_stream()
             self.handle = int(self.native.handle)
+        self.is_open = True  # cuda-core's own is_closed came with 1.2
 
     def synchronize(self) -> None:
         """Raises Unstable when some work failed."""
@@ -60,6 +61,7 @@ class CoreStream:
 
     def close(self) -> None:
         """The stream is destroyed once its work is done."""
+        self.is_open = False
         self.native.close()
 
 
@@ -159,10 +161,10 @@ class CoreMemoryPool:
         """The buffer's memory is the pool's again, after what its stream holds."""
         with translating("freeing device memory", "close"):
             self._runtime.device()
-            if stream.native.is_closed:
-                native.close()  # cuda-core keeps the stream that it was allocated on alive for this
-            else:
+            if stream.is_open:
                 native.close(stream.native)
+            else:
+                native.close()  # cuda-core keeps the stream that it was allocated on alive for this
         self._count.give_back(n_bytes)
 
     def used_bytes(self) -> int:

@@ -9,7 +9,7 @@ from autotune.errors import AutotuneError, CandidateRejected, EnvironmentProblem
 _OWN = (CandidateRejected, AutotuneError, ValueError, TypeError)
 
 # Names of CUresult and cudaError_t, and the sentences that CUDA's own cuGetErrorString and the libraries put in their place.
-_MEMORY = ("out_of_memory", "memoryallocation", "out of memory", "outofmemoryerror")
+_MEMORY = ("out_of_memory", "memoryallocation", "out of memory", "outofmemoryerror", "failed to allocate")
 _ENVIRONMENT = (
     "error_no_device",
     "no cuda-capable device",

@@ -2,11 +2,14 @@
 
 The primary context is retained, as TensorRT and torch use it; `pycuda.autoinit` would make another. PyCUDA keeps a stack of
 contexts for each thread and aborts the process when a thread ends with one on it, so the context is pushed and popped around
-every call. Objects that PyCUDA would destroy outside of that are closed in it.
+every call. It also aborts when a pooled allocation is destroyed outside of its context, so a forgotten buffer is closed as it
+should be when it is collected, and what is still open is closed with the runtime, at the latest when the interpreter ends.
 """
 
 from __future__ import annotations
 
+import atexit
+import weakref
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, ClassVar
@@ -124,6 +127,10 @@ class PycudaDeviceBuffer:
     def __init__(self, pool: PycudaMemoryPool, native: Any, n_bytes: int, stream: PycudaStream) -> None:
         self.pointer, self.n_bytes = int(native), n_bytes
         self._pool, self._native, self._stream = pool, native, stream
+        pool.runtime.opened(self)
+
+    def __del__(self) -> None:
+        self.close()
 
     def close(self) -> None:
         """Its stream is synchronized first: PyCUDA's pool knows no streams, and may hand the memory out at once."""
@@ -137,7 +144,7 @@ class PycudaMemoryPool:
 
     def __init__(self, runtime: PycudaRuntime, cap_bytes: int | None) -> None:
         self._count = PoolCount(cap_bytes)
-        self._runtime = runtime
+        self.runtime = runtime
         with runtime.inside("making a memory pool"):
             from pycuda.tools import DeviceMemoryPool
 
@@ -149,7 +156,7 @@ class PycudaMemoryPool:
         there = own(stream, PycudaStream)
         self._count.take(n_bytes)
         try:
-            with self._runtime.inside(f"allocating {n_bytes} bytes"):
+            with self.runtime.inside(f"allocating {n_bytes} bytes"):
                 self._release_beyond_cap()
                 native = self._native.allocate(n_bytes)
         except BaseException:
@@ -165,7 +172,7 @@ class PycudaMemoryPool:
 
     def give_back(self, native: Any, n_bytes: int, stream: PycudaStream) -> None:
         """The block is kept for the next who asks for its size."""
-        with self._runtime.inside("freeing device memory", "close"):
+        with self.runtime.inside("freeing device memory", "close"):
             if stream.native is not None:
                 stream.native.synchronize()
             native.free()
@@ -183,7 +190,7 @@ class PycudaMemoryPool:
         """Kept blocks are freed."""
         native, self._native = self._native, None
         if native is not None:
-            with self._runtime.inside("releasing a memory pool", "close"):
+            with self.runtime.inside("releasing a memory pool", "close"):
                 native.stop_holding()
 
 
@@ -198,6 +205,8 @@ class PycudaRuntime:
             driver = _driver()
             driver.init()
             self._context: Any = driver.Device(0).retain_primary_context()
+        self._buffers: weakref.WeakSet[PycudaDeviceBuffer] = weakref.WeakSet()
+        atexit.register(_close_alive, weakref.ref(self))
 
     @staticmethod
     def gap() -> LibraryGap | None:
@@ -206,6 +215,10 @@ class PycudaRuntime:
             remedy = "pip install 'autotune[pycuda]', with the CUDA toolkit's own bin folder first in PATH"
             return LibraryGap(missing="the package pycuda is not installed", remedy=remedy)
         return None
+
+    def opened(self, buffer: PycudaDeviceBuffer) -> None:
+        """The buffer is closed with the runtime, if not before."""
+        self._buffers.add(buffer)
 
     def inside(self, doing: str, stage: str = "open") -> AbstractContextManager[None]:
         """The primary context is current on this thread while the block runs."""
@@ -254,11 +267,19 @@ class PycudaRuntime:
         return int(free), int(total)
 
     def close(self) -> None:
-        """The hold on the primary context is given up. What was made by this runtime must be closed before."""
+        """The hold on the primary context is given up, after device memory that is still out was given back."""
+        for buffer in list(self._buffers):
+            buffer.close()
         context, self._context = self._context, None
         if context is not None:
             with translating("releasing the context", "close"):
                 context.detach()
+
+
+def _close_alive(found: weakref.ref[PycudaRuntime]) -> None:
+    runtime = found()
+    if runtime is not None:
+        runtime.close()
 
 
 def _driver() -> Any:

@@ -30,14 +30,10 @@ class RuntimeChoice:
     selected: bool = False
 
 
-def select_runtime(name: str) -> None:
-    """This process and those it starts use the runtime of this name; "auto" leaves it to the environment, and to detection.
-
-    Raises EnvironmentProblem where its library is missing.
-    """
+def name_runtime(name: str) -> None:
+    """This process and those it starts use the runtime of this name; "auto" leaves it to the environment, and to detection."""
     if name != "auto":
         os.environ[VARIABLE] = name
-        runtime_name()
 
 
 def runtime_name() -> str:

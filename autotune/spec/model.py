@@ -221,6 +221,9 @@ class StudySpec(_Section):
     model: ModelSpec
     data: DataSpec
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    cuda_runtime: Literal["auto", "cuda-core", "torch", "pycuda"] = Field(
+        "auto", description="the library that drives the GPU for engines that bring none; auto: the first that is installed"
+    )
     engines: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         None, description="default: every engine that this machine can run"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autotune.cuda.select import name_runtime, runtime_name
 from autotune.devices.build_target import build_target
 from autotune.devices.gpu import select_gpu, selected_gpu
 from autotune.engines.build import load_backend
@@ -20,14 +21,17 @@ _FOR_EVERYTHING = {
 def engines_here(spec: StudySpec) -> tuple[str, Engines]:
     """The kind of the study's device, "cpu" or "cuda", and its engines: those it names, or all that run there.
 
-    While engines are built for GPUs that are not there, the device is one of these; else a GPU is selected for this process and
-    those it starts. Raises EnvironmentProblem naming what is missing, SpecError where a named engine belongs to the other kind
-    of device.
+    While engines are built for GPUs that are not there, the device is one of these; else a GPU, and the library that drives it,
+    are selected for this process and those it starts. Raises EnvironmentProblem naming what is missing, SpecError where a named
+    engine belongs to the other kind of device.
     """
+    name_runtime(spec.cuda_runtime)
     if spec.device.startswith("cuda") and build_target() is None:
         select_gpu(spec.device)
     found = {name: _with_capabilities(name) for name in spec.engines or ENGINES.names()}
     kind = _kind(spec, found)
+    if kind == "cuda" and spec.cuda_runtime != "auto" and build_target() is None:
+        runtime_name()  # raises where its library is missing
     if spec.engines is None:
         return kind, _offered(found, kind)
     for i, (name, (_, able)) in enumerate(found.items()):

@@ -9,8 +9,7 @@ from autotune.engines.build import load_backend
 from autotune.engines.layers import Explains
 from autotune.engines.protocol import Backend
 from autotune.registry import ENGINES
-from autotune.testing import EngineContract
-from autotune.testing_layers import LayersContract
+from autotune.testing import EngineContract, LayersContract
 
 
 class TestOnnxRuntimeLayers(LayersContract):

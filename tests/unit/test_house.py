@@ -33,7 +33,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("study",),
     ("export", "report"),
     ("fresh_process",),
-    ("testing", "testing_layers"),
+    ("testing",),
     ("cli",),
 )
 """Rooms and top-level modules, each importing only from earlier lines; within a line in the order of the names."""
@@ -65,7 +65,7 @@ LIBRARIES: dict[str, set[str]] = {
     "safetensors": {"variants", "spec"},
     "ml_dtypes": {"variants"},
     "torchvision": {"variants"},
-    "pytest": {"testing", "testing_layers"},
+    "pytest": {"testing"},
     "google": {"variants", "spec"},  # protobuf's errors, which onnx lets through
     "PIL": {"data", "spec"},
     "psutil": {"telemetry", "trial"},

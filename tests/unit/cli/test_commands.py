@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pynvml
 import pytest
 from assets import fake_study as fake
+from assets.fake_nvml import install
 
 from autotune.cli.main import cli, main
 
@@ -232,6 +234,32 @@ def test_doctor_says_what_the_machine_can_do(call: Any) -> None:
         assert engine["precisions"] if engine["available"] else engine["missing"] and engine["remedy"]
     assert said.code == (0 if any(e["available"] for e in document["engines"]) else 3)
     assert "✓" in call("doctor").out
+
+
+def test_doctor_lists_the_libraries_that_drive_a_gpu(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In their order, each usable or with what is missing and what helps; the double for tests is none of them."""
+    install(monkeypatch, init=pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+    document = json.loads(call("doctor", "--json").out)
+    assert [r["name"] for r in document["cuda_runtimes"]] == ["cuda-core", "torch", "pycuda"]
+    for runtime in document["cuda_runtimes"]:
+        assert runtime["usable"] is not bool(runtime["missing"] and runtime["remedy"]) and not runtime["tried"]
+    said = call("doctor").out
+    for runtime in document["cuda_runtimes"]:
+        assert f"{'✓' if runtime['usable'] else '✗'} CUDA runtime {runtime['name']}" in said
+
+
+@pytest.mark.parametrize("words", [("start",), ("start", "--dry-run"), ("bench", "--set", "precision=fp32")], ids=" ".join)
+def test_a_gpu_that_is_not_there_stops_the_command(
+    words: tuple[str, ...], call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study for cuda:0 on a machine without a GPU: exit code 3, what is missing, what helps, and no database left behind."""
+    install(monkeypatch, init=pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+    path = fake.write_study(tmp_path, ("engines: [fake]", "device: cuda:0"))
+    said = call(words[0], path, *words[1:])
+    assert said.code == 3 and said.out == ""
+    assert "device: cuda:0: no NVIDIA driver is visible on this machine" in said.err
+    assert "Try: nvidia-smi" in said.err and "device: cpu" in said.err and "Traceback" not in said.err
+    assert not (tmp_path / "study.db").exists()
 
 
 def test_schema_and_presets(call: Any) -> None:

@@ -20,7 +20,7 @@ from autotune.engines.protocol import Engine
 from autotune.engines.tensorrt_backend import TensorRt
 from autotune.engines.tensorrt_session import TensorRtSession
 from autotune.records import VariantInfo
-from autotune.testing import _tiny_cnn
+from autotune.testing.engine_contract import _tiny_cnn
 from autotune.variants.variant import ModelVariant
 
 BATCH = 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pynvml
@@ -10,8 +11,9 @@ from assets.fake_nvml import FakeGpu, install
 from study_samples import candidate, study
 
 from autotune.candidate import Choices, Range
+from autotune.cuda.select import VARIABLE
 from autotune.errors import EnvironmentProblem, SpecError
-from autotune.registry import ENGINES
+from autotune.registry import ENGINES, RUNTIMES
 from autotune.study.plan import make_plan
 
 
@@ -137,3 +139,16 @@ def test_energy_needs_a_counter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "host_probes", lambda: (FunctionProbe("cpu_energy_j", "J", unreadable),))
     with pytest.raises(EnvironmentProblem, match="permission denied"):
         make_plan(study(objectives=("accuracy", "energy")))
+
+
+def test_a_study_names_the_library_that_drives_its_gpu(monkeypatch: pytest.MonkeyPatch, on_gpu: None) -> None:
+    """What it names is used by the trials' processes or refused with the line to install it; on a CPU it means nothing."""
+    install(monkeypatch, FakeGpu())
+    monkeypatch.setenv(VARIABLE, "host")
+    make_plan(study(device="cuda:0", engines=("on-gpu",)))
+    assert os.environ[VARIABLE] == "host"  # the study says auto
+    monkeypatch.setattr(RUNTIMES, "_paths", {**RUNTIMES._paths, "torch": "assets.absent_runtime:AbsentRuntime"})
+    with pytest.raises(EnvironmentProblem, match="the CUDA runtime torch: the package x is not installed") as told:
+        make_plan(study(device="cuda:0", engines=("on-gpu",), cuda_runtime="torch"))
+    assert told.value.remedy == "pip install x" and os.environ[VARIABLE] == "torch"
+    make_plan(study(device="cpu", engines=("fake",), cuda_runtime="torch"))

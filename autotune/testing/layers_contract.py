@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from autotune.engines.layers import Explains, LayerReport
-from autotune.testing import EngineContract, _inputs
+from autotune.testing.engine_contract import EngineContract, _inputs
 from autotune.variants.outline import Outline, outline_of
 
 _N_RUNS = 4

@@ -1,0 +1,144 @@
+"""Stages streams and runtimes: one candidate, one thing varied, in fresh processes, interleaved in random order."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from autotune.candidate import Candidate
+from autotune.cuda.probe import why_runtime_fails
+from autotune.cuda.select import VARIABLE, runtime_choices
+from autotune.errors import EnvironmentProblem
+from autotune.records import TrialRecord
+from autotune.study.lock import device_lock
+from autotune.study.plan import StudyPlan
+from autotune.trial.isolation import TrialProcess
+from gpu_stages.bench import Bench
+from gpu_stages.candidates import candidate_for, told, trial, with_knobs
+from gpu_stages.models import resnet50_plan
+
+STREAMS = (1, 2, 4, 8)
+
+
+def streams(bench: Bench) -> dict[str, Any]:
+    """Throughput of the fastest candidate with 1, 2, 4 and 8 streams, without a cap on its memory."""
+    plan = resnet50_plan(bench)
+    base = candidate_for(plan)
+    choices = {str(n): with_knobs(plan, base, streams=n, worker_threads=None, memory_pool_mib=None) for n in STREAMS}
+    with device_lock(plan.lock_name), TrialProcess(plan.preload) as process:
+        rounds = interleaved(list(choices), bench.rounds, lambda name: trial(plan, process, choices[name], bench.load))
+    return {"candidate": base.as_json(), "streams": rounds, "against_one": ratios(rounds, "1")}
+
+
+def runtimes(bench: Bench) -> dict[str, Any]:
+    """The same candidate driven by each library that is here, without CUDA graphs, which PyCUDA lacks: figures and outputs."""
+    plan = resnet50_plan(bench)
+    base = candidate_for(plan, ("tensorrt", "tensorrt-rtx"))
+    candidate = with_knobs(plan, base, cuda_graph="off")
+    usable, absent = _usable_runtimes()
+    if not usable:
+        raise EnvironmentProblem(f"no CUDA runtime works here: {absent}.", remedy="pip install 'autotune[cuda-core]'")
+    with device_lock(plan.lock_name):
+        outputs = {name: _outputs(plan, candidate, name) for name in usable}
+        rounds = interleaved(usable, bench.rounds, lambda name: _under(name, plan, candidate, bench))
+    first = usable[0]
+    return {
+        "candidate": candidate.as_json(),
+        "absent": absent,
+        "runtimes": rounds,
+        f"against_{first}": ratios(rounds, first),
+        "outputs_sha256": outputs,
+        "outputs_equal": len(set(outputs.values())) == 1 and not any(o.startswith("error") for o in outputs.values()),
+    }
+
+
+def interleaved(names: Sequence[str], n_rounds: int, measure: Callable[[str], TrialRecord]) -> dict[str, list[dict[str, Any]]]:
+    """Every name measured once a round, in random order: what disturbs the machine for a while disturbs all of them."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    order = random.Random(0)
+    for _ in range(n_rounds):
+        shuffled = list(names)
+        order.shuffle(shuffled)
+        for name in shuffled:
+            found[name].append(told(measure(name)))
+    return found
+
+
+def ratios(rounds: Mapping[str, Sequence[Mapping[str, Any]]], base: str) -> dict[str, Any]:
+    """Throughput against `base` of the same round: median, least, most; None where either failed in every round."""
+    found: dict[str, Any] = {}
+    for name, values in rounds.items():
+        pairs = [
+            mine["throughput_items_per_s"]["value"] / theirs["throughput_items_per_s"]["value"]
+            for mine, theirs in zip(values, rounds[base], strict=True)
+            if mine["throughput_items_per_s"] and theirs["throughput_items_per_s"]
+        ]
+        found[name] = {"median": statistics.median(pairs), "min": min(pairs), "max": max(pairs)} if pairs else None
+    return found
+
+
+def _usable_runtimes() -> tuple[list[str], dict[str, str]]:
+    usable, absent = [], {}
+    for choice in runtime_choices():
+        why = choice.gap.missing if choice.gap else why_runtime_fails(choice.name)
+        if why:
+            absent[choice.name] = why
+        else:
+            usable.append(choice.name)
+    return usable, absent
+
+
+def _under(name: str, plan: StudyPlan, candidate: Candidate, bench: Bench) -> TrialRecord:
+    """A trial whose processes use the runtime of this name; they inherit it when they are started."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = name
+    try:
+        with TrialProcess(plan.preload) as process:
+            return trial(plan, process, candidate, bench.load)
+    finally:
+        os.environ.pop(VARIABLE)
+        if before is not None:
+            os.environ[VARIABLE] = before
+
+
+_PROGRAM = """
+import hashlib, importlib, json, sys
+from pathlib import Path
+from autotune.cache import Cache
+from autotune.candidate import Candidate
+from autotune.engines.build import load_backend
+from autotune.spec.load import load_spec
+from autotune.study.machine import engines_here
+from autotune.trial.materialize import materialize
+from autotune.trial.stages import bound_split, load_batches
+given = json.loads(sys.argv[1])
+spec, cache = load_spec(Path(given["study"])), Cache(Path(given["cache"]))
+candidate = Candidate.from_json(given["candidate"])
+for module in load_backend(candidate.engine).preload:
+    importlib.import_module(module)
+engines_here(spec)
+engine = materialize(spec, candidate, cache).engine
+batch = load_batches(bound_split(spec, spec.data.validation, cache), candidate.batch_size)[0]
+with load_backend(candidate.engine).open(engine, candidate) as session:
+    session.submit(batch, 0)
+    found = session.wait(0)
+    digest = hashlib.sha256(b"".join(found[name].tobytes() for name in sorted(found))).hexdigest()
+print(digest)
+"""
+
+
+def _outputs(plan: StudyPlan, candidate: Candidate, runtime: str) -> str:
+    """The digest of the outputs of one batch, or the error, with this runtime in a process of its own."""
+    given = {"study": str(plan.spec.file), "cache": str(plan.cache_root), "candidate": candidate.as_json()}
+    environment = {**os.environ, VARIABLE: runtime, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = [sys.executable, "-c", _PROGRAM, json.dumps(given)]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=180, check=False)
+    if ended.returncode != 0:
+        return "error: " + (ended.stderr.strip().splitlines() or ["no message"])[-1][:300]
+    return ended.stdout.split()[-1]

@@ -1,0 +1,282 @@
+"""benchmarks/gpu.py as far as a machine without a GPU can run it: plan, refusal, runner, and the stages on doubles."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed: pip install 'autotune[nvml]'")
+
+from assets.trt_installed import installed
+from gpu_stages import comparisons, energy, hand_written, models, ratio, runner, studies
+from gpu_stages.bench import Bench
+from gpu_stages.contract import outcomes
+
+from autotune.candidate import Candidate
+from autotune.cuda.host import HostRuntime
+from autotune.devices.gpu import visible_gpus
+from autotune.errors import EnvironmentProblem
+from autotune.records import Estimate, Series, TrialRecord
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(*words: object) -> subprocess.CompletedProcess[str]:
+    """The script, run as a user runs it."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), *map(str, words)],
+        cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+
+
+def test_a_dry_run_prints_every_stage_and_finds_nothing_wrong(tmp_path: Path) -> None:
+    """Imports, arguments, paths, studies and driver calls are checked before anybody lends a GPU for it."""
+    done = command("--out", tmp_path, "--dry-run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in runner.STAGES.keys() - {"mobilenet"}:
+        assert f"\n{name}: " in done.stdout and f"--stage {name}" in done.stdout
+    assert "mobilenet is left out" in done.stderr and not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_finds_what_is_not_there(tmp_path: Path) -> None:
+    """A folder without the model is told now, not after three stages."""
+    done = command("--out", tmp_path, "--data", tmp_path, "--dry-run", "--stage", "mobilenet")
+    assert done.returncode == 1 and "labels.csv is not there" in done.stderr
+
+
+def test_without_a_gpu_nothing_is_run(tmp_path: Path) -> None:
+    """Exit code 3, what is missing and the command that helps."""
+    try:
+        if visible_gpus():
+            pytest.skip("this machine has a GPU")
+    except EnvironmentProblem:
+        pass
+    done = command("--out", tmp_path / "results")
+    assert done.returncode == 3 and "no NVIDIA driver" in done.stderr and "nvidia-smi" in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+# The runner
+
+PROGRAMS = {
+    "done": "import json, sys, pathlib; pathlib.Path(sys.argv[1]).write_text(json.dumps({'state': 'done', 'n': 1}))",
+    "crash": "import os; os.abort()",
+    "hang": "import time; time.sleep(60)",
+}
+
+
+class Scripted(Bench):
+    """A bench whose stages are small programs."""
+
+    def command(self, stage: str) -> list[str]:
+        return [sys.executable, "-c", PROGRAMS[stage], str(runner.result_path(self, stage))]
+
+
+def test_a_stage_that_dies_or_hangs_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
+    """The second run repeats only what is not done."""
+    bench = Scripted(out=tmp_path)
+    assert runner.run_stages(bench, ["crash", "hang", "done"], limit_s=3.0) == 1
+    assert [runner.state_of(bench, name) for name in ("crash", "hang", "done")] == ["failed", "failed", "done"]
+    assert "status -6" in json.loads((tmp_path / "crash.json").read_text())["error"]
+    assert "did not end within 3 s" in json.loads((tmp_path / "hang.json").read_text())["error"]
+    written = (tmp_path / "done.json").stat().st_mtime_ns
+    assert runner.run_stages(bench, ["done"]) == 0
+    assert (tmp_path / "done.json").stat().st_mtime_ns == written
+    runner.run_stages(bench, ["done"], again=True)
+    assert (tmp_path / "done.json").stat().st_mtime_ns != written
+
+
+def test_a_stages_own_error_is_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the machine's facts beside it where they could be had; a bug comes with its traceback."""
+
+    def buggy(bench: Bench) -> dict[str, Any]:
+        raise KeyError("planted")
+
+    monkeypatch.setattr(runner, "machine_facts", lambda: {"gpu": "one"})
+    outcomes = {"well": lambda b: {"x": 1}, "longer": lambda b: {"unfinished": True}, "buggy": buggy}
+    monkeypatch.setattr(runner, "STAGES", outcomes)
+    assert [runner.run_one(Bench(out=tmp_path), name) for name in outcomes] == [0, 1, 1]
+    found = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in outcomes}
+    assert [found[name]["state"] for name in outcomes] == ["done", "unfinished", "failed"]
+    assert found["well"]["result"] == {"x": 1} and found["well"]["machine"] == {"gpu": "one"}
+    assert "KeyError: 'planted'" in found["buggy"]["error"] and "Traceback" in found["buggy"]["error"]
+
+
+# Figures
+
+TRIAL = TrialRecord(
+    number=0,
+    state="complete",
+    candidate=Candidate(
+        engine="tensorrt",
+        precision="fp16",
+        pruning_ratio=0.0,
+        batch_size=8,
+        streams=1,
+        worker_threads=None,
+        memory_pool_mib=None,
+    ),
+    throughput_items_per_s=Estimate(value=100.0, low=99, high=101, n=5, method="m"),
+    peak_memory_mib=900.0,
+    pool_peak_mib=300.0,
+)
+
+
+def test_energy_is_told_both_ways() -> None:
+    """Counter: 500 J in 2 s is 250 W. Power 200, 300, 200 W at 0, 1, 2 s: the trapezoids give 250 W. At 100 items/s: 2.5 J."""
+    times = (0.0, 1.0, 2.0)
+    series = (
+        Series(metric="gpu_energy_j", unit="J", t_s=times, values=(1000.0, 1240.0, 1500.0)),
+        Series(metric="gpu_power_w", unit="W", t_s=times, values=(200.0, 300.0, 200.0)),
+    )
+    found = energy.energy_both_ways(replace(TRIAL, telemetry=series))
+    assert found["counter_w"] == found["power_w"] == 250.0 and found["power_against_counter"] == 1.0
+    assert found["counter_j_per_item"] == found["power_j_per_item"] == 2.5 and found["span_s"] == 2.0
+    absent = replace(TRIAL, telemetry=(Series(metric="gpu_energy_j", unit="J", absent="not on MIG"),))
+    assert energy.energy_both_ways(absent) == {"absent": {"gpu_energy_j": "not on MIG"}}
+    assert energy.memory_both_ways(TRIAL)["nvml_beyond_pool_mib"] == 600.0
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    """A machine that slows down between rounds slows both sides: 200/100 and 110/50, not 200/50."""
+
+    def rounds(*rates: float | None) -> list[dict[str, Any]]:
+        return [{"throughput_items_per_s": None if r is None else {"value": r}} for r in rates]
+
+    found = comparisons.ratios({"a": rounds(100, 50, None), "b": rounds(200, 110, 90), "c": rounds(None, None, None)}, "a")
+    assert found["b"] == {"median": pytest.approx(2.1), "min": 2.0, "max": pytest.approx(2.2)} and found["c"] is None
+
+
+def test_pytests_report_is_told_by_outcome() -> None:
+    """Failures with their message, skips counted by reason."""
+    report = """<testsuites><testsuite>
+    <testcase classname="a" name="x"/><testcase classname="a" name="y"><failure message="boom"/></testcase>
+    <testcase classname="b" name="x"><skipped message="no GPU"/></testcase>
+    <testcase classname="b" name="y"><skipped message="no GPU"/></testcase></testsuite></testsuites>"""
+    assert outcomes(report) == {"passed": 1, "failed": 1, "failures": {"a::y": "boom"}, "skipped": {"no GPU": 2}}
+
+
+# The stages themselves, on the doubles of TensorRT, NVML and CUDA: nothing of what they "measure" is a figure of anything
+
+
+def write_small_model(folder: Path) -> None:
+    """In place of ResNet-50: the contract's small network under the name, and in the form, that the stages use."""
+    from autotune.testing.engine_contract import _tiny_cnn
+
+    folder.mkdir(parents=True, exist_ok=True)
+    _tiny_cnn(folder / "resnet50.onnx")
+    x = np.random.default_rng(0).standard_normal((64, 1, 8, 8)).astype(np.float32)
+    np.savez(folder / "images.npz", x=x, y=np.zeros(64, np.int64))
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    """A machine with a double of TensorRT 10.16 on a double of a GPU."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.delenv("AUTOTUNE_VISIBLE_BEFORE", raising=False)
+    monkeypatch.setattr(models, "write_resnet50", write_small_model)
+    paths = (tmp_path / "site", ROOT, ROOT / "tests")  # the trials' processes import the double, too
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
+    with installed("tensorrt-10.16.1", tmp_path, monkeypatch):
+        yield Bench(out=tmp_path / "out", trials=6, rounds=2, engines=("tensorrt",), quick=True)
+    monkeypatch.delenv("AUTOTUNE_VISIBLE_BEFORE", raising=False)
+
+
+@pytest.mark.slow
+def test_the_stages_run_on_doubles(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study, then what builds on it: streams, runtimes, energy and the ratio to the hand-written loop."""
+    study = studies.resnet50(bench)
+    assert study["n_trials"] == 6 and study["states"]["complete"] >= 1 and not study["unfinished"]
+    assert study["best"]["candidate"]["engine"] == "tensorrt" and study["share_of_mlperf_h200"] > 0
+
+    streams = comparisons.streams(bench)
+    assert list(streams["streams"]) == ["1", "2", "4", "8"] and streams["against_one"]["1"]["median"] == 1.0
+    assert all(r["state"] == "complete" for rounds in streams["streams"].values() for r in rounds), streams
+
+    monkeypatch.setattr(comparisons, "_usable_runtimes", lambda: (["host"], {"torch": "no"}))
+    runtimes = comparisons.runtimes(bench)
+    assert runtimes["outputs_equal"] and len(runtimes["outputs_sha256"]["host"]) == 64, runtimes
+    assert runtimes["candidate"]["cuda_graph"] == "off" and runtimes["against_host"]["host"]["median"] == 1.0
+
+    told = energy.run(bench)["rounds"]
+    assert len(told) == 2 and told[0]["memory"]["pool_peak_mib"] > 0
+
+    monkeypatch.setitem(sys.modules, "cuda", ModuleType("cuda"))
+    monkeypatch.setitem(sys.modules, "cuda.bindings", ModuleType("cuda.bindings"))
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", fake_driver())
+    found = ratio.run(bench)
+    assert set(found["items_per_s"]) == {
+        "autotune", "hand_written", "hand_written_computing_only", "autotune_computing_only"
+    }  # fmt: skip
+    assert found["end_to_end"]["median"] > 0 and found["computing_only"]["median"] > 0
+
+
+def fake_driver() -> Any:
+    """The driver's calls that the hand-written loop makes, on the host double; each returns (status, value)."""
+    host = HostRuntime()
+    pool, kept, made = host.pool(), {}, itertools.count(1)
+
+    def stream_create(flags: int) -> tuple[int, Any]:
+        stream = host.stream()
+        kept[stream.handle] = stream
+        return 0, stream.handle
+
+    def alloc(n_bytes: int) -> tuple[int, int]:
+        buffer = pool.allocate(n_bytes, next(iter(kept.values())))
+        kept[buffer.pointer] = buffer
+        return 0, buffer.pointer
+
+    def host_alloc(n_bytes: int, flags: int) -> tuple[int, int]:
+        buffer = host.pinned(n_bytes)
+        kept[buffer.pointer] = buffer
+        return 0, buffer.pointer
+
+    def copy(target: int, source: int, n_bytes: int, stream: int) -> tuple[int]:
+        host._copy(kept[target], kept[source], n_bytes, kept[stream])
+        return (0,)
+
+    def begin(stream: int, mode: Any) -> tuple[int]:
+        kept["capture"] = host.capture(kept[stream])
+        kept["captured"] = kept["capture"].__enter__()
+        return (0,)
+
+    def end(stream: int) -> tuple[int, Any]:
+        kept["capture"].__exit__(None, None, None)
+        return 0, kept["captured"].graph
+
+    mode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1)
+    return SimpleNamespace(
+        CUstreamCaptureMode=mode,
+        cuInit=lambda flags: (0,),
+        cuDevicePrimaryCtxRetain=lambda device: (0, next(made)),
+        cuCtxSetCurrent=lambda context: (0,),
+        cuStreamCreate=stream_create,
+        cuStreamSynchronize=lambda stream: (kept[stream].synchronize(), (0,))[1],
+        cuStreamBeginCapture=begin,
+        cuStreamEndCapture=end,
+        cuGraphInstantiate=lambda graph, flags: (0, graph),
+        cuGraphLaunch=lambda graph, stream: (graph.launch(kept[stream]), (0,))[1],
+        cuMemAlloc=alloc,
+        cuMemHostAlloc=host_alloc,
+        cuMemcpyHtoDAsync=copy,
+        cuMemcpyDtoHAsync=copy,
+    )
+
+
+def test_the_hand_written_loop_calls_the_driver_as_it_is() -> None:
+    """Every call exists in the installed cuda-bindings, and the double above has no other."""
+    pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed: pip install 'autotune[cuda-core]'")
+    assert hand_written.unknown_calls() == []
+    assert {n for n in vars(fake_driver()) if n.startswith("cu")} == set(hand_written.CALLS)
