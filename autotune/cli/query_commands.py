@@ -83,7 +83,7 @@ def front(study: str, storage: str | None, as_json: bool) -> None:
         emit_json({"study": found.row.name} | front_document(reference, members, records, ties, regimes, gain))
         return
     print_trials(members, reference, f"{found.row.name}: Pareto front of {len(records)} trials")
-    print_front_notes(members, ties, regimes, gain)
+    print_front_notes(members, records, ties, regimes, gain)
     if not members:
         click.echo("no trial keeps to the constraints yet", err=True)
 
@@ -97,7 +97,7 @@ def best(study: str, prefer: str | None, storage: str | None, as_json: bool) -> 
     """One configuration under the constraints; among statistical ties the simplest."""
     from autotune.cli.context import open_study
     from autotune.cli.render import emit_json, print_ties, print_trials
-    from autotune.study.scoring import best_ties
+    from autotune.study.scoring import best_ties, preferred
 
     found = open_study(study, storage)
     records = found.records()
@@ -107,7 +107,7 @@ def best(study: str, prefer: str | None, storage: str | None, as_json: bool) -> 
         emit_json(chosen.as_json() | {"ties": ties})
         return
     print_trials([chosen], found.reference())
-    print_ties(chosen.number, ties)
+    print_ties(chosen.number, ties, prefer or preferred(found.spec))
 
 
 @click.command()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from autotune.study.warm_start import WarmStartGain
 
 DASH = "–"
+_WIDE, _LOPSIDED = 0.25, 1.25
+"""Half-width against the value, and one side against the other, from where ± would misinform."""
 
 
 def emit_json(document: Any) -> None:
@@ -33,9 +35,13 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def with_interval(estimate: Estimate | None, digits: int = 1, factor: float = 1.0) -> str:
-    """ "812.3 ±4.1", or a dash."""
+    """ "812.3 ±4.1", or "812.3 [402.1, 1640.0]" where the interval is wide and lopsided, or a dash."""
     if estimate is None:
         return DASH
+    below, above = estimate.value - estimate.low, estimate.high - estimate.value
+    if estimate.half_width > _WIDE * abs(estimate.value) and max(below, above) > _LOPSIDED * min(below, above):
+        low, high = estimate.low * factor, estimate.high * factor
+        return f"{estimate.value * factor:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
     return f"{estimate.value * factor:.{digits}f} ±{estimate.half_width * factor:.{digits}f}"
 
 
@@ -115,17 +121,19 @@ def print_trials(records: Sequence[TrialRecord], reference: TrialRecord | None, 
 
 def print_front_notes(
     front: Sequence[TrialRecord],
+    records: Sequence[TrialRecord],
     ties: Mapping[int, Sequence[int]],
     regimes: Sequence[Regime],
     warm_start: WarmStartGain | None,
 ) -> None:
     """What the front's table cannot say: ties, how often its members were measured, changes of the machine, a warm start."""
     for record in front:
-        print_ties(record.number, ties[record.number])
+        print_ties(record.number, ties[record.number], "every objective")
     out = console()
-    counts = [sum(p.role == "final" for p in r.repetitions) for r in front]
+    counts = [sum(p.role == "final" for p in r.repetitions) for r in records]
     if any(counts):
-        out.print(f"{sum(n > 0 for n in counts)} of {len(front)} measured again as finalists, in up to {max(counts)} rounds")
+        n = sum(n > 0 for n in counts)
+        out.print(f"{n} of {len(records)} trials measured again as finalists, in up to {max(counts)} rounds")
     for regime in regimes:
         out.print(f"the machine changed at {regime.since}: {regime.reason}", markup=False, soft_wrap=True)
     present = regimes[-1].number if regimes else 1
@@ -135,10 +143,13 @@ def print_front_notes(
         out.print(str(warm_start), markup=False, soft_wrap=True)
 
 
-def print_ties(number: int, ties: Sequence[int]) -> None:
-    """A line that names the trials which no measurement can tell from this one; nothing where there are none."""
+def print_ties(number: int, ties: Sequence[int], where: str) -> None:
+    """A line that names the trials which no measurement can tell from this one; nothing where there are none.
+
+    `where`: the objective, or objectives, in which they tie.
+    """
     if ties:
-        console().print(f"{number:>4} ties with {', '.join(map(str, ties))}", markup=False, soft_wrap=True)
+        console().print(f"{number:>4} ties in {where} with {', '.join(map(str, ties))}", markup=False, soft_wrap=True)
 
 
 def reject_line(record: TrialRecord) -> str:

@@ -90,7 +90,7 @@ def print_result(result: StudyResult, *, as_json: bool) -> None:
         )
         return
     print_trials(result.front, result.reference, f"Pareto front of {len(result.records)} trials ({result.ended})")
-    print_front_notes(result.front, result.ties, result.regimes, result.warm_start)
+    print_front_notes(result.front, result.records, result.ties, result.regimes, result.warm_start)
     click.echo("  ".join(f"{name} {share:.1%}" for name, share in time_shares(result).items()))
 
 

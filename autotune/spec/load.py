@@ -35,6 +35,8 @@ _DEVICE = re.compile(r"^(auto|cpu|cuda(:\d+)?)$")
 _CALLABLE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
 _COMMAND_LINE = ("command line", None)
 _SPLITS = ("validation", "calibration", "train")
+_SHARES = ("top1", "top5")
+"""The metrics that are shares of the samples."""
 _FILE_KEYS = ("model.path", "model.weights", *(f"data.{split}.npz" for split in _SPLITS))
 
 
@@ -50,6 +52,7 @@ def load_spec(path: Path, overrides: Mapping[str, Any] = _NO_OVERRIDES) -> Study
     folder = path.absolute().parent
     _resolve_paths(values, folder, faults)
     _check_names(values, faults)
+    _check_shares(values, faults)
     space = _space(values, folder, faults)
     _check_calibration(values, space.knobs, faults)
     if "file" in values:
@@ -161,6 +164,17 @@ def _space_values(values: Mapping[str, Any], faults: Faults) -> Any:
     allowed = f"a space, because no preset is for {shown(device)}; presets: {', '.join(preset_names())}"
     faults.add("space", "nothing", allowed)
     return {}
+
+
+def _check_shares(values: Mapping[str, Any], faults: Faults) -> None:
+    """Accuracy limits of a metric that is a share: given in percent they would keep every candidate, or none."""
+    limits, metric = _section(values, "constraints") or {}, (_section(values, "data") or {}).get("metric", "top1")
+    if metric not in _SHARES:
+        return
+    for name, least_wrong, example in (("accuracy_drop", 1.0, "0.01 is one point"), ("accuracy", 1.000001, "0.76 is 76 %")):
+        value = limits.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value >= least_wrong:
+            faults.add(f"constraints.{name}", shown(value), f"a share of the samples: {example}")
 
 
 def _check_calibration(values: Mapping[str, Any], knobs: Mapping[str, Domain], faults: Faults) -> None:

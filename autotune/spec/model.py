@@ -207,9 +207,6 @@ class RecoverySpec(_Section):
     max_s: float = Field(600.0, gt=0, description="cap of the whole recovery")
 
 
-SHARES = ("top1", "top5")
-"""The metrics that are shares of the samples, from 0 to 1."""
-
 OFF = {"finalists": {"rounds": 0}, "canary": {"every_trials": 0}, "warm_start": {"at_most": 0}}
 """What `off` stands for in the sections that can be switched off."""
 
@@ -256,16 +253,6 @@ class StudySpec(_Section):
         if len(set(names)) != len(names) or not names:
             raise ValueError("each objective once, and at least one")
         return names
-
-    @model_validator(mode="after")
-    def _shares(self) -> StudySpec:
-        """Percent where a share is meant would keep every candidate, or none."""
-        drop, least = self.constraints.accuracy_drop, self.constraints.accuracy
-        if self.data.metric in SHARES and ((drop or 0) >= 1 or (least or 0) > 1):
-            raise ValueError(
-                f"accuracies of {self.data.metric} as shares: accuracy_drop: 0.01 is one point, accuracy: 0.76 is 76 %"
-            )
-        return self
 
     @model_validator(mode="after")
     def _priced(self) -> StudySpec:

@@ -215,6 +215,8 @@ CASES: dict[str, Case] = {
     "unknown-device": edit("device: cpu", "device: gpu", "cuda"),
     "unknown-objective": edit("[accuracy, throughput]", "[accuracy, speed]", "latency_p99"),
     "objective-twice": edit("[accuracy, throughput]", "[accuracy, accuracy]", "each objective once"),
+    "drop-in-percent": edit("accuracy_drop: 0.01", "accuracy_drop: 1", "a share of the samples: 0.01 is one point"),
+    "accuracy-in-percent": edit("accuracy_drop: 0.01", "accuracy: 76", "a share of the samples: 0.76 is 76 %"),
     "negative-drop": edit("accuracy_drop: 0.01", "accuracy_drop: -1", "at least 0"),
     "scenario-not-run": edit("scenario: offline", "scenario: {server: {qps: 5}}", "offline, singlestream"),
     "unknown-engine": edit("[onnxruntime,", "[onnxruntim,", "did you mean onnxruntime?"),

@@ -1,0 +1,27 @@
+"""What a person reads: intervals that are not misread."""
+
+from __future__ import annotations
+
+import pytest
+
+from autotune.cli.render import with_interval
+from autotune.records import Estimate
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "text"),
+    [
+        (812.3, 808.2, 816.4, "812.3 ±4.1"),
+        (100.0, 90.0, 115.0, "100.0 ±12.5"),  # lopsided, but narrow
+        (100.0, 60.0, 140.0, "100.0 ±40.0"),  # wide, but even
+        (11811.0, 4367.0, 31941.0, "11811.0 [4367.0, 31941.0]"),  # ±13787 would reach below zero
+    ],
+)
+def test_wide_and_lopsided_intervals_are_shown_by_their_ends(value: float, low: float, high: float, text: str) -> None:
+    """± is for what is about even."""
+    assert with_interval(Estimate(value=value, low=low, high=high, n=5, method="t")) == text
+
+
+def test_what_was_not_measured_is_a_dash() -> None:
+    """Never a zero."""
+    assert with_interval(None) == "–"
