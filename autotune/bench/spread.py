@@ -31,6 +31,13 @@ def next_draw_estimate(samples: Samples) -> Estimate:
     return Estimate(value=mean, low=mean - half, high=mean + half, n=n, method="t, for one more draw")
 
 
+def draws_mean_estimate(samples: Samples) -> Estimate:
+    """The mean of independent normal draws with its t interval. Raises ValueError if n < 2."""
+    one_more = next_draw_estimate(samples)
+    half = one_more.half_width / math.sqrt(len(samples) + 1)
+    return Estimate(value=one_more.value, low=one_more.value - half, high=one_more.value + half, n=len(samples), method="t")
+
+
 def chi_squared_quantile(probability: float, dof: int) -> float:
     """The quantile of the chi-squared distribution with `dof` ≥ 1 degrees of freedom, by bisection on its closed form."""
     low, high = 0.0, 10.0 * dof + 100

@@ -125,8 +125,9 @@ def stopped_early(accuracy: Estimate, drop: Estimate, test: DropTest, limits: Co
     asked = {"accuracy_drop": limits.accuracy_drop, "accuracy at least": limits.accuracy}
     allowed = ", ".join(f"{name} {value:g}" for name, value in asked.items() if value is not None)
     return AccuracyTooLow(
-        f"stopped after {drop.n} of {len(test.reference)} samples: the drop on them is {drop.value:.4f}, on all between "
-        f"{drop.low:.4f} and {drop.high:.4f} (accuracy {accuracy.low:.4f} to {accuracy.high:.4f}); allowed: {allowed}; "
+        f"stopped after {drop.n} of {len(test.reference)} samples: accuracy {accuracy.value:.4f} [{accuracy.low:.4f}, "
+        f"{accuracy.high:.4f}] is {drop.value:.4f} [{drop.low:.4f}, {drop.high:.4f}] under the unmodified model's; "
+        f"allowed: {allowed}; "
         f"wrong with a probability of at most {test.error_rate:g}",
         stage="accuracy",
     )
