@@ -19,8 +19,8 @@ from autotune.study.plan import StudyPlan
 from autotune.trial.isolation import TrialProcess
 from autotune.trial.request import CalibrationSubset, TrialRequest
 from autotune.trial.stages import bound_split
+from autotune.variants.calibration import MAX_SAMPLES
 from autotune.variants.precision import PRECISIONS, recipe_for
-from autotune.variants.quantize import MAX_SAMPLES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

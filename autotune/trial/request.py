@@ -31,8 +31,8 @@ class TrialRequest:
     """One candidate of one study. `reference_scores`: cache key of the reference's accuracy, None for the reference itself.
 
     `with_load` false ends the trial after accuracy, for a reference whose speed nobody asked for; `build_only` ends it once the
-    engine is built, with the reason built_only. `rivals`: the load is given up once it is certain that one of them is faster and
-    not less accurate. `calibration`: what a calibrated precision sees.
+    engine is built, with the reason built_only. `rivals`: the load is given up once it is certain that one of them is faster
+    and not less accurate. `calibration`: what a calibrated precision sees.
     """
 
     spec: StudySpec
