@@ -51,18 +51,39 @@ class Cache:
             if found is not None:
                 return found
             shutil.rmtree(target, ignore_errors=True)
-            scratch = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=target.parent))
-            try:
-                self._fill(scratch, make)
-                scratch.replace(target)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+            self._replace(key, target, make)
         made = self._read(key, target)
         if made is None:
             raise errors.EnvironmentProblem(
                 f"the artifact {target} was written but cannot be read back.", remedy=f"check the disk that holds {self.root}"
             )
         return Artifact(key=key, folder=target, facts=made.facts, hit=False)
+
+    def renew(self, kind: str, key: str, make: Callable[[Path], Mapping[str, Any]]) -> None:
+        """The artifact `key` is what `make(folder)` gives now, whatever it was: for knowledge that grows, such as a part of a
+        measurement. Otherwise as `get_or_make`; a kill in the moment of the exchange loses it.
+        """
+        target = self.root / kind / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            self._replace(key, target, make)
+
+    def find(self, kind: str, key: str) -> Artifact | None:
+        """The finished artifact `key`, or None. Raises the CandidateRejected that is remembered for it."""
+        target = self.root / kind / key
+        if not target.exists():
+            return None
+        with FileLock(f"{target}.lock"):
+            return self._read(key, target)
+
+    def _replace(self, key: str, target: Path, make: Callable[[Path], Mapping[str, Any]]) -> None:
+        scratch = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=target.parent))
+        try:
+            self._fill(scratch, make)
+            shutil.rmtree(target, ignore_errors=True)
+            scratch.replace(target)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
     def has(self, kind: str, key: str) -> bool:
         """True when the artifact is finished, or known to be impossible."""

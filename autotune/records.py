@@ -18,6 +18,8 @@ FAILED_AGAIN = "failed_when_repeated"
 """Flag of a trial whose candidate ran once and did not in a later process: nothing to deploy."""
 GIVEN_UP = "given_up"
 """Flag of a trial whose load was ended early, because a faster one that is at least as accurate was known."""
+STOPPED_EARLY = "accuracy_stopped_early"
+"""Flag of a rejected trial whose accuracy and drop are estimated from the first samples, because those were enough."""
 FINISHED: tuple[TrialState, ...] = ("complete", "rejected", "crashed")
 
 
@@ -101,6 +103,41 @@ class VariantInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClassDrop:
+    """A class that lost answers beyond noise. `p_value` and the interval of `drop` are corrected for the number of classes."""
+
+    label: int
+    drop: Estimate
+    p_value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How the answers compare with the reference's on the same samples.
+
+    `top1`: share of samples on which both name the same class. `output_difference`: mean of ‖output − reference's‖ over
+    ‖reference's‖. `n_classes`: classes that were tested for losses; `classes`: the worst of those that lost beyond noise.
+    """
+
+    top1: Estimate | None = None
+    output_difference: Estimate | None = None
+    n_classes: int | None = None
+    classes: tuple[ClassDrop, ...] = ()
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any] | None) -> Agreement | None:
+        """The agreement, or None where it was not measured."""
+        if values is None:
+            return None
+        return Agreement(
+            top1=Estimate.from_json(values["top1"]),
+            output_difference=Estimate.from_json(values["output_difference"]),
+            n_classes=values["n_classes"],
+            classes=tuple(ClassDrop(**{**c, "drop": Estimate(**c["drop"])}) for c in values["classes"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Repetition:
     """A trial's candidate measured once more, in a process of its own. `regime`: the state of the machine then, from 1.
 
@@ -165,6 +202,7 @@ class TrialRecord:
     metric: str = ""
     accuracy: Estimate | None = None
     accuracy_drop: Estimate | None = None
+    agreement: Agreement | None = None
     throughput_items_per_s: Estimate | None = None
     throughput_one_run: Estimate | None = None
     latency_ms: LatencySummary = field(default_factory=LatencySummary)
@@ -214,6 +252,7 @@ class TrialRecord:
                 "reject": Rejection(**reject) if reject else None,
                 "latency_ms": LatencySummary.from_json(values.get("latency_ms")),
                 "variant": VariantInfo.from_json(values.get("variant")),
+                "agreement": Agreement.from_json(values.get("agreement")),
                 **{k: Estimate.from_json(values.get(k)) for k in (*ESTIMATES, "throughput_one_run")},
                 "repetitions": tuple(Repetition.from_json(r) for r in values.get("repetitions", ())),
                 "cached": tuple(values.get("cached", ())),

@@ -48,12 +48,16 @@ def scores_from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Scores:
     return Scores(value=float(arrays["value"][0]), resampled=arrays["resampled"], n=int(arrays["n"][0]))
 
 
-def predict(session: Session, dataset: Dataset, batch_size: int) -> dict[str, NDArray[Any]]:
+def predict(
+    session: Session, dataset: Dataset, batch_size: int, rows: NDArray[np.intp] | None = None
+) -> dict[str, NDArray[Any]]:
     """The outputs of every sample, by name, shape (n, …), using all slots. The last batch is padded with its own samples.
 
-    Raises Unstable when an output is not finite or lost its batch dimension, and what the session raises.
+    `rows`: only these samples, in this order. Raises Unstable when an output is not finite or lost its batch dimension, and
+    what the session raises.
     """
-    n = len(dataset)
+    wanted = np.arange(len(dataset)) if rows is None else rows
+    n = len(wanted)
     parts: list[dict[str, NDArray[Any]] | None] = [None] * ((n + batch_size - 1) // batch_size)
     turns = itertools.count()
     failed: list[BaseException] = []
@@ -62,8 +66,7 @@ def predict(session: Session, dataset: Dataset, batch_size: int) -> dict[str, ND
         try:
             while not failed and (turn := next(turns)) < len(parts):
                 start = turn * batch_size
-                rows = np.arange(start, start + batch_size)
-                session.submit(dataset.take(np.where(rows < n, rows, rows % n)), slot)
+                session.submit(dataset.take(wanted[np.arange(start, start + batch_size) % n]), slot)
                 keep = min(batch_size, n - start)
                 parts[turn] = {
                     name: _checked(name, value, batch_size)[:keep].copy() for name, value in session.wait(slot).items()
@@ -110,7 +113,7 @@ def accuracy_estimate(scores: Scores) -> Estimate:
     """The mean score with its interval: Wilson's for hits and misses, t for other scores, bootstrap for a metric of the set."""
     if scores.per_sample is None:
         return bootstrap_estimate(float(scores.value or 0.0), np.asarray(scores.resampled), scores.n)
-    if _is_binary(scores.per_sample):
+    if is_hit_or_miss(scores.per_sample):
         return share_estimate(int(scores.per_sample.sum()), scores.n)
     return mean_estimate(scores.per_sample)
 
@@ -120,12 +123,13 @@ def drop_estimate(reference: Scores, other: Scores) -> Estimate:
     if reference.per_sample is None or other.per_sample is None:
         value = float(reference.value or 0.0) - float(other.value or 0.0)
         return bootstrap_estimate(value, np.asarray(reference.resampled) - np.asarray(other.resampled), other.n)
-    if _is_binary(reference.per_sample) and _is_binary(other.per_sample):
+    if is_hit_or_miss(reference.per_sample) and is_hit_or_miss(other.per_sample):
         return paired_share_drop(reference.per_sample, other.per_sample)
     return mean_estimate(reference.per_sample - other.per_sample)
 
 
-def _is_binary(scores: NDArray[np.float64]) -> bool:
+def is_hit_or_miss(scores: NDArray[np.float64]) -> bool:
+    """True when every score is 0 or 1."""
     return bool(np.all((scores == 0) | (scores == 1)))
 
 

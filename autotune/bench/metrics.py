@@ -1,10 +1,13 @@
 """Metrics: functions of outputs and labels. Higher is better; shape (n,) of scores per sample, or one number for the whole set.
 
-A metric that gives one number may carry `rows_per_sample`, the number of consecutive rows that are resampled together.
+A metric that gives one number may carry `rows_per_sample`, the number of consecutive rows that are resampled together. A metric
+whose scores lie within known bounds, each made from its own sample alone, may carry `score_range`, the least and the largest
+score: a candidate can then be rejected before all samples have run. Without it every candidate runs them all.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -56,6 +59,24 @@ def spearman_pairs(outputs: Mapping[str, NDArray[Any]], labels: NDArray[Any]) ->
 
 
 spearman_pairs.rows_per_sample = 2  # type: ignore[attr-defined]  # functions carry attributes; see the module's docstring
+
+
+def score_range(metric: Metric) -> tuple[float, float] | None:
+    """The bounds of the metric's scores per sample, None where it states none. Raises SpecError where they are no bounds."""
+    found = getattr(metric, "score_range", None)
+    if found is None:
+        return None
+    try:
+        low, high = map(float, found)
+    except (TypeError, ValueError):
+        low, high = 0.0, 0.0
+    if not -math.inf < low < high < math.inf:
+        raise SpecError(f"data.metric: found score_range {found!r}; allowed: two finite numbers, the smaller one first")
+    return low, high
+
+
+for _counted in (top1, top5):
+    _counted.score_range = (0.0, 1.0)  # type: ignore[attr-defined]  # as above
 
 
 def _first(outputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:

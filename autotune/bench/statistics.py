@@ -107,10 +107,11 @@ def share_estimate(hits: int, n: int) -> Estimate:
     return Estimate(value=p, low=low, high=high, n=n, method="wilson")
 
 
-def paired_share_drop(reference: Samples, other: Samples) -> Estimate:
+def paired_share_drop(reference: Samples, other: Samples, n_intervals: int = 1) -> Estimate:
     """How much lower the share of hits is in `other` than in `reference`, on the same samples.
 
     Both shape (n,) of 0 and 1. Adjusted Wald interval of Bonett and Price (2012), which keeps its coverage in small samples.
+    Of `n_intervals` such intervals all hold their truth at once with 95 % (Bonferroni).
     """
     n = len(reference)
     lost = float(np.sum((reference == 1) & (other == 0)))
@@ -118,8 +119,33 @@ def paired_share_drop(reference: Samples, other: Samples) -> Estimate:
     centre = (lost - won) / (n + 2)
     spread = math.sqrt(max(0.0, (lost + 1) / (n + 2) + (won + 1) / (n + 2) - centre**2) / (n + 2))
     value = (lost - won) / n
-    low, high = centre - _Z * spread, centre + _Z * spread
-    return Estimate(value=value, low=min(low, value), high=max(high, value), n=n, method="paired, bonett-price")
+    half = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / (2 * n_intervals)) * spread
+    low, high = max(-1.0, min(centre - half, value)), min(1.0, max(centre + half, value))
+    method = "paired, bonett-price" + (f", {n_intervals} intervals at once" if n_intervals > 1 else "")
+    return Estimate(value=value, low=low, high=high, n=n, method=method)
+
+
+def p_of_losses(lost: int, won: int) -> float:
+    """How probable at least so many losses among the discordant pairs are where losing is no likelier than winning.
+
+    The exact one-sided test of McNemar: P(B ≥ lost) for B binomial(lost + won, ½).
+    """
+    n = lost + won
+    total, ways = 0, 1
+    for k in range(won + 1):  # by symmetry: at most as many wins
+        total += ways
+        ways = ways * (n - k) // (k + 1)
+    return total / (1 << n)
+
+
+def holm_adjusted(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """p-values, shape (m,), such that those below 0.05 hold a false claim with at most 5 % (Holm 1979)."""
+    m = len(p_values)
+    order = np.argsort(p_values, kind="stable")
+    stepped = np.maximum.accumulate((m - np.arange(m)) * p_values[order])
+    adjusted = np.empty(m)
+    adjusted[order] = np.minimum(1.0, stepped)
+    return adjusted
 
 
 @lru_cache(maxsize=64)

@@ -27,6 +27,7 @@ _COMMANDS = {
     "explain": ("explain_command", "Why a trial takes the time it takes, alone or against another."),
     "trials": ("query_commands", "All trials, rejected ones with their reasons."),
     "importances": ("importance_commands", "What each knob contributed, and what its default would cost."),
+    "calibration": ("calibration_command", "How much a trial's accuracy owes to its calibration samples."),
     "report": ("deliver_commands", "Draw the front: accuracy against throughput."),
     "export": ("deliver_commands", "Write a deployment bundle."),
     "dashboard": ("deliver_commands", "Serve optuna-dashboard for a study on loopback."),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from autotune.records import Estimate, Regime, Repetition, TrialRecord
+from autotune.records import Agreement, Estimate, Regime, Repetition, TrialRecord
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -167,6 +168,8 @@ def print_trial(record: TrialRecord) -> None:
     for name, value in document.items():
         if isinstance(value, dict) and {"value", "low", "high"} <= value.keys():
             text = f"{value['value']:.6g} [{value['low']:.6g}, {value['high']:.6g}] (n={value['n']}, {value['method']})"
+        elif name == "agreement":
+            text = _agreement(record.agreement)
         elif name == "repetitions":
             text = "; ".join(_repetition(p) for p in record.repetitions) or DASH
         elif isinstance(value, dict):
@@ -176,6 +179,23 @@ def print_trial(record: TrialRecord) -> None:
         else:
             text = DASH if value is None else str(value)
         out.print(f"{name:<24}{text}", markup=False, soft_wrap=True)
+
+
+def _agreement(found: Agreement | None) -> str:
+    """One line: the same class named, how far the outputs lie apart, and the classes that lost beyond noise."""
+    if found is None:
+        return DASH
+    parts = []
+    if found.top1 is not None:
+        parts.append(f"same class as the reference on {_inner(asdict(found.top1))} of the samples")
+    if found.output_difference is not None:
+        parts.append(f"outputs differ by {_inner(asdict(found.output_difference))} of their norm")
+    if found.n_classes is not None:
+        worst = ", ".join(
+            f"class {c.label} by {_inner(asdict(c.drop))} (n={c.drop.n}, p={c.p_value:.1g})" for c in found.classes
+        )
+        parts.append(f"of {found.n_classes} classes lost beyond noise: {worst or 'none'}")
+    return "; ".join(parts) or DASH
 
 
 def _repetition(repetition: Repetition) -> str:

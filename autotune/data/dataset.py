@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.fingerprint import digest_of
 from autotune.spec.inputs import InputSpec as InputSpec  # re-exported: what a dataset is bound to
 from autotune.spec.model import PreprocessSpec, SplitSpec
 
@@ -46,6 +48,22 @@ class Dataset:
         """The first `n` samples, or all where there are fewer, under the same digest."""
         labels = None if self.labels is None else self.labels[:n]
         return replace(self, arrays={name: array[:n] for name, array in self.arrays.items()}, labels=labels)
+
+    def sampled(self, n: int, seed: int) -> Dataset:
+        """`n` of the samples, drawn at random without replacement, in the order of this set, under a digest of their own.
+
+        They are copied. Raises ValueError where there are fewer.
+        """
+        if not 0 < n <= len(self):
+            raise ValueError(f"{n} samples cannot be drawn from {len(self)}")
+        stream = hashlib.shake_256(f"{seed} of {self.digest}".encode()).digest(8 * len(self))
+        rows = np.sort(np.argsort(np.frombuffer(stream, dtype="<u8"), kind="stable")[:n])
+        return replace(
+            self,
+            arrays={name: array[rows] for name, array in self.arrays.items()},
+            labels=None if self.labels is None else self.labels[rows],
+            digest=digest_of({"of": self.digest, "rows": rows.tolist()}),
+        )
 
     def release(self) -> None:
         """Pages of memory-mapped samples no longer count as this process's memory; the next read brings them back."""

@@ -190,6 +190,31 @@ class WarmStartSpec(_Section):
     at_most: int = Field(6, ge=0, le=100, description="candidates taken over; 0: off")
 
 
+class EarlyStopSpec(_Section):
+    """Rejects a candidate that misses the accuracy constraint after the first samples that show it; `off`: after all of them.
+
+    Only for metrics that state the range of their scores (top1 and top5 do). None is accepted before it ran on all samples.
+    """
+
+    error_rate: float = Field(
+        0.01,
+        ge=0,
+        le=0.5,
+        description="at most this probability to reject one that is within the constraint on all samples; 0: off",
+    )
+
+
+class AccuracySpec(_Section):
+    """How accuracy is measured."""
+
+    early_stop: EarlyStopSpec = EarlyStopSpec()
+
+    @field_validator("early_stop", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        return _off_or(value, "early_stop")
+
+
 class LimitsSpec(_Section):
     """What one trial may take before it is ended with a reason."""
 
@@ -207,8 +232,18 @@ class RecoverySpec(_Section):
     max_s: float = Field(600.0, gt=0, description="cap of the whole recovery")
 
 
-OFF = {"finalists": {"rounds": 0}, "canary": {"every_trials": 0}, "warm_start": {"at_most": 0}}
+OFF: Mapping[str, Mapping[str, float]] = {
+    "finalists": {"rounds": 0},
+    "canary": {"every_trials": 0},
+    "warm_start": {"at_most": 0},
+    "early_stop": {"error_rate": 0.0},
+}
 """What `off` stands for in the sections that can be switched off."""
+
+
+def _off_or(value: Any, section: str) -> Any:
+    # YAML 1.1 reads a bare `off` as false, YAML 1.2 as text.
+    return OFF[section] if value is False or value == "off" else value
 
 
 class StudySpec(_Section):
@@ -227,6 +262,7 @@ class StudySpec(_Section):
     space: Mapping[str, Domain] = Field(default_factory=dict)
     objectives: tuple[ObjectiveName, ...] = ("accuracy", "throughput")
     constraints: ConstraintsSpec = ConstraintsSpec()
+    accuracy: AccuracySpec = AccuracySpec()
     load: LoadSpec = LoadSpec()
     budget: BudgetSpec = BudgetSpec()
     finalists: FinalistsSpec = FinalistsSpec()
@@ -244,8 +280,7 @@ class StudySpec(_Section):
     @field_validator("finalists", "canary", "warm_start", mode="before")
     @classmethod
     def _off(cls, value: Any, info: ValidationInfo) -> Any:
-        # YAML 1.1 reads a bare `off` as false, YAML 1.2 as text.
-        return OFF[str(info.field_name)] if value is False or value == "off" else value
+        return _off_or(value, str(info.field_name))
 
     @field_validator("objectives")
     @classmethod

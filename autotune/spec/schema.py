@@ -22,7 +22,8 @@ def json_schema() -> dict[str, Any]:
     properties = schema["properties"]
     del properties["file"]
     for name in OFF:
-        properties[name] = {"anyOf": [properties[name], {"enum": [False, "off"]}], "default": properties[name].pop("default")}
+        section = properties if name in properties else schema["$defs"]["AccuracySpec"]["properties"]
+        section[name] = {"anyOf": [section[name], {"enum": [False, "off"]}], "default": section[name].pop("default")}
     properties["space"] = _space()
     properties["priors"] = _priors("configurations to try first; may name some knobs only")
     return {

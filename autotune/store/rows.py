@@ -14,6 +14,7 @@ from autotune.fingerprint import digest_of
 from autotune.records import (
     ESTIMATES,
     FAILED_AGAIN,
+    Agreement,
     Estimate,
     LatencySummary,
     Rejection,
@@ -35,7 +36,7 @@ UNITS = {"throughput_items_per_s": "items/s", "energy_j_per_item": "J/item", "po
 
 _LEARNT = {"throughput_one_run", "regime", "repetitions"}
 """Fields that a trial does not bring along: the study learns them afterwards."""
-_REBUILT = {"candidate", "reject", "latency_ms", "variant", "cached", "flags", "telemetry", *ESTIMATES, *_LEARNT}
+_REBUILT = {"candidate", "reject", "latency_ms", "variant", "agreement", "cached", "flags", "telemetry", *ESTIMATES, *_LEARNT}
 _AS_THEY_ARE = tuple(f.name for f in fields(TrialRecord) if f.name not in _REBUILT)
 
 
@@ -52,6 +53,7 @@ def trial_values(record: TrialRecord) -> Values:
         "variant_digest": variant_values(record.variant)["digest"] if record.variant else None,
         "engine_key": record.engine_key,
         "scores_key": record.scores_key,
+        "agreement": None if record.agreement is None else asdict(record.agreement),
         "peak_memory_mib": _finite("peak_memory_mib", record.peak_memory_mib),
         "pool_peak_mib": _finite("pool_peak_mib", record.pool_peak_mib),
         "model_bytes": None if record.model_bytes is None else int(record.model_bytes),
@@ -143,6 +145,7 @@ def record_from_rows(
         reject=None if reject.reason is None else reject,
         latency_ms=LatencySummary(**{name: estimates.get(metric) for metric, name in LATENCIES.items()}),
         variant=variant,
+        agreement=Agreement.from_json(row["agreement"]),
         cached=tuple(row["cached"]),
         flags=(*row["flags"], *([FAILED_AGAIN] if any(r.state != "complete" for r in repetitions) else ())),
         throughput_one_run=estimates.get(OWN) if reported else None,

@@ -33,7 +33,7 @@ from autotune.candidate import KNOBS, Candidate, Knob
 
 PREFIX = "at_"
 VERSION_TABLE = "at_schema_version"
-HEAD = "0003"
+HEAD = "0005"
 """The revision in `storage/versions/` that makes these tables; a test compares."""
 
 
@@ -150,6 +150,7 @@ trials = Table(
     Column("variant_digest", String(64), ForeignKey("at_variants.digest")),
     Column("engine_key", String(64), ForeignKey("at_engines.key")),
     Column("scores_key", String(64)),
+    Column("agreement", JSON(none_as_null=True)),
     Column("peak_memory_mib", Double),
     Column("pool_peak_mib", Double),
     Column("model_bytes", BigInteger),

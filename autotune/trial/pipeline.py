@@ -9,22 +9,26 @@ from datetime import UTC, datetime
 from typing import Any
 
 from autotune.bench.accuracy import accuracy_estimate, drop_estimate
+from autotune.bench.agreement import agreement
 from autotune.bench.measure import Measurement, measure_load
 from autotune.bench.memory import resident_mib
 from autotune.cache import MANIFEST, Cache
+from autotune.data.dataset import Dataset
 from autotune.devices.gpu import device_fingerprint
 from autotune.engines.build import build_engine, load_backend
-from autotune.engines.protocol import CountsPool, Engine, Session
+from autotune.engines.protocol import Backend, CountsPool, Engine, Session
 from autotune.errors import BuiltOnly, CandidateRejected
-from autotune.records import Rejection, TrialRecord
+from autotune.records import STOPPED_EARLY, Estimate, Rejection, TrialRecord
 from autotune.trial.device_watch import DeviceWatch
-from autotune.trial.known_accuracy import measured_scores, stored_scores
+from autotune.trial.known_accuracy import known_answers, measured_answers, per_sample
 from autotune.trial.request import TrialRequest
 from autotune.trial.stages import (
     bound_split,
+    drop_test,
     load_batches,
     require_accuracy,
     require_support,
+    stopped_early,
     variant_of,
 )
 
@@ -93,7 +97,7 @@ def _walk(request: TrialRequest, draft: _Draft) -> None:
     with draft.stage("data"):
         validation = bound_split(spec, spec.data.validation, cache)
     with draft.stage("variant"):
-        variant, hits = variant_of(spec, candidate, backend, cache)
+        variant, hits = variant_of(spec, candidate, backend, cache, request.calibration)
         draft.cached += hits
         draft.known |= {"variant": variant.info, "model_bytes": variant.info.model_bytes}
     with draft.stage("engine"):
@@ -111,15 +115,7 @@ def _walk(request: TrialRequest, draft: _Draft) -> None:
         watch.opened()
     with session:
         with draft.stage("accuracy"):
-            found = measured_scores(session, engine, backend, validation, candidate, spec.data.metric, cache)
-            draft.cached += ["accuracy"] if found.hit else []
-            draft.flags += ["accuracy_depends_on_settings"] if found.settings_matter else []
-            accuracy = accuracy_estimate(found.scores)
-            reference = stored_scores(cache.root / "accuracy" / (request.reference_scores or found.key))
-            drop = drop_estimate(reference, found.scores)
-            draft.known |= {"accuracy": accuracy, "accuracy_drop": drop, "scores_key": found.key}
-            validation.release()
-            require_accuracy(accuracy, drop, spec.constraints)
+            accuracy = _measure_accuracy(request, draft, cache, backend, engine, session, validation)
         if not request.with_load:
             return
         with draft.stage("load"):
@@ -129,6 +125,38 @@ def _walk(request: TrialRequest, draft: _Draft) -> None:
             )
             draft.known |= _measured(measured) | _pool_peak(session)
             draft.flags += [*measured.load.flags, *flags]
+
+
+def _measure_accuracy(
+    request: TrialRequest,
+    draft: _Draft,
+    cache: Cache,
+    backend: Backend,
+    engine: Engine,
+    session: Session,
+    validation: Dataset,
+) -> Estimate:
+    """The accuracy, which with the drop is in the draft. Raises AccuracyTooLow, perhaps before all samples have run."""
+    spec = request.spec
+    known = None if request.reference_scores is None else known_answers(cache, request.reference_scores)
+    test = None if known is None or not request.may_stop_early else drop_test(spec, known.scores, validation)
+    found = measured_answers(session, engine, backend, validation, request.candidate, spec.data.metric, cache, test)
+    validation.release()
+    draft.cached += ["accuracy"] if found.hit else []
+    draft.flags += ["accuracy_depends_on_settings"] if found.settings_matter else []
+    if found.stopped and test is not None:
+        draft.flags.append(STOPPED_EARLY)
+        scores = per_sample(found.answers.scores)
+        accuracy, drop = test.accuracy(scores), test.drop(scores)
+        draft.known |= {"accuracy": accuracy, "accuracy_drop": drop}
+        raise stopped_early(accuracy, drop, test, spec.constraints)
+    reference = found.answers if known is None else known
+    accuracy, drop = accuracy_estimate(found.answers.scores), drop_estimate(reference.scores, found.answers.scores)
+    draft.known |= {"accuracy": accuracy, "accuracy_drop": drop, "scores_key": found.key}
+    if known is not None and validation.labels is not None:
+        draft.known["agreement"] = agreement(known, found.answers, validation.labels)
+    require_accuracy(accuracy, drop, spec.constraints)
+    return accuracy
 
 
 def _measured(found: Measurement) -> dict[str, Any]:

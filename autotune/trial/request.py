@@ -19,12 +19,20 @@ class Rival:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationSubset:
+    """`size` of the calibration samples, drawn at random without replacement with this seed, in place of the whole split."""
+
+    size: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRequest:
     """One candidate of one study. `reference_scores`: cache key of the reference's accuracy, None for the reference itself.
 
     `with_load` false ends the trial after accuracy, for a reference whose speed nobody asked for; `build_only` ends it once the
-    engine is built, with the reason built_only. `rivals`: the load is given
-    up once it is certain that one of them is faster and not less accurate.
+    engine is built, with the reason built_only. `rivals`: the load is given up once it is certain that one of them is faster
+    and not less accurate. `calibration`: what a calibrated precision sees.
     """
 
     spec: StudySpec
@@ -37,6 +45,15 @@ class TrialRequest:
     with_load: bool = True
     build_only: bool = False
     rivals: tuple[Rival, ...] = ()
+    calibration: CalibrationSubset | None = None
+
+    @property
+    def may_stop_early(self) -> bool:
+        """True where nothing is lost when accuracy is measured only as far as a rejection needs it.
+
+        A candidate that is measured again was accepted on all samples, and no chance may reject it on fewer.
+        """
+        return self.role in ("search", "bench")
 
     def give_up_below(self, accuracy: float) -> float:
         """The items/s under which a candidate of that accuracy cannot stand in the front; 0 where any may."""

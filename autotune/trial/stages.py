@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from autotune.bench.accuracy import Scores
 from autotune.bench.measure import pool_size
+from autotune.bench.metrics import load_metric, score_range
+from autotune.bench.sequential import DropTest
+from autotune.bench.visit import visiting_order
 from autotune.cache import Cache
 from autotune.candidate import Candidate
 from autotune.data.binding import bind_inputs
@@ -16,6 +20,7 @@ from autotune.errors import AccuracyTooLow, Unsupported
 from autotune.fingerprint import digest_of
 from autotune.records import Estimate
 from autotune.spec.model import ConstraintsSpec, SplitSpec, StudySpec
+from autotune.trial.request import CalibrationSubset
 from autotune.variants.graph import MODEL_FILE
 from autotune.variants.make import VariantRequest, base_model, make_variant, model_inputs
 from autotune.variants.variant import ModelVariant
@@ -72,8 +77,13 @@ def warm(spec: StudySpec, cache: Cache) -> None:
     load_batches(bound_split(spec, spec.data.validation, cache), 1)
 
 
-def variant_of(spec: StudySpec, candidate: Candidate, backend: Backend, cache: Cache) -> tuple[ModelVariant, tuple[str, ...]]:
-    """The candidate's variant as the backend wants it, and which of its stages were known already."""
+def variant_of(
+    spec: StudySpec, candidate: Candidate, backend: Backend, cache: Cache, subset: CalibrationSubset | None = None
+) -> tuple[ModelVariant, tuple[str, ...]]:
+    """The candidate's variant as the backend wants it, and which of its stages were known already.
+
+    `subset`: what a calibrated precision sees of the calibration split. Recovery after pruning learns from all of it.
+    """
     request = VariantRequest(
         model=spec.model,
         precision=candidate.precision,
@@ -86,7 +96,41 @@ def variant_of(spec: StudySpec, candidate: Candidate, backend: Backend, cache: C
     data = spec.data
     calibration = None if data.calibration is None else bound_split(spec, data.calibration, cache)
     train = None if data.train is None else bound_split(spec, data.train, cache)
+    if subset is not None and calibration is not None:
+        train = calibration if train is None else train
+        calibration = calibration.sampled(subset.size, subset.seed)
     return make_variant(request, calibration, train, cache)
+
+
+def drop_test(spec: StudySpec, reference: Scores, validation: Dataset) -> DropTest | None:
+    """The test that may reject a candidate before its last sample; None where only all samples tell, or nobody asked.
+
+    That is: `early_stop` is off, no constraint on accuracy, or a metric that does not state the range of its scores per sample.
+    """
+    limits, error_rate = spec.constraints, spec.accuracy.early_stop.error_rate
+    bounds = score_range(load_metric(spec.data.metric))
+    if error_rate == 0 or bounds is None or reference.per_sample is None:
+        return None
+    allowed = [limits.accuracy_drop] if limits.accuracy_drop is not None else []
+    if limits.accuracy is not None:
+        allowed.append(float(np.mean(reference.per_sample)) - limits.accuracy)
+    if not allowed:
+        return None
+    visited = reference.per_sample[visiting_order(validation.digest, len(validation))]
+    return DropTest(reference=visited, score_range=bounds, limit=min(allowed), error_rate=error_rate)
+
+
+def stopped_early(accuracy: Estimate, drop: Estimate, test: DropTest, limits: ConstraintsSpec) -> AccuracyTooLow:
+    """The rejection of a candidate after its first samples."""
+    asked = {"accuracy_drop": limits.accuracy_drop, "accuracy at least": limits.accuracy}
+    allowed = ", ".join(f"{name} {value:g}" for name, value in asked.items() if value is not None)
+    return AccuracyTooLow(
+        f"stopped after {drop.n} of {len(test.reference)} samples: accuracy {accuracy.value:.4f} [{accuracy.low:.4f}, "
+        f"{accuracy.high:.4f}] is {drop.value:.4f} [{drop.low:.4f}, {drop.high:.4f}] under the unmodified model's; "
+        f"allowed: {allowed}; "
+        f"wrong with a probability of at most {test.error_rate:g}",
+        stage="accuracy",
+    )
 
 
 def require_accuracy(accuracy: Estimate, drop: Estimate | None, limits: ConstraintsSpec) -> None:

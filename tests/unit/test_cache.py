@@ -177,3 +177,28 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert default_cache_root() == tmp_path / "autotune"
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     assert default_cache_root() == Path.home() / ".cache" / "autotune"
+
+
+def test_knowledge_that_grows_is_renewed_whole(cache: Cache) -> None:
+    """What is renewed replaces what was there; a maker that fails leaves it as it was, and nothing of its own."""
+    assert cache.find("kind", "k") is None
+    cache.renew("kind", "k", writing("part"))
+    cache.renew("kind", "k", writing("more of it"))
+    found = cache.find("kind", "k")
+    assert found is not None and content(found) == "more of it" and found.facts == {"length": 10}
+
+    def fail(folder: Path) -> dict[str, Any]:
+        (folder / "half").write_text("")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cache.renew("kind", "k", fail)
+    again = cache.find("kind", "k")
+    assert again is not None and content(again) == "more of it" and leftovers(cache) == []
+
+
+def test_what_is_damaged_is_not_found(cache: Cache) -> None:
+    """A changed file makes the artifact as good as absent, here as for `get_or_make`."""
+    made = cache.get_or_make("kind", "k", writing())
+    (made.folder / "sub" / "data.txt").write_text("other")
+    assert cache.find("kind", "k") is None

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from autotune.bench.statistics import (
     bootstrap_estimate,
     bootstrap_indices,
+    holm_adjusted,
     mean_estimate,
+    p_of_losses,
     paired_share_drop,
     percentile_estimate,
     share_estimate,
@@ -245,3 +247,25 @@ def test_bootstrap_covers_a_mean() -> None:
 
     found = sum(map(bool, (draw() for _ in range(400)))) / 400
     assert 0.93 - 4 * math.sqrt(0.93 * 0.07 / 400) <= found <= 0.98
+
+
+def test_losses_are_weighed_against_wins_exactly() -> None:
+    """Heads of a fair coin: 3 of 3 is 1/8, at least 3 of 4 is 5/16, at least none is certain; no pair tells nothing."""
+    assert p_of_losses(3, 0) == 1 / 8
+    assert p_of_losses(3, 1) == 5 / 16
+    assert p_of_losses(0, 7) == p_of_losses(0, 0) == 1
+    assert 0 < p_of_losses(3000, 2800) < 0.01
+
+
+def test_holm_multiplies_by_what_is_left_and_never_falls() -> None:
+    """Of three the least is multiplied by 3, the next by 2, the last by 1: 0.03; 0.04; and 0.03 is raised to that."""
+    assert holm_adjusted(np.array([0.02, 0.01, 0.03])).tolist() == pytest.approx([0.04, 0.03, 0.04])
+    assert holm_adjusted(np.array([0.6, 0.9])).tolist() == [1.0, 1.0]
+
+
+def test_intervals_that_hold_at_once_are_wider() -> None:
+    """20 intervals at once: z of 1 − 0.05/40 is 3.023 instead of 1.960, and the method says so."""
+    reference, other = np.repeat([1.0, 1.0, 0.0], [80, 10, 10]), np.repeat([1.0, 0.0, 0.0], [80, 10, 10])
+    one, many = paired_share_drop(reference, other), paired_share_drop(reference, other, n_intervals=20)
+    assert many.half_width / one.half_width == pytest.approx(3.0233 / 1.95996, abs=1e-3)
+    assert many.method == "paired, bonett-price, 20 intervals at once"

@@ -120,6 +120,9 @@ def test_wrong_input_leaves_with_2_and_its_place(call: Any, name: str, tmp_path:
         (["bench", "STUDY", "--set", "batch_size=many"], "a value of kind int"),
         (["bench", "STUDY", "--set", "batch_size=0"], "allowed: 1 to"),
         (["bench", "STUDY", "--set", "engine=openvino"], "allowed: fake"),
+        (["calibration", "STUDY", "1"], "precision fp32 is not calibrated; calibrated precisions: int8, "),
+        (["calibration", "STUDY", "3", "--size", "200"], "allowed: 1 to 199, of the 200 calibration samples"),
+        (["calibration", "STUDY", "3", "--subsets", "1"], "--subsets"),
         (["init", "--model", "missing.onnx"], "missing.onnx"),
     ],
 )

@@ -178,3 +178,13 @@ def test_no_heavy_library_is_loaded() -> None:
     heavy = ("torch", "onnx", "onnxruntime", "openvino", "optuna", "PIL")
     code = f"import sys, autotune.spec.load; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_early_stop_is_on_and_can_be_switched_off(folder: Path) -> None:
+    """1 % unless the study says otherwise; `off` is an error rate of 0, which stops nothing; more than ½ is refused."""
+    assert loaded(folder, GOOD).accuracy.early_stop.error_rate == 0.01
+    assert loaded(folder, GOOD + "accuracy: {early_stop: {error_rate: 0.05}}\n").accuracy.early_stop.error_rate == 0.05
+    for off in ("off", "'off'", "{error_rate: 0}"):
+        assert loaded(folder, GOOD + f"accuracy: {{early_stop: {off}}}\n").accuracy.early_stop.error_rate == 0
+    (fault,) = problems(folder, GOOD + "accuracy: {early_stop: {error_rate: 0.6}}\n")
+    assert fault.key == "accuracy.early_stop.error_rate" and fault.line == 6

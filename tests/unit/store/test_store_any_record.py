@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from store_samples import ENVIRONMENT
 
 from autotune.candidate import Candidate
-from autotune.records import ESTIMATES, Estimate, LatencySummary, Rejection, Series, TrialRecord, VariantInfo
+from autotune.records import (
+    ESTIMATES,
+    Agreement,
+    ClassDrop,
+    Estimate,
+    LatencySummary,
+    Rejection,
+    Series,
+    TrialRecord,
+    VariantInfo,
+)
 from autotune.store.repository import open_store
 from autotune.store.worker import this_worker
 
@@ -38,6 +48,11 @@ records: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "reject": st.none() | st.builds(Rejection, reason=words, stage=words, message=words),
         "metric": words,
         **dict.fromkeys(ESTIMATES, maybe),
+        "agreement": st.none()
+        | st.builds(
+            Agreement, top1=maybe, output_difference=maybe, n_classes=st.none() | counts,
+            classes=st.lists(st.builds(ClassDrop, label=st.integers(), drop=estimates, p_value=finite), max_size=2).map(tuple),
+        ),
         "latency_ms": st.builds(LatencySummary, p50=maybe, p90=maybe, p95=maybe, p99=maybe),
         "peak_memory_mib": st.none() | positive,
         "pool_peak_mib": st.none() | positive,

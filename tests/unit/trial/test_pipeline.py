@@ -17,7 +17,7 @@ from autotune.engines.protocol import Inputs, Outputs
 from autotune.errors import SpecError, Unstable
 from autotune.records import TrialRecord
 from autotune.spec.model import ConstraintsSpec, StudySpec
-from autotune.trial.known_accuracy import KnownScores, measured_scores, scores_exist
+from autotune.trial.known_accuracy import KnownAnswers, measured_answers, scores_exist
 from autotune.trial.materialize import materialize
 from autotune.trial.pipeline import run_trial
 from autotune.trial.stages import bound_split, load_batches, variant_of
@@ -159,19 +159,19 @@ class Counting(FakeSession):
         super().submit(inputs, slot)
 
 
-def scored(spec: StudySpec, session: FakeSession, **knobs: Any) -> KnownScores:
+def scored(spec: StudySpec, session: FakeSession, **knobs: Any) -> KnownAnswers:
     """The scores of one candidate through `session`."""
     assert spec.cache is not None
     cache, candidate, backend = Cache(spec.cache), fake_candidate(**knobs), load_backend("fake")
     variant, _ = variant_of(spec, candidate, backend, cache)
     engine, _ = build_engine(backend, variant, candidate, cache)
     validation = bound_split(spec, spec.data.validation, cache)
-    return measured_scores(session, engine, backend, validation, candidate, "top1", cache)  # type: ignore[arg-type]
+    return measured_answers(session, engine, backend, validation, candidate, "top1", cache)  # type: ignore[arg-type]
 
 
-def mean(found: KnownScores) -> float:
-    assert found.scores.per_sample is not None
-    return float(found.scores.per_sample.mean())
+def mean(found: KnownAnswers) -> float:
+    assert found.answers.scores.per_sample is not None
+    return float(found.answers.scores.per_sample.mean())
 
 
 def test_known_scores_cost_a_few_samples_only(spec: StudySpec) -> None:
