@@ -86,18 +86,16 @@ def predict(
 
 
 def score(metric: Metric, outputs: Mapping[str, NDArray[Any]], labels: NDArray[Any], seed: int = 0) -> Scores:
-    """The metric on all samples, with resampled values where it has none per sample. Raises SpecError on a wrong metric."""
-    try:
-        result = metric(outputs, labels)
-    except (ValueError, IndexError, TypeError, KeyError) as exc:
-        shapes = {name: value.shape for name, value in outputs.items()}
-        raise SpecError(
-            f"data.metric: the metric failed on outputs {shapes} and labels of shape {labels.shape}: {exc}; "
-            "check that the metric fits the task"
-        ) from exc
-    if isinstance(result, np.ndarray) and result.ndim == 1 and len(result) == len(labels):
-        return Scores(per_sample=result.astype(np.float64), n=len(result))
-    if isinstance(result, np.ndarray) and result.ndim > 0:
+    """The metric on all samples, with resampled values where it has none per sample.
+
+    Raises SpecError on a wrong metric, Unstable where it is not finite on these outputs.
+    """
+    result = _called(metric, outputs, labels)
+    if not np.isfinite(result).all():
+        raise Unstable("the metric gives a number that is not finite on this engine's outputs", stage="accuracy")
+    if result.ndim == 1 and len(result) == len(labels):
+        return Scores(per_sample=result, n=len(result))
+    if result.ndim > 0:
         raise SpecError(f"data.metric: found scores of shape {result.shape}; allowed: ({len(labels)},), or one number")
     rows = int(getattr(metric, "rows_per_sample", 1))
     draws = bootstrap_indices(len(labels) // rows, seed)
@@ -105,8 +103,20 @@ def score(metric: Metric, outputs: Mapping[str, NDArray[Any]], labels: NDArray[A
     resampled = np.empty(len(draws))
     for i, draw in enumerate(draws):
         picked = (draw[:, None] * rows + offsets).ravel()
-        resampled[i] = float(metric({k: v[picked] for k, v in outputs.items()}, labels[picked]))
+        resampled[i] = float(_called(metric, {k: v[picked] for k, v in outputs.items()}, labels[picked]))
     return Scores(value=float(result), resampled=resampled, n=len(labels) // rows)
+
+
+def _called(metric: Metric, outputs: Mapping[str, NDArray[Any]], labels: NDArray[Any]) -> NDArray[np.float64]:
+    """What the metric gives, as numbers. Raises SpecError where it fails, whatever it raises: it may be the user's own code."""
+    try:
+        return np.asarray(metric(outputs, labels), dtype=np.float64)
+    except Exception as exc:
+        shapes = {name: value.shape for name, value in outputs.items()}
+        raise SpecError(
+            f"data.metric: the metric failed on outputs {shapes} and labels of shape {labels.shape}: "
+            f"{type(exc).__name__}: {exc}; check that the metric fits the task"
+        ) from exc
 
 
 def accuracy_estimate(scores: Scores) -> Estimate:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from autotune.errors import SpecError, SpecProblem
 from autotune.registry import METRICS, load_object
+from autotune.user_code import code_digest
 
 Metric = Callable[[Mapping[str, NDArray[Any]], NDArray[Any]], NDArray[np.float64] | float]
 
@@ -26,19 +27,28 @@ def load_metric(name: str) -> Metric:
         return cast(Metric, METRICS.load(name))
     try:
         return cast(Metric, load_object(name))
-    except (ImportError, AttributeError) as exc:
+    except Exception as exc:  # a module of the user's runs while it is imported, and may raise anything
         allowed = f"{', '.join(METRICS.names())}, or module:function that Python can import from here"
         raise SpecError([SpecProblem(key="data.metric", found=f"{name!r} ({exc})", allowed=allowed)]) from exc
 
 
 def top1(outputs: Mapping[str, NDArray[Any]], labels: NDArray[Any]) -> NDArray[np.float64]:
-    """1 where the largest logit of the first output, shape (n, classes), is at the label."""
-    return cast(NDArray[np.float64], (_first(outputs).argmax(axis=1) == labels).astype(np.float64))
+    """1 where the largest logit of the first output, shape (n, classes), is at the label.
+
+    Raises ValueError on fewer than two classes, or labels that are none of them.
+    """
+    return cast(NDArray[np.float64], (_logits(outputs, labels).argmax(axis=1) == labels).astype(np.float64))
 
 
 def top5(outputs: Mapping[str, NDArray[Any]], labels: NDArray[Any]) -> NDArray[np.float64]:
-    """1 where the label is among the five largest logits of the first output, shape (n, classes)."""
-    best = np.argpartition(-_first(outputs), min(5, _first(outputs).shape[1]) - 1, axis=1)[:, :5]
+    """1 where the label is among the five largest logits of the first output, shape (n, classes).
+
+    Raises ValueError on labels that are no classes, and on five classes or fewer, of which every answer would be right.
+    """
+    logits = _logits(outputs, labels)
+    if logits.shape[1] <= 5:
+        raise ValueError(f"the output has {logits.shape[1]} classes, so that every label is among the five largest; use top1")
+    best = np.argpartition(-logits, 4, axis=1)[:, :5]
     return cast(NDArray[np.float64], np.any(best == labels[:, None], axis=1).astype(np.float64))
 
 
@@ -77,6 +87,22 @@ def score_range(metric: Metric) -> tuple[float, float] | None:
 
 for _counted in (top1, top5):
     _counted.score_range = (0.0, 1.0)  # type: ignore[attr-defined]  # as above
+
+
+def metric_identity(name: str) -> dict[str, str | None]:
+    """What a metric's scores depend on: its name, and of a function of the user's the code as well. Raises SpecError."""
+    load_metric(name)
+    return {"metric": name, **({"metric_code": code_digest(name)} if ":" in name else {})}
+
+
+def _logits(outputs: Mapping[str, NDArray[Any]], labels: NDArray[Any]) -> NDArray[Any]:
+    logits = _first(outputs)
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise ValueError(f"the first output has shape (n, {', '.join(map(str, logits.shape[1:]))}) and not (n, classes)")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= logits.shape[1]:
+        raise ValueError(f"the labels go from {low} to {high}, the model's classes from 0 to {logits.shape[1] - 1}")
+    return logits
 
 
 def _first(outputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:

@@ -188,6 +188,10 @@ def bootstrap_indices(n: int, seed: int = 0) -> NDArray[np.intp]:
 
 
 def bootstrap_estimate(value: float, resampled: Samples, n: int) -> Estimate:
-    """The 2.5 % and 97.5 % quantiles of `resampled`, shape (rounds,), around the `value` of the whole sample."""
-    low, high = np.quantile(resampled, [0.025, 0.975])
+    """The 2.5 % and 97.5 % quantiles of `resampled`, shape (rounds,), around the `value` of the whole sample.
+
+    Draws on which a metric is not defined, such as a correlation of equal labels, are left out.
+    """
+    finite = resampled[np.isfinite(resampled)]
+    low, high = np.quantile(finite, [0.025, 0.975]) if len(finite) else (value, value)
     return Estimate(value=value, low=float(min(low, value)), high=float(max(high, value)), n=n, method="bootstrap")

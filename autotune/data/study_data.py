@@ -11,9 +11,7 @@ from autotune.data.dataset import Dataset
 from autotune.data.split import load_split
 from autotune.errors import SpecError, SpecProblem
 from autotune.spec.inputs import InputSpec
-from autotune.spec.model import SplitSpec, StudySpec
-
-_CLASS_METRICS = ("top1", "top5")
+from autotune.spec.model import CLASS_METRICS, SplitSpec, StudySpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +56,11 @@ def _label_problems(spec: StudySpec, dataset: Dataset) -> list[SpecProblem]:
     split, labels = spec.data.validation, dataset.labels
     if labels is None:
         return [split.problem("labels", "no labels", "a label for each sample: accuracy is measured on them")]
-    if spec.data.metric in _CLASS_METRICS and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
+    if spec.data.metric in CLASS_METRICS and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
         found = f"labels of type {labels.dtype.name} and shape {list(labels.shape)}"
         return [split.problem("labels", found, f"one integer class number for each sample, for the metric {spec.data.metric}")]
+    if spec.data.metric in CLASS_METRICS and len(labels) and labels.min() < 0:
+        return [
+            split.problem("labels", f"the label {labels.min()}", "class numbers from 0, in the order of the model's outputs")
+        ]
     return []

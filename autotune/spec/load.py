@@ -15,7 +15,7 @@ from autotune.errors import SpecError
 from autotune.registry import ENGINES, METRICS
 from autotune.spec.document import read_document
 from autotune.spec.knobs import CALIBRATED, nearest
-from autotune.spec.model import StudySpec
+from autotune.spec.model import CLASS_METRICS, StudySpec
 from autotune.spec.paths import located
 from autotune.spec.positions import Faults, Positions, shown
 from autotune.spec.presets import (
@@ -35,8 +35,6 @@ _DEVICE = re.compile(r"^(auto|cpu|cuda(:\d+)?)$")
 _CALLABLE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
 _COMMAND_LINE = ("command line", None)
 _SPLITS = ("validation", "calibration", "train")
-_SHARES = ("top1", "top5")
-"""The metrics that are shares of the samples."""
 _FILE_KEYS = ("model.path", "model.weights", *(f"data.{split}.npz" for split in _SPLITS))
 
 
@@ -169,7 +167,7 @@ def _space_values(values: Mapping[str, Any], faults: Faults) -> Any:
 def _check_shares(values: Mapping[str, Any], faults: Faults) -> None:
     """Accuracy limits of a metric that is a share: given in percent they would keep every candidate, or none."""
     limits, metric = _section(values, "constraints") or {}, (_section(values, "data") or {}).get("metric", "top1")
-    if metric not in _SHARES:
+    if metric not in CLASS_METRICS:
         return
     for name, least_wrong, example in (("accuracy_drop", 1.0, "0.01 is one point"), ("accuracy", 1.000001, "0.76 is 76 %")):
         value = limits.get(name)

@@ -20,6 +20,8 @@ from autotune.spec.positions import Positions
 ObjectiveName = Literal["accuracy", "throughput", "latency_p99", "energy", "memory", "cost"]
 
 
+CLASS_METRICS = ("top1", "top5")
+"""The metrics that compare logits with one class number per sample; their scores are shares of the samples."""
 PositiveInt = Annotated[int, Field(ge=1)]
 Numbers = Annotated[tuple[float, ...], Field(min_length=1)]
 

@@ -92,7 +92,7 @@ def _differences(
     if found.spec_digest != spec_digest:
         changed = list(changed_keys(found.spec, spec))
         more = f" and {len(changed) - _AT_MOST_SHOWN} more" if len(changed) > _AT_MOST_SHOWN else ""
-        what = "; ".join(changed[:_AT_MOST_SHOWN]) + more or "another choice of engines or knobs"
+        what = "; ".join(changed[:_AT_MOST_SHOWN]) + more or "another choice of engines or knobs, or other code of the metric"
         yield SpecProblem(key="study", found=f"the study {found.name} with changes: {what}", allowed=other_name)
 
 

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from autotune.bench.metrics import metric_identity
 from autotune.errors import EnvironmentProblem
 from autotune.fingerprint import digest_of
 from autotune.records import FINISHED, Regime, TrialRecord
+from autotune.spec.model import StudySpec
 from autotune.store.repository import SEARCHED, Store
 from autotune.store.studies import StudyRow
 from autotune.store.worker import WorkerIdentity
@@ -66,12 +68,17 @@ def register_study(plan: StudyPlan, store: Store, target: int) -> StudyRow:
     return store.ensure_study(
         name=spec.study,
         spec_json=document,
-        spec_digest=digest_of({"data": document["data"], "constraints": document["constraints"]}),
+        spec_digest=digest_of({"data": document["data"], "constraints": document["constraints"], **_metric_code(spec)}),
         model_digest=digest_of(model_identity(spec.model)),
         objectives=spec.objectives,
         environment=plan.fingerprint,
         target=target,
     )
+
+
+def _metric_code(spec: StudySpec) -> dict[str, str | None]:
+    """The code of a metric of the user's, which may change while its name stays; nothing for ours."""
+    return {k: v for k, v in metric_identity(spec.data.metric).items() if k != "metric"}
 
 
 def run_study(

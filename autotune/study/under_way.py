@@ -12,7 +12,7 @@ from pathlib import Path
 from autotune.candidate import Candidate
 from autotune.errors import EnvironmentProblem, SpecError
 from autotune.records import TrialRecord, TrialRole
-from autotune.spec.model import LoadSpec
+from autotune.spec.model import CLASS_METRICS, LoadSpec
 from autotune.study.lock import device_lock
 from autotune.study.plan import StudyPlan
 from autotune.study.proposer import Proposal
@@ -117,6 +117,11 @@ def reference_of(run: StudySession) -> TrialRecord:
             f"the reference (the unmodified model at {record.candidate.engine}'s defaults) could not be "
             f"measured, so no candidate could be compared with it. {why}",
             remedy=f"autotune bench {run.plan.spec.file or 'STUDY.yaml'}",
+        )
+    if record.accuracy is not None and record.accuracy.value <= 0 and run.plan.spec.data.metric in CLASS_METRICS:
+        raise SpecError(
+            f"the unmodified model is right on none of {record.accuracy.n} samples: the labels, the preprocessing or the order "
+            "of the classes do not fit the model, and no accuracy_drop could protect anything"
         )
     run.proposer.note_reference(record)
     run.observer.trial_ended(record, [], record)

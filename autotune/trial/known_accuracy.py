@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from autotune.bench.accuracy import Scores, predict, score
 from autotune.bench.answers import Answers, are_stored, n_outputs_kept, named_classes, stored_answers
-from autotune.bench.metrics import load_metric, score_range
+from autotune.bench.metrics import load_metric, metric_identity, score_range
 from autotune.bench.sequential import DropTest
 from autotune.bench.visit import PROBE_SAMPLES, next_look, visiting_order
 from autotune.cache import Cache
@@ -73,7 +73,7 @@ def scores_key(engine: Engine, backend: Backend, dataset: Dataset, metric: str) 
             "versions": dict(device.versions),
             "device": device.device,
             "data": dataset.digest,
-            "metric": metric,
+            **metric_identity(metric),
             "format": _FORMAT,
         }
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from autotune.bench.accuracy import Scores, accuracy_estimate, drop_estimate, predict, score, scores_from_arrays
-from autotune.bench.metrics import load_metric, negative_mse, spearman_pairs, top1, top5
+from autotune.bench.metrics import load_metric, metric_identity, negative_mse, spearman_pairs, top1, top5
 from autotune.data.dataset import Dataset
 from autotune.engines.protocol import Inputs, Outputs
 from autotune.errors import SpecError, Unstable
@@ -125,11 +126,6 @@ def test_top5_by_hand() -> None:
     assert top5(rows, np.array([4, 5, 2, 1])).tolist() == [1, 0, 1, 0]
 
 
-def test_top5_of_fewer_than_five_classes_is_always_right() -> None:
-    """With three classes every label is among the best five."""
-    assert top5({"logits": np.zeros((4, 3))}, np.array([0, 1, 2, 2])).tolist() == [1, 1, 1, 1]
-
-
 def test_negative_mse_by_hand() -> None:
     """(1 + 4)/2 = 2.5 and 0; the sign turns, because higher is better."""
     assert negative_mse({"y": np.array([[1.0, 2], [3, 4]])}, np.array([[0.0, 0], [3, 4]])).tolist() == [-2.5, 0]
@@ -239,3 +235,42 @@ def test_scores_survive_storage() -> None:
     assert again.n == 2 and again.per_sample is not None and again.per_sample.tolist() == [1, 0]
     whole = scores_from_arrays(Scores(value=0.5, resampled=np.array([0.4, 0.6]), n=9).as_arrays())
     assert (whole.value, whole.n) == (0.5, 9)
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs", "labels", "said"),
+    [
+        ("top1", np.full((4, 1), 0.7), [0, 1, 1, 0], "has shape (n, 1) and not (n, classes)"),
+        ("top1", np.eye(4), [1, 2, 3, 4], "the labels go from 1 to 4, the model's classes from 0 to 3"),
+        ("top1", np.eye(4), [-1, 0, 1, 2], "the labels go from -1 to 2"),
+        ("top5", np.eye(4), [0, 1, 2, 3], "every label is among the five largest; use top1"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(name: str, outputs: np.ndarray, labels: list[int], said: str) -> None:
+    """Counting them as misses, or a single column as always right, would make a number that means nothing."""
+    with pytest.raises(SpecError, match=re.escape(said)):
+        score(load_metric(name), {"logits": outputs}, np.array(labels))
+
+
+def test_a_users_metric_may_raise_anything_and_give_any_sequence() -> None:
+    """Whatever it raises is told as the metric's fault; a list of scores is as good as an array."""
+    with pytest.raises(SpecError, match="ZeroDivisionError"):
+        score(lambda outputs, labels: 1 / 0, {"y": np.zeros((3, 1))}, np.zeros(3))
+    assert score(lambda outputs, labels: [1.0, 0.0, 1.0], {"y": np.zeros((3, 1))}, np.zeros(3)).n == 3  # type: ignore[arg-type, return-value]
+
+
+def test_a_metric_that_is_not_finite_rejects_the_candidate() -> None:
+    """NaN is no accuracy, and no comparison with a limit would notice it."""
+    for result in (float("nan"), np.array([1.0, np.inf, 0.0])):
+        with pytest.raises(Unstable, match="not finite"):
+            score(lambda outputs, labels, r=result: r, {"y": np.zeros((3, 1))}, np.zeros(3))  # type: ignore[misc]
+
+
+def test_the_code_of_a_users_metric_is_part_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of an older version of the function are not taken for those of the present one."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = []
+    for value in (1, 2):
+        (tmp_path / "users_metric.py").write_text(f"def m(outputs, labels):\n    return {value}.0\n")
+        found.append(metric_identity("users_metric:m"))
+    assert found[0] != found[1] and metric_identity("top1") == {"metric": "top1"}
