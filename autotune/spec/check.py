@@ -8,9 +8,17 @@ from typing import Any
 
 from autotune.errors import EnvironmentProblem, SpecError
 from autotune.registry import load_object
+from autotune.spec.arrival_file import read_arrivals
 from autotune.spec.inputs import InputSpec
-from autotune.spec.model import ModelSpec, StudySpec
+from autotune.spec.model import LoadSpec, ModelSpec, StudySpec
 from autotune.spec.onnx_file import ModelFault, checked_onnx, inputs_from_onnx
+
+
+def check_load(load: LoadSpec) -> None:
+    """Returns when the load can be run as the study says it. Raises SpecError at the line of a recorded trace that is wrong."""
+    if load.trace is not None:
+        read_arrivals(load.trace.file)
+
 
 TORCH_INPUT = "input"
 """The name that a torch model's only input gets when it is exported."""

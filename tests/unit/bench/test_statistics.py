@@ -69,10 +69,11 @@ def test_mean_of_five_by_hand() -> None:
 def test_mean_with_positive_autocorrelation_by_hand() -> None:
     """1, 1, 0, 0, 0, 0, 1, 1 (n = 8): deviations ±½, ρ₁ = (1 − 1 + 1 + 1 + 1 − 1 + 1)·¼/(8·¼) = 3/8, ρ₂ = (−2 + 2 − 2)/8 < 0.
 
-    s² = 2/7 and the inflation is 1 + 2·(7/8)·(3/8) = 1.65625, so half = t₇·√(2/7/8·1.65625).
+    s² = 2/7 and the inflation is 1 + 2·(7/8)·(3/8) = 1.65625, so 8/1.65625 = 4.8 samples count, of which 4 are whole:
+    half = t₃·√(2/7/8·1.65625).
     """
     estimate = mean_estimate(np.array([1.0, 1, 0, 0, 0, 0, 1, 1]))
-    assert estimate.half_width == pytest.approx(2.364624 * math.sqrt(2 / 7 / 8 * 1.65625), rel=1e-5)
+    assert estimate.half_width == pytest.approx(3.182446 * math.sqrt(2 / 7 / 8 * 1.65625), rel=1e-5)
 
 
 def test_constant_samples_have_an_interval_of_no_width() -> None:
