@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from autotune.errors import EnvironmentProblem
 from autotune.fingerprint import digest_of, file_digest
@@ -67,12 +67,18 @@ def register_study(plan: StudyPlan, store: Store, target: int) -> StudyRow:
     return store.ensure_study(
         name=spec.study,
         spec_json=document,
-        spec_digest=digest_of({"data": document["data"], "constraints": document["constraints"]}),
+        spec_digest=digest_of({"data": document["data"], "constraints": document["constraints"], **_load_identity(plan)}),
         model_digest=digest_of(model),
         objectives=spec.objectives,
         environment=plan.fingerprint,
         target=target,
     )
+
+
+def _load_identity(plan: StudyPlan) -> dict[str, Any]:
+    """What makes the load another one, so that throughputs are no comparison; nothing for the closed loop."""
+    identity = plan.spec.load.identity()
+    return {"load": identity} if identity else {}
 
 
 def run_study(

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from store_samples import ENVIRONMENT
 
 from autotune.candidate import Candidate
-from autotune.records import ESTIMATES, Estimate, LatencySummary, Rejection, Series, TrialRecord, VariantInfo
+from autotune.records import (
+    ESTIMATES,
+    LOAD_ESTIMATES,
+    Estimate,
+    LatencySummary,
+    LoadFigures,
+    Rejection,
+    Series,
+    TrialRecord,
+    VariantInfo,
+)
 from autotune.store.repository import open_store
 from autotune.store.worker import this_worker
 
@@ -39,6 +49,13 @@ records: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "metric": words,
         **dict.fromkeys(ESTIMATES, maybe),
         "latency_ms": st.builds(LatencySummary, p50=maybe, p90=maybe, p95=maybe, p99=maybe),
+        "load": st.none()
+        | st.builds(
+            LoadFigures, scenario=words, driver=words, n_requests=counts, offered_items_per_s=st.none() | positive,
+            slo_ms=st.none() | positive, slo_percentile=st.none() | st.sampled_from([50, 99]), late_share=st.none() | positive,
+            queued_share=st.none() | positive, mean_batch=st.none() | positive, foreign_cpu_share=st.none() | positive,
+            n_repeated_windows=st.integers(0, 99), **dict.fromkeys(LOAD_ESTIMATES, maybe),
+        ),
         "peak_memory_mib": st.none() | positive,
         "pool_peak_mib": st.none() | positive,
         "model_bytes": st.none() | counts,
