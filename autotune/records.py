@@ -82,6 +82,18 @@ class LoadFigures:
     foreign_cpu_share: float | None = None
     n_repeated_windows: int = 0
 
+    @property
+    def throughput_means(self) -> str:
+        """What the trial's throughput is, in words."""
+        if self.slo_ms is None:
+            return {"server": "items/s served of those that arrive", "trace": "items/s served of those that arrive"}.get(
+                self.scenario, f"items/s of the closed loop ({self.scenario})"
+            )
+        slo = f"p{self.slo_percentile} ≤ {self.slo_ms:g} ms"
+        if self.peak_items_per_s is not None:
+            return f"the highest arrival rate at which {slo}"
+        return f"items/s within {self.slo_ms:g} ms, of {self.offered_items_per_s or 0:g} that arrive; wanted: {slo}"
+
     @staticmethod
     def from_json(values: Mapping[str, Any] | None) -> LoadFigures | None:
         """The figures, or None where the trial was never loaded."""

@@ -162,7 +162,7 @@ def _clipped(knob: str, domain: Domain, takers: Sequence[EngineView], removed: l
 
 
 def _useful(knob: str, domain: Domain, load: LoadSpec, removed: list[Removal]) -> Domain:
-    """The domain without batches and streams that a query of so few samples cannot fill; as it is where nothing would be left."""
+    """The domain without batches and streams that a query of so few samples cannot fill, unless nothing would be left."""
     n = load.samples_per_query
     if n is None or knob not in ("batch_size", "streams"):
         return domain
