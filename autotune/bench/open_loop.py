@@ -97,12 +97,14 @@ class _Serving:
             self.windows.lap()
             now = clock()
             waits.append(self.feed.oldest_wait_ns(now) if self.feed.n_waiting(now) > 2 * self._in_hand() else 0)
-            if _grows(waits):
+            n_windows = self.windows.n_towards_the_end
+            at_the_cap = n_windows * plan.window_s >= max_s or end >= last_ns
+            if _grows(waits, rises=_RISES - 1 if at_the_cap else _RISES):
                 self.feed.stop()
                 return end, True
-            n_windows = self.windows.n_towards_the_end
-            served = self.trace(end, overloaded=False, so_far=True)
-            if n_windows * plan.window_s >= max_s or end >= last_ns or enough(served, n_windows):
+            # A queue that has just grown may be the first sign of one that grows without end.
+            rests = waits[-1] <= waits[-2]
+            if at_the_cap or (rests and enough(self.trace(end, overloaded=False, so_far=True), n_windows)):
                 self.feed.end_at(self.begin_ns + end)
                 return end, False
 
@@ -135,8 +137,8 @@ class _Serving:
         )
 
 
-def _grows(waits: list[int]) -> bool:
-    """True when the first in the queue has waited longer from window to window, or hopelessly long."""
-    last = waits[-_RISES - 1 :]
-    rises = len(last) > _RISES and all(b > a for a, b in itertools.pairwise(last)) and last[0] > 0
-    return rises or waits[-1] > _HOPELESS_S * NS
+def _grows(waits: list[int], rises: int) -> bool:
+    """True when the first in the queue has waited longer from window to window so often, or hopelessly long."""
+    last = waits[-rises - 1 :]
+    rising = len(last) > rises and all(b > a for a, b in itertools.pairwise(last))
+    return rising or waits[-1] > _HOPELESS_S * NS

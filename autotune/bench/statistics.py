@@ -119,12 +119,12 @@ def steady_from(samples: Samples) -> int | None:
     """Index from which on a series is steady: the truncation that leaves the mean least uncertain (MSER-5, White 1997).
 
     `samples`, shape (n,), in time order. Means of five samples are cut at the point that minimizes Σ(x − x̄)²/(n − d)². None
-    where that point lies in the second half: the series has not settled. 0 for a series shorter than 50, and instead of None
+    where that point lies in the second half: the series has not settled. 0 for a series shorter than 200, and instead of None
     for one shorter than 1,000, in which one burst looks the same. In simulated M/D/1 queues of 2,000 requests None comes in 1 %
     at a load of 0.3, 3 % at 0.5, 15 % at 0.8, and in 91 % at 1.05.
     """
     n_groups = len(samples) // 5
-    if n_groups < 10:
+    if n_groups < 40:
         return 0
     groups = samples[: 5 * n_groups].reshape(n_groups, 5).mean(axis=1)
     left = np.arange(n_groups, 0, -1)
