@@ -123,14 +123,8 @@ def _noticed(quiet: Sequence[TrialRecord], disturbed: Sequence[TrialRecord]) -> 
         "repeated_windows_alone": sum(r.load.n_repeated_windows for r in quiet if r.load),
     }
     before = [math.log(_rate(r).value) for r in quiet]
-    alarm = next(
-        (
-            i
-            for i in range(1, len(disturbed) + 1)
-            if changed(before + [math.log(_rate(r).value) for r in disturbed[:i]]).changed_at
-        ),
-        None,
-    )
+    after = [math.log(_rate(r).value) for r in disturbed]
+    alarm = next((i for i in range(1, len(after) + 1) if changed(before + after[:i]).changed_at is not None), None)
     ratio = math.exp(sum(after) / len(after) - sum(before) / len(before))
     return {**flagged, "false_alarm": changed(before).changed_at, "alarm_after": alarm, "speed_beside_a_neighbour": ratio}
 
