@@ -265,6 +265,17 @@ class EngineContract:
                 session.wait(slot)
         assert all(np.array_equal(inputs[name], array) for name, array in before.items())
 
+    def test_smaller_batches_are_answered_where_they_are_offered(self, tmp_path: Path) -> None:
+        """`partial_batches`: a session made for two samples answers one, and two again after it."""
+        if not self._available()[1].partial_batches:
+            pytest.skip("this engine takes whole batches only")
+        session, variant, candidate = self._session(tmp_path)
+        with session:
+            for n in (1, candidate.batch_size):
+                inputs = _inputs(n)
+                session.submit(inputs, 0)
+                _assert_close(session.wait(0), self.expected(variant, inputs, candidate), self.tolerance["fp32"], f"{n}")
+
     def test_closing_twice_is_safe(self, tmp_path: Path) -> None:
         """`with` closes a session, and so may the caller, before or after."""
         session, _, candidate = self._session(tmp_path)

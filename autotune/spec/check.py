@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,23 @@ from autotune.spec.onnx_file import ModelFault, checked_onnx, inputs_from_onnx
 
 
 def check_load(load: LoadSpec) -> None:
-    """Returns when the load can be run as the study says it. Raises SpecError at the line of a recorded trace that is wrong."""
+    """Returns when the load can be run as the study says it.
+
+    Raises SpecError at the line of a recorded trace that is wrong, and EnvironmentProblem where its driver is not installed.
+    """
+    if load.driver == "loadgen" and _is_missing("mlperf_loadgen"):
+        raise EnvironmentProblem(
+            "load.driver: loadgen needs MLPerf's LoadGen, which is not installed.", remedy="pip install 'autotune[loadgen]'"
+        )
     if load.trace is not None:
         read_arrivals(load.trace.file)
+
+
+def _is_missing(module: str) -> bool:
+    try:
+        return find_spec(module) is None
+    except ValueError:  # what stands in sys.modules was not imported
+        return True
 
 
 TORCH_INPUT = "input"

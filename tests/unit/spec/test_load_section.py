@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from assets import fake_study as fake
 from pydantic import ValidationError
 
-from autotune.errors import SpecError
+from autotune.errors import EnvironmentProblem, SpecError
 from autotune.spec.arrival_file import read_arrivals
 from autotune.spec.check import check_load
 from autotune.spec.load import load_spec
@@ -104,6 +105,14 @@ def test_only_other_loads_change_a_studys_identity() -> None:
     server = LoadSpec.model_validate({"server": {"qps": 3}}).identity()
     assert server != LoadSpec.model_validate({"server": {"qps": 4}}).identity() != {}
     assert LoadSpec(driver="loadgen").identity() != {}
+
+
+def test_a_driver_that_is_missing_is_told_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the command that installs it."""
+    monkeypatch.setitem(sys.modules, "mlperf_loadgen", None)
+    with pytest.raises(EnvironmentProblem, match="LoadGen") as caught:
+        check_load(LoadSpec(driver="loadgen"))
+    assert "pip install 'autotune[loadgen]'" in str(caught.value)
 
 
 # Recorded traces
