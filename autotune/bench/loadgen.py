@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from autotune.bench.disturbance import CONTENDED, Windows
 from autotune.bench.feeds import Work
 from autotune.bench.knee import Probe, find_knee
 from autotune.bench.lanes import NS, overlapping
@@ -52,11 +54,13 @@ class LoadGenFeed:
         """LoadGen's call: these samples are to be run."""
         now = self._clock()
         with self._turn:
-            if self._stopped:
-                self._complete([s.id for s in samples])
+            if not self._stopped:
+                self._waiting.extend((s.id, now) for s in samples)
+                self._turn.notify(len(samples) // self._batch_size + 1)
                 return
-            self._waiting.extend((s.id, now) for s in samples)
-            self._turn.notify(len(samples) // self._batch_size + 1)
+        # Answered at once, a closed scenario would ask, and log, as fast as it can until its time is over.
+        time.sleep(0.01)
+        self._complete([s.id for s in samples])
 
     def take(self) -> Work | None:
         """Up to a batch of what was issued."""
@@ -167,6 +171,7 @@ def _one_run(
     n_samples = len(on.pool) * on.batch_size
     sut = loadgen.ConstructSUT(feed.issue, lambda: None)
     qsl = loadgen.ConstructQSL(n_samples, n_samples, lambda indices: None, lambda indices: None)
+    windows = Windows(on.meter)
     begin = clock()
     try:
         # A worker that fails leaves LoadGen waiting for its answer, so it must be able to end without the rest.
@@ -177,6 +182,7 @@ def _one_run(
         )
     finally:
         end = clock()
+        windows.lap()
         workers.stop()
         workers.join()
         watch.join()
@@ -184,7 +190,9 @@ def _one_run(
         loadgen.DestroySUT(sut)
     if workers.errors:
         raise workers.errors[0]
-    return _result(read_log(folder), workers, plan, rate, begin, end, before_s)
+    found = _result(read_log(folder), workers, plan, rate, begin, end, before_s)
+    figures = None if found.figures is None else replace(found.figures, foreign_cpu_share=windows.foreign_share([True]))
+    return replace(found, figures=figures, flags=(*found.flags, *((CONTENDED,) if any(windows.disturbed) else ())))
 
 
 def _answer_after_failure(workers: Workers, feed: LoadGenFeed) -> None:

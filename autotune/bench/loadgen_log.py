@@ -15,6 +15,8 @@ from autotune.errors import EnvironmentProblem
 
 _DETAIL, _TRACE = "mlperf_log_detail.txt", "mlperf_log_trace.json"
 _MARK = ":::MLLOG "
+_KEPT_BYTES = 16 << 20
+"""A trace has 300 bytes for each sample: of a fast engine hundreds of megabytes, which nobody reads again."""
 _RATES = ("result_samples_per_second", "result_completed_samples_per_sec", "result_qps_with_loadgen_overhead")
 """LoadGen's own figure of Offline, Server and SingleStream; MultiStream reports latencies only."""
 
@@ -45,7 +47,10 @@ class LoadGenRun:
 
 
 def read_log(folder: Path) -> LoadGenRun:
-    """The run whose logs LoadGen left in the folder. Raises EnvironmentProblem where they are not what this version reads."""
+    """The run whose logs LoadGen left in the folder; its trace is gone afterwards where it is larger than 16 MiB.
+
+    Raises EnvironmentProblem where the logs are not what this version reads.
+    """
     try:
         found = dict(_details(folder / _DETAIL))
         samples = _samples(folder / _TRACE)
@@ -54,6 +59,8 @@ def read_log(folder: Path) -> LoadGenRun:
             f"the logs of LoadGen in {folder} cannot be read: {type(exc).__name__}: {exc}.",
             remedy="pip install 'autotune[loadgen]'",
         ) from exc
+    if (folder / _TRACE).stat().st_size > _KEPT_BYTES:
+        (folder / _TRACE).unlink()
     return LoadGenRun(
         version=str(found.get("loadgen_version", "?")).partition(" ")[0],
         valid=found.get("result_validity") == "VALID",

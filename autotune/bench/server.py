@@ -159,7 +159,8 @@ def _result(served: ServedTrace, flags: tuple[str, ...], windows: Windows, plan:
     completed = _exactly(served.completed_per_s() if served.overloaded else rate, len(whole), "samples done / time")
     within = share_within(latencies, plan.slo_ms) if plan.slo_ms is not None and len(latencies) else None
     goodput = None if within is None else _scaled(within, rate)
-    compared_ms = plan.slo_ms or (latency_ms.p99 or latency_ms.p90 or completed).value
+    tail = latency_ms.p99 or latency_ms.p95 or latency_ms.p90
+    compared_ms = plan.slo_ms or (tail.value if tail else float(np.max(latencies, initial=0)) / 1e6)
     late = served.late_share(compared_ms * 1e6)
     counted = windows.counted(0)
     figures = LoadFigures(
