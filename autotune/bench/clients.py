@@ -1,44 +1,52 @@
-"""Clients: a thread per slot of a session, which ends with an engine's error or when it is told to."""
+"""Clients: the threads that drive a session's slots, which end with an engine's error or when they are told to.
+
+A thread drives one slot, or several of a session that lets fewer threads drive it: it then submits on all of its slots before
+it waits for the one that was submitted first, and a request's latency ends when its thread came to see that it was done.
+"""
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from autotune.bench.lanes import Lane
-from autotune.engines.protocol import Inputs, Session
+from autotune.engines.protocol import Inputs, Session, driving_threads
 
 
 class SlotThreads:
-    """A thread for each of `slots`, which runs `drive(slot)` until `is_stopped`; what one raises ends them all.
+    """Threads of which each runs `drive` with the slots that are its own; what one raises ends them all.
 
-    A subclass sets up what `drive` needs, then calls `start`.
+    `n_slots`: so many of the session's slots are used, by as many threads or by fewer where the session wants fewer. A subclass
+    sets up what `drive` needs, then calls `start`.
     """
 
     lanes: Sequence[Lane]
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, session: Session, n_slots: int) -> None:
         self.errors: list[BaseException] = []
         self._stop = threading.Event()
         self.is_stopped = self._stop.is_set
-        self._threads = [threading.Thread(target=self._guarded, args=(slot,), daemon=True) for slot in range(slots)]
+        n_threads = min(n_slots, driving_threads(session))
+        owned = [range(first, n_slots, n_threads) for first in range(n_threads)]
+        self._threads = [threading.Thread(target=self._guarded, args=(slots,), daemon=True) for slots in owned]
 
     def start(self) -> None:
         """Every thread is under way."""
         for thread in self._threads:
             thread.start()
 
-    def drive(self, slot: int) -> None:
-        """One slot's work until `is_stopped`."""
+    def drive(self, slots: Sequence[int]) -> None:
+        """The work of one thread until `is_stopped`; nothing of it is in flight afterwards."""
         raise NotImplementedError
 
     def stop(self) -> None:
         """The threads end after the request that each is at."""
         self._stop.set()
 
-    def _guarded(self, slot: int) -> None:
+    def _guarded(self, slots: Sequence[int]) -> None:
         try:
-            self.drive(slot)
+            self.drive(slots)
         except BaseException as exc:
             self.errors.append(exc)
             self.stop()
@@ -71,23 +79,31 @@ class SlotThreads:
 
 
 class ClosedLoop(SlotThreads):
-    """Each thread submits the next batch when its last one is done."""
+    """Each thread submits the next batch on a slot when the last one there is done."""
 
     def __init__(self, session: Session, batches: Sequence[Inputs], clock: Callable[[], int]) -> None:
-        super().__init__(session.slots)
+        super().__init__(session, session.slots)
         self.lanes = [Lane() for _ in range(session.slots)]
         self._session, self._batches, self._clock = session, batches, clock
         self.start()
 
-    def drive(self, slot: int) -> None:
+    def drive(self, slots: Sequence[int]) -> None:
         """Batches in turn; the slots begin at different ones."""
-        batches, clock, stopped = self._batches, self._clock, self.is_stopped
-        submit, wait, n = self._session.submit, self._session.wait, len(self._batches)
-        begun, ended = self.lanes[slot].started_ns.append, self.lanes[slot].done_ns.append
-        turn = slot * n // self._session.slots
-        while not stopped():
-            begun(clock())
-            submit(batches[turn % n], slot)
+        batches, clock, stopped, n = self._batches, self._clock, self.is_stopped, len(self._batches)
+        submit, wait = self._session.submit, self._session.wait
+        turns = [slot * n // self._session.slots for slot in range(self._session.slots)]
+        begun = [lane.started_ns.append for lane in self.lanes]
+        ended = [lane.done_ns.append for lane in self.lanes]
+        flying = deque(slots)
+        for slot in slots:
+            begun[slot](clock())
+            submit(batches[turns[slot] % n], slot)
+        while flying:
+            slot = flying.popleft()
             wait(slot)
-            ended(clock())
-            turn += 1
+            ended[slot](clock())
+            if not stopped():
+                turns[slot] += 1
+                flying.append(slot)
+                begun[slot](clock())
+                submit(batches[turns[slot] % n], slot)

@@ -21,8 +21,8 @@ Work = tuple[int, int]
 class Feed(Protocol):
     """Gives out samples in order; both methods are called by many threads."""
 
-    def take(self) -> Work | None:
-        """The samples to run next, as soon as there are some; None when there will be none."""
+    def take(self, wait: bool = True) -> Work | None:
+        """The samples to run next, as soon as there are some; None when there will be none. Without `wait`: or none now."""
         ...
 
     def done(self, work: Work, at_ns: int) -> None:
@@ -49,12 +49,12 @@ class QueryFeed:
         self._end, self._open = self._next + self._n, self._n
         self.lane.started_ns.append(self._clock())
 
-    def take(self) -> Work | None:
+    def take(self, wait: bool = True) -> Work | None:
         """A batch of the query's samples, or what is left of it."""
         with self._turn:
-            while self._next == self._end and not self._stopped:
+            while wait and self._next == self._end and not self._stopped:
                 self._turn.wait()
-            if self._stopped:
+            if self._stopped or self._next == self._end:
                 return None
             first, n = self._next, min(self._batch_size, self._end - self._next)
             self._next += n
@@ -100,17 +100,22 @@ class ScheduleFeed:
         self._next = 0
         self.limit = len(due_ns)
 
-    def take(self) -> Work | None:
+    def take(self, wait: bool = True) -> Work | None:
         """What is due, as soon as there is something; None beyond the limit."""
         clock = self._clock
         ready = clock()
-        with self._leader:
+        # Who does not wait finds the lead taken only by one who sleeps, so that nothing is due, or who takes it just now.
+        if not self._leader.acquire(wait):
+            return None
+        try:
             first = self._next
             if first >= self.limit:
                 return None
             trigger = self._trigger(first)
             now = clock()
             if now < trigger:
+                if not wait:
+                    return None
                 self._sleep_until(trigger)
                 now = clock()
                 if first >= self.limit:
@@ -122,7 +127,9 @@ class ScheduleFeed:
             self.ready_ns.append(ready)
             self.took_ns.append(now)
             self.lag_ns.append(max(0, now - max(ready, trigger)))
-        return first, end - first
+            return first, end - first
+        finally:
+            self._leader.release()
 
     def _trigger(self, first: int) -> int:
         """When the batch that begins with this sample may be taken: it is full, or its first sample has waited long enough."""

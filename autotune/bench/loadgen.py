@@ -62,10 +62,12 @@ class LoadGenFeed:
         time.sleep(0.01)
         self._complete([s.id for s in samples])
 
-    def take(self) -> Work | None:
+    def take(self, wait: bool = True) -> Work | None:
         """Up to a batch of what was issued."""
         with self._turn:
             while not self._stopped and (pause_s := self._pause_s()) != 0.0:
+                if not wait:
+                    return None
                 self._turn.wait(pause_s)
             if self._stopped:
                 return None

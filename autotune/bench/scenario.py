@@ -62,7 +62,7 @@ def run_scenario(
 def _queries(on: Loadable, plan: LoadSpec, n: int, give_up_below: float, clock: Callable[[], int]) -> LoadResult:
     """One query after the other; with one sample each a single stream is used, and with more as many as there are batches."""
     feed = QueryFeed(n, on.batch_size, clock)
-    workers = Workers(on.session, on.assembler(), feed, clock, n_workers=-(-n // on.batch_size), counted=[feed.lane])
+    workers = Workers(on.session, on.assembler(), feed, clock, n_slots=-(-n // on.batch_size), counted=[feed.lane])
     found = summarize(count_closed(workers, n, plan, clock, give_up_below, on.meter), plan)
     return replace(found, figures=None if found.figures is None else replace(found.figures, mean_batch=min(n, on.batch_size)))
 

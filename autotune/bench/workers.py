@@ -1,9 +1,10 @@
-"""Workers: a thread per slot that runs what a feed gives out."""
+"""Workers: the threads that run on a session's slots what a feed gives out."""
 
 from __future__ import annotations
 
 import ctypes
 from array import array
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from autotune.bench.assembly import Assembler
 from autotune.bench.clients import SlotThreads
-from autotune.bench.feeds import Feed
+from autotune.bench.feeds import Feed, Work
 from autotune.bench.lanes import NS, Lane
 from autotune.engines.protocol import Session
 
@@ -32,9 +33,9 @@ class WorkLog:
 
 
 class Workers(SlotThreads):
-    """Each thread takes from the feed, runs it on its slot, and takes again, until the feed has no more.
+    """Each thread takes from the feed, runs it on a slot of its own, and takes again, until the feed has no more.
 
-    `n_workers`: so many slots are used. `counted`: the lanes that throughput is counted on, if not the workers' own.
+    `n_slots`: so many slots are used. `counted`: the lanes that throughput is counted on, if not the workers' own.
     Constructing starts them; with `begin` false `drive` may be called by hand instead.
     """
 
@@ -44,13 +45,13 @@ class Workers(SlotThreads):
         assembler: Assembler,
         feed: Feed,
         clock: Callable[[], int],
-        n_workers: int | None = None,
+        n_slots: int | None = None,
         *,
         counted: Sequence[Lane] | None = None,
         begin: bool = True,
     ) -> None:
-        slots = session.slots if n_workers is None else min(n_workers, session.slots)
-        super().__init__(slots)
+        slots = session.slots if n_slots is None else min(n_slots, session.slots)
+        super().__init__(session, slots)
         self._own = [Lane() for _ in range(slots)]
         self.lanes = self._own if counted is None else counted
         self.logs = [WorkLog() for _ in range(slots)]
@@ -58,21 +59,30 @@ class Workers(SlotThreads):
         if begin:
             self.start()
 
-    def drive(self, slot: int) -> None:
-        """One worker's life."""
+    def drive(self, slots: Sequence[int]) -> None:
+        """One worker's life: with a slot free it takes what there is, without one it waits for what it submitted first."""
         wake_on_time()
         clock, batch, take, done = self._clock, self._assembler.batch, self._feed.take, self._feed.done
         submit, wait = self._session.submit, self._session.wait
-        lane, log = self._own[slot], self.logs[slot]
-        while (work := take()) is not None:
-            lane.started_ns.append(clock())
-            log.first.append(work[0])
-            log.number.append(work[1])
-            submit(batch(slot, work[0], work[1]), slot)
+        free, flying = deque(slots), deque[tuple[int, Work]]()
+        while True:
+            # Only who has nothing in flight may sleep until there is something to take.
+            while free and (work := take(not flying)) is not None:
+                slot = free.popleft()
+                log = self.logs[slot]
+                self._own[slot].started_ns.append(clock())
+                log.first.append(work[0])
+                log.number.append(work[1])
+                submit(batch(slot, work[0], work[1]), slot)
+                flying.append((slot, work))
+            if not flying:
+                return
+            slot, work = flying.popleft()
             wait(slot)
             at = clock()
-            lane.done_ns.append(at)
+            self._own[slot].done_ns.append(at)
             done(work, at)
+            free.append(slot)
 
     def stop(self) -> None:
         """The feed gives out nothing more."""

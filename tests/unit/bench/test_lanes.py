@@ -112,3 +112,13 @@ def test_nothing_is_given_out_beyond_the_end() -> None:
     feed.end_at(25)
     assert [feed.take(), feed.take(), feed.take()] == [(0, 1), (1, 1), None]
     assert feed.oldest_wait_ns(40) == 10
+
+
+def test_who_does_not_wait_gets_nothing_that_is_not_there() -> None:
+    """A worker with something in flight takes what is due and goes on; it neither sleeps nor ends the load."""
+    now = [15]
+    schedule = ScheduleFeed(array("q", [10, 20]), 1, 0, lambda: now[0], lambda instant: now.__setitem__(0, instant))
+    assert schedule.take(False) == (0, 1) and schedule.take(False) is None
+    assert schedule.take() == (1, 1) and now == [20]
+    queries = QueryFeed(1, 1, lambda: 0)
+    assert queries.take(False) == (0, 1) and queries.take(False) is None

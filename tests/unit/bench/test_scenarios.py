@@ -184,6 +184,41 @@ def test_batches_are_assembled_of_copies() -> None:
     assert pool[0]["x"].ravel().tolist() == [0, 1, 2, 3]
 
 
+class Shared(Recording):
+    """Two threads drive all slots; a submission is done `takes_s` later, whoever waits for it when."""
+
+    threads = 2
+
+    def __init__(self, slots: int) -> None:
+        super().__init__(slots, takes_s=0.01)
+        self.flying: set[int] = set()
+        self.most_flying = 0
+        self._due = [0.0] * slots
+
+    def submit(self, inputs: Inputs, slot: int) -> None:
+        assert slot not in self.flying, "a slot holds one execution"
+        super().submit(inputs, slot)
+        self.flying.add(slot)
+        self.most_flying = max(self.most_flying, len(self.flying))
+        self._due[slot] = time.monotonic() + self._takes_s
+
+    def wait(self, slot: int) -> Outputs:
+        time.sleep(max(0.0, self._due[slot] - time.monotonic()))
+        self.flying.discard(slot)
+        return {}
+
+
+@pytest.mark.parametrize("load", [{"server": {"qps": 3000, "slo_ms": 500}}, {"multistream": {"samples_per_query": 16}}])
+def test_fewer_threads_than_slots_keep_all_slots_busy(load: dict[str, Any]) -> None:
+    """Two threads drive four slots: under enough load all four are in flight, and none is left over."""
+    session = Shared(slots=4)
+    run_scenario(loadable(session, partial=True, seed=1), plan(**load))
+    own = session.seen[len(session.seen) // 2 :]  # the second half is the load's own, whatever came before it
+    owners = {slot: {thread for s, thread, _ in own if s == slot} for slot in range(4)}
+    assert session.most_flying == 4 and session.flying == set()
+    assert all(len(threads) <= 2 for threads in owners.values())
+
+
 def test_without_loadgen_the_install_line_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver is an extra; who asks for it without having it hears how to get it."""
     monkeypatch.setitem(sys.modules, "mlperf_loadgen", None)

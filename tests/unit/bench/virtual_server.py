@@ -67,7 +67,7 @@ def serve(
     pool: list[Any] = [{"x": np.zeros((batch_size, 2), dtype=np.float32)} for _ in range(3)]
     session: Any = server
     workers = Workers(session, Assembler(pool, batch_size, 1, partial=partial), feed, server.clock, begin=False)
-    workers.drive(0)
+    workers.drive([0])
     first, number, ready, took, lag = (
         np.array(v, dtype=np.int64) for v in (feed.first, feed.number, feed.ready_ns, feed.took_ns, feed.lag_ns)
     )
