@@ -149,7 +149,9 @@ def with_process_spread(estimate: Estimate, relative_sd: float, n: int) -> Estim
     """
     if n < 2:
         raise ValueError(f"a spread between processes needs at least 2 of them, found {n}")
-    own = max(estimate.high - estimate.value, estimate.value - estimate.low) / estimate.value if estimate.value > 0 else 0.0
+    if estimate.value <= 0:
+        return estimate  # nothing on a log scale; its own interval says how much it might be
+    own = max(estimate.high - estimate.value, estimate.value - estimate.low) / estimate.value
     half = math.hypot(math.sqrt(2) * t_quantile(n - 1) * relative_sd, own)
     return Estimate(
         value=estimate.value,

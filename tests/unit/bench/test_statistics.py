@@ -20,6 +20,7 @@ from autotune.bench.statistics import (
     share_estimate,
     steady_from,
     t_quantile,
+    with_process_spread,
 )
 from autotune.records import Estimate
 
@@ -321,3 +322,9 @@ def test_a_series_that_only_grows_is_not_steady() -> None:
     assert steady_from(np.arange(100.0)) == 0
     steady = [steady_from(np.random.default_rng(i).standard_normal(2000)) for i in range(50)]
     assert sum(s is not None and s < 500 for s in steady) >= 45
+
+
+def test_a_throughput_of_nothing_keeps_its_own_interval() -> None:
+    """Where no rate keeps the SLO, the spread between processes adds nothing to 0, and what might be stays."""
+    nothing = Estimate(value=0.0, low=0.0, high=3.5, n=4, method="by hand")
+    assert with_process_spread(nothing, 0.02, 5) == nothing
