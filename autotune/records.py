@@ -60,6 +60,55 @@ class LatencySummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoadFigures:
+    """How a trial was loaded, and what that load says beyond throughput and latency; None where it says nothing.
+
+    `offered_items_per_s`: the rate at which samples arrived. `within_slo`: share of requests within `slo_ms` of their scheduled
+    arrival; `goodput_items_per_s`: so many per second. `peak_items_per_s`: of a closed loop at full load, measured before an
+    arrival rate was searched for. `queued_share`: of requests that found every stream busy. `late_share`: of requests that the
+    load itself handed over late. `mean_batch`: samples that ran together. `foreign_cpu_share`: of the CPUs that others took.
+    """
+
+    scenario: str
+    driver: str = "autotune"
+    n_requests: int = 0
+    offered_items_per_s: float | None = None
+    slo_ms: float | None = None
+    slo_percentile: int | None = None
+    within_slo: Estimate | None = None
+    goodput_items_per_s: Estimate | None = None
+    peak_items_per_s: Estimate | None = None
+    queued_share: float | None = None
+    late_share: float | None = None
+    mean_batch: float | None = None
+    foreign_cpu_share: float | None = None
+    n_repeated_windows: int = 0
+
+    @property
+    def throughput_means(self) -> str:
+        """What the trial's throughput is, in words."""
+        if self.slo_ms is None:
+            return {"server": "items/s served of those that arrive", "trace": "items/s served of those that arrive"}.get(
+                self.scenario, f"items/s of the closed loop ({self.scenario})"
+            )
+        slo = f"p{self.slo_percentile} ≤ {self.slo_ms:g} ms"
+        if self.peak_items_per_s is not None:
+            return f"the highest arrival rate at which {slo}"
+        return f"items/s within {self.slo_ms:g} ms, of {self.offered_items_per_s or 0:g} that arrive; wanted: {slo}"
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any] | None) -> LoadFigures | None:
+        """The figures, or None where the trial was never loaded."""
+        if values is None:
+            return None
+        return LoadFigures(**{**values, **{k: Estimate.from_json(values.get(k)) for k in LOAD_ESTIMATES}})
+
+
+LOAD_ESTIMATES = ("within_slo", "goodput_items_per_s", "peak_items_per_s")
+"""The fields of LoadFigures that are an Estimate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
     """Why a trial has no result: `reason` (errors.CandidateRejected.reason), the stage that gave up, and the message."""
 
@@ -206,6 +255,7 @@ class TrialRecord:
     throughput_items_per_s: Estimate | None = None
     throughput_one_run: Estimate | None = None
     latency_ms: LatencySummary = field(default_factory=LatencySummary)
+    load: LoadFigures | None = None
     energy_j_per_item: Estimate | None = None
     power_w: Estimate | None = None
     peak_memory_mib: float | None = None
@@ -251,6 +301,7 @@ class TrialRecord:
                 "candidate": Candidate.from_json(values["candidate"]),
                 "reject": Rejection(**reject) if reject else None,
                 "latency_ms": LatencySummary.from_json(values.get("latency_ms")),
+                "load": LoadFigures.from_json(values.get("load")),
                 "variant": VariantInfo.from_json(values.get("variant")),
                 "agreement": Agreement.from_json(values.get("agreement")),
                 **{k: Estimate.from_json(values.get(k)) for k in (*ESTIMATES, "throughput_one_run")},

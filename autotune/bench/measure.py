@@ -8,9 +8,9 @@ from pathlib import Path
 
 from autotune.bench import memory
 from autotune.bench.energy import energy_per_item, power_estimate
-from autotune.bench.load import LoadResult, run_closed_loop, summarize
+from autotune.bench.load import LoadResult
+from autotune.bench.scenario import Loadable, run_scenario
 from autotune.data.dataset import Dataset
-from autotune.engines.protocol import Inputs, Session
 from autotune.records import Estimate, Series
 from autotune.spec.model import LoadSpec
 from autotune.telemetry.sampler import Probe, Sampler
@@ -55,26 +55,20 @@ def last_level_cache_bytes() -> int:
 
 
 def measure_load(
-    session: Session,
-    pool: Sequence[Inputs],
-    batch_size: int,
-    plan: LoadSpec,
-    probes: Sequence[Probe],
-    idle_mib: float | None,
-    give_up_below: float = 0.0,
+    on: Loadable, plan: LoadSpec, probes: Sequence[Probe], idle_mib: float | None, give_up_below: float = 0.0
 ) -> Measurement:
-    """The session's throughput, latency and peak memory. `idle_mib`: resident memory before the engine was opened.
+    """The session's throughput, latency and peak memory under the plan's scenario.
 
-    `give_up_below`: items/s that the session must reach, or its load ends early.
+    `idle_mib`: resident memory before the engine was opened. `give_up_below`: items/s that the session must reach, or its load
+    ends early.
     """
     if idle_mib is not None:
         memory.resident_mib()
         memory.reset_peak()
     with Sampler(probes) as sampler:
-        trace = run_closed_loop(session, pool, batch_size, plan, give_up_below=give_up_below)
+        load = run_scenario(on, plan, give_up_below)
     peak = None if idle_mib is None else max(0.0, memory.peak_mib() - idle_mib)
-    load = summarize(trace, plan)
     series = sampler.series()
     power = power_estimate(series, load.warmup_s)
-    per_item = energy_per_item(power, load.throughput_items_per_s)
+    per_item = energy_per_item(power, load.completed_items_per_s or load.throughput_items_per_s)
     return Measurement(load=load, peak_memory_mib=peak, energy_j_per_item=per_item, power_w=power, telemetry=series)

@@ -106,8 +106,12 @@ def trial_table(records: Sequence[TrialRecord], reference: TrialRecord | None, t
         "MiB",
     ):
         table.add_column(head, justify="left" if head in ("engine", "precision") else "right", no_wrap=True)
+    with_slo = any(r.load is not None and r.load.within_slo is not None for r in rows)
+    if with_slo:
+        table.add_column("in SLO %", justify="right", no_wrap=True)
     for record in rows:
-        table.add_row(*_columns(record, reference, seldom), style="dim" if record.role == "reference" else "")
+        within = [with_interval(record.load.within_slo if record.load else None, 2, 100.0)] if with_slo else []
+        table.add_row(*_columns(record, reference, seldom), *within, style="dim" if record.role == "reference" else "")
     return table
 
 
@@ -115,6 +119,9 @@ def print_trials(records: Sequence[TrialRecord], reference: TrialRecord | None, 
     """The table on stdout, then a line per trial that has no result."""
     out = console()
     out.print(trial_table(records, reference, title))
+    loads = [r.load for r in (*records, *([reference] if reference else [])) if r.load is not None]
+    if loads and loads[0].scenario != "offline":
+        out.print(f"items/s: {loads[0].throughput_means}", markup=False, soft_wrap=True)
     for record in records:
         if record.reject is not None:
             out.print(f"{record.number:>4} {reject_line(record)}", markup=False, soft_wrap=True)
@@ -170,6 +177,8 @@ def print_trial(record: TrialRecord) -> None:
             text = f"{value['value']:.6g} [{value['low']:.6g}, {value['high']:.6g}] (n={value['n']}, {value['method']})"
         elif name == "agreement":
             text = _agreement(record.agreement)
+        elif name == "load" and value is not None:
+            text = ", ".join(f"{k}={_inner(v)}" for k, v in value.items() if v is not None)
         elif name == "repetitions":
             text = "; ".join(_repetition(p) for p in record.repetitions) or DASH
         elif isinstance(value, dict):

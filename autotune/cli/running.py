@@ -20,7 +20,7 @@ from autotune.cli.render import emit_json, print_front_notes, print_trials
 from autotune.data.study_data import load_study_data
 from autotune.errors import SpecError
 from autotune.records import Regime, TrialRecord
-from autotune.spec.check import check_model
+from autotune.spec.check import check_load, check_model
 from autotune.spec.load import load_spec
 from autotune.spec.model import StudySpec, see_users_modules
 from autotune.store.repository import open_store
@@ -41,6 +41,7 @@ def checked_plan(study_file: str, changed: Callable[[StudySpec], StudySpec] = la
     """
     spec = changed(load_spec(Path(study_file)))
     see_users_modules(spec)
+    check_load(spec.load)
     plan = make_plan(spec)
     _check_metric(spec)
     load_study_data(spec, check_model(spec), plan.cache)
@@ -161,7 +162,7 @@ def _estimated_cost(plan: StudyPlan, trials: int) -> dict[str, float]:
     """Bounds from the load plan alone: the shortest and the longest measurement; variants and engines at the model's size."""
     load = plan.spec.load
     low = trials * (load.warmup_s + load.min_windows * load.window_s)
-    high = trials * (10 * max(1.0, load.warmup_s) + load.max_s)
+    high = trials * (10 * max(1.0, load.warmup_s) + load.longest_s)
     pruning = plan.space.domains["pruning_ratio"]
     ratios = 6 if isinstance(pruning, Range) else len(pruning.values)
     high += plan.spec.recovery.max_s * (ratios - 1)

@@ -171,3 +171,26 @@ def _strike(fault: str) -> None:
         os._exit(7)
     else:
         raise ZeroDivisionError("the fake engine was told to fail")
+
+
+class NullSession:
+    """Answers at once with nothing: what a load costs on it is the load's own."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+
+    def submit(self, inputs: Inputs, slot: int) -> None:
+        """Nothing happens."""
+
+    def wait(self, slot: int) -> Outputs:
+        """No outputs."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None

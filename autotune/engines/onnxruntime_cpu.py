@@ -54,6 +54,7 @@ class OnnxRuntimeCpu:
             limits={"worker_threads": (1, usable_cores()), "streams": (1, 4 * usable_cores())},
             distributions=("onnxruntime", "onnxruntime-gpu"),
             knob_docs=_DOCS,
+            partial_batches=True,
         )
 
     def scheme(self, precision: str) -> QuantScheme:

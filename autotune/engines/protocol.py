@@ -44,6 +44,8 @@ class Capabilities:
     distributions: tuple[str, ...] = ()
     run_distributions: tuple[str, ...] = ()
     knob_docs: Mapping[str, str] = field(default_factory=dict)
+    partial_batches: bool = False
+    """A session takes batches that are smaller than the candidate's as well, and answers as many samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

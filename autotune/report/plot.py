@@ -30,7 +30,9 @@ def draw_front(records: Sequence[TrialRecord], front: Sequence[TrialRecord], ref
     if pairs:
         axes.plot(*zip(*pairs, strict=True), color="#c2410c", linewidth=1, alpha=0.6, zorder=1)
     metric = next((r.metric for r in records if r.metric), "accuracy")
-    axes.set_xlabel("throughput, items per second (95 % interval)")
+    load = next((r.load for r in records if r.load is not None), None)
+    means = "throughput, items per second" if load is None or load.scenario == "offline" else load.throughput_means
+    axes.set_xlabel(f"{means} (95 % interval)")
     axes.set_ylabel(f"{metric} (95 % interval)")
     used = sorted({r.candidate.precision for r in records if r.accuracy and r.throughput_items_per_s})
     shapes = ", ".join(f"{_SHAPES.get(_MARKERS.get(p, 'o'), 'circle')} {p}" for p in used)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from autotune.candidate import KNOBS, Candidate, Choices, Domain, Range, Scalar
 from autotune.errors import EnvironmentProblem, SpecError, SpecProblem
 from autotune.spec.knobs import CALIBRATED
-from autotune.spec.model import StudySpec
+from autotune.spec.model import LoadSpec, StudySpec
 
 SHARED_KNOBS = tuple(k for k in KNOBS if k not in ("engine", "precision"))
 """The knobs that are sampled one by one; engine and precision are drawn together, because engines differ in precisions."""
@@ -88,6 +88,7 @@ def filtered_space(spec: StudySpec, engines: Sequence[EngineView], *, can_prune:
         if knob == "pruning_ratio":
             domain = _without_pruning(spec, domain, can_prune, removed)
         domain = _clipped(knob, domain, takers, removed)
+        domain = _useful(knob, domain, spec.load, removed)
         if isinstance(domain, Choices) and not domain.values and KNOBS[knob].default is None and knob not in spec.space:
             continue  # the study leaves this knob to the engine
         domains[knob] = domain
@@ -158,6 +159,23 @@ def _clipped(knob: str, domain: Domain, takers: Sequence[EngineView], removed: l
     if domain.low < low:
         removed.append(Removal(knob=knob, what=f"{domain.low:g}…{low - 1}", reason=reason))
     return inside
+
+
+def _useful(knob: str, domain: Domain, load: LoadSpec, removed: list[Removal]) -> Domain:
+    """The domain without batches and streams that a query of so few samples cannot fill, unless nothing would be left."""
+    n = load.samples_per_query
+    if n is None or knob not in ("batch_size", "streams"):
+        return domain
+    reason = f"{load.scenario} asks {n} sample{'s' if n > 1 else ''} at a time"
+    if isinstance(domain, Choices):
+        kept = tuple(v for v in domain.values if isinstance(v, int | float) and v <= n)
+        removed += [Removal(knob=knob, what=str(v), reason=reason) for v in domain.values if kept and v not in kept]
+        return Choices(values=kept) if kept else domain
+    if domain.low > n or domain.high <= n:
+        return domain
+    removed.append(Removal(knob=knob, what=f"{n + 1}…{domain.high:g}", reason=reason))
+    inside = _on_grid(domain, domain.low, n)
+    return Choices(values=(inside.low,)) if inside.low >= inside.high else inside
 
 
 def _on_grid(domain: Range, low: float, high: float) -> Range:

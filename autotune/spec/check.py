@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from autotune.errors import EnvironmentProblem, SpecError
 from autotune.registry import load_object
+from autotune.spec.arrival_file import read_arrivals
 from autotune.spec.inputs import InputSpec
-from autotune.spec.model import ModelSpec, StudySpec
+from autotune.spec.model import LoadSpec, ModelSpec, StudySpec
 from autotune.spec.onnx_file import ModelFault, checked_onnx, inputs_from_onnx
+
+
+def check_load(load: LoadSpec) -> None:
+    """Returns when the load can be run as the study says it.
+
+    Raises SpecError at the line of a recorded trace that is wrong, and EnvironmentProblem where its driver is not installed.
+    """
+    if load.driver == "loadgen" and _is_missing("mlperf_loadgen"):
+        raise EnvironmentProblem(
+            "load.driver: loadgen needs MLPerf's LoadGen, which is not installed.", remedy="pip install 'autotune[loadgen]'"
+        )
+    if load.trace is not None:
+        read_arrivals(load.trace.file)
+
+
+def _is_missing(module: str) -> bool:
+    try:
+        return find_spec(module) is None
+    except ValueError:  # what stands in sys.modules was not imported
+        return True
+
 
 TORCH_INPUT = "input"
 """The name that a torch model's only input gets when it is exported."""

@@ -164,7 +164,7 @@ def _search_lines(device: str, calibrated: bool) -> list[str]:
         "  accuracy_drop: 0.01   # at most one point of top-1 under the unmodified model",
         "  # latency_p99_ms: 50",
         "# accuracy: {early_stop: {error_rate: 0.01}}   # hopeless candidates run on few samples; off: on all",
-        "load: {scenario: offline}   # offline: all streams busy; singlestream: one request after the other",
+        "load: {scenario: offline}   # all streams busy | singlestream | multistream | server: {qps, slo_ms} | FILE.csv",
         "budget: {trials: 60, hours: 2}   # whichever is reached first",
         "# finalists: {rounds: 5}   # the best are measured again at the end, in fresh processes; off: they are not",
         "# canary: {every_trials: 10}   # the reference is measured again in between; off: it is not",

@@ -28,6 +28,7 @@ from autotune.spec.presets import (
     space_from_values,
 )
 from autotune.spec.problems import problems_from_validation
+from autotune.spec.scenarios import canonical_load
 from autotune.spec.storage_url import absolute_storage
 
 _NO_OVERRIDES: Mapping[str, Any] = MappingProxyType({})
@@ -35,7 +36,7 @@ _DEVICE = re.compile(r"^(auto|cpu|cuda(:\d+)?)$")
 _CALLABLE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
 _COMMAND_LINE = ("command line", None)
 _SPLITS = ("validation", "calibration", "train")
-_FILE_KEYS = ("model.path", "model.weights", *(f"data.{split}.npz" for split in _SPLITS))
+_FILE_KEYS = ("model.path", "model.weights", "load.trace.file", *(f"data.{split}.npz" for split in _SPLITS))
 
 
 def load_spec(path: Path, overrides: Mapping[str, Any] = _NO_OVERRIDES) -> StudySpec:
@@ -46,7 +47,10 @@ def load_spec(path: Path, overrides: Mapping[str, Any] = _NO_OVERRIDES) -> Study
     """
     document = read_document(path)
     values, positions = _overridden(document.values, document.positions, overrides)
+    positions, form_faults = _with_canonical_load(values, positions)
     faults = Faults(positions=positions, problems=list(document.problems))
+    for fault in form_faults:
+        faults.add(*fault)
     folder = path.absolute().parent
     _resolve_paths(values, folder, faults)
     _check_names(values, faults)
@@ -75,6 +79,18 @@ def _overridden(values: dict[str, Any], positions: Positions, overrides: Mapping
         inner[last] = tuple(value) if isinstance(value, list) else value
         lines[key] = _COMMAND_LINE
     return values, Positions(file=positions.file, lines=lines)
+
+
+def _with_canonical_load(values: dict[str, Any], positions: Positions) -> tuple[Positions, list[tuple[str, str, str]]]:
+    """`values["load"]` is in its canonical form, and the positions know how the file has it; what no form allows comes back."""
+    section = _section(values, "load")
+    if section is None:
+        return positions, []
+    form = canonical_load(section)
+    values["load"] = form.values
+    spelled = {f"load.{key}": f"load.{written}" for key, written in form.spelled.items()}
+    faults = [(f"load.{key}", found, allowed) for key, found, allowed in form.faults]
+    return Positions(file=positions.file, lines=positions.lines, spelled=spelled), faults
 
 
 def _validated(values: dict[str, Any], faults: Faults) -> StudySpec | None:

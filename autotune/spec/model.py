@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from autotune.candidate import KNOBS, Choices, Domain
-from autotune.errors import SpecProblem
 from autotune.spec.positions import Positions
+from autotune.spec.scenarios import LoadSpec as LoadSpec  # re-exported: a section like those below
+from autotune.spec.section import Section
 
 ObjectiveName = Literal["accuracy", "throughput", "latency_p99", "energy", "memory", "cost"]
 
@@ -32,28 +33,7 @@ def see_users_modules(spec: StudySpec) -> None:
         sys.path.insert(0, folder)
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
-
-    # Where the section was read, so that a stage that finds a fault later can still name the line; not in the JSON.
-    _positions: Positions = PrivateAttr(default=Positions())
-    _key: str = PrivateAttr(default="")
-
-    def problem(self, key: str, found: str, allowed: str) -> SpecProblem:
-        """A fault at `key` of this section ("" for the section itself), with the file and line it was read from, if any."""
-        dotted = ".".join(part for part in (self._key, key) if part)
-        return self._positions.problem(dotted, found, allowed)
-
-    def _placed(self, positions: Positions, key: str) -> None:
-        """This section and those inside it know that they were read at `key`. Defaults, which are shared, are left alone."""
-        self._positions, self._key = positions, key
-        for name in self.model_fields_set:
-            inner = getattr(self, name)
-            if isinstance(inner, _Section):
-                inner._placed(positions, f"{key}.{name}" if key else name)
-
-
-class ModelSpec(_Section):
+class ModelSpec(Section):
     """Either an ONNX file (`path`), or a torch callable (`torch`, "module:function") with its `weights`."""
 
     path: Path | None = Field(None, description="an ONNX file")
@@ -76,7 +56,7 @@ class ModelSpec(_Section):
         return self
 
 
-class SplitSpec(_Section):
+class SplitSpec(Section):
     """Labelled samples: an image folder with a CSV (file,label[,split]), or arrays in an .npz file."""
 
     images: Path | None = Field(None, description="folder of the images that the CSV names")
@@ -108,7 +88,7 @@ class SplitSpec(_Section):
         return self
 
 
-class PreprocessSpec(_Section):
+class PreprocessSpec(Section):
     """(pixel·scale − mean)/std on images, or on the arrays of an .npz; resize and crop are for images only."""
 
     color: Literal["RGB", "BGR", "L"] = "RGB"
@@ -131,7 +111,7 @@ class PreprocessSpec(_Section):
         return std
 
 
-class DataSpec(_Section):
+class DataSpec(Section):
     """The labelled data that accuracy is measured on, and what calibration and recovery may use."""
 
     validation: SplitSpec
@@ -141,7 +121,7 @@ class DataSpec(_Section):
     metric: str = Field("top1", description="a registered metric, or module:function")
 
 
-class ConstraintsSpec(_Section):
+class ConstraintsSpec(Section):
     """Limits that a configuration must keep to be a candidate for deployment."""
 
     accuracy_drop: float | None = Field(None, ge=0, description="at most this much under the unmodified model")
@@ -151,25 +131,14 @@ class ConstraintsSpec(_Section):
     memory_mib: float | None = Field(None, gt=0, description="peak memory under load, at most")
 
 
-class LoadSpec(_Section):
-    """How each candidate is loaded while it is measured, and when the measurement may stop."""
-
-    scenario: Literal["offline", "singlestream"] = Field("offline", description="this version runs no other scenario")
-    window_s: float = Field(1.0, ge=0.05, le=60, description="length of one measuring window")
-    min_windows: int = Field(5, ge=3, le=1000)
-    max_s: float = Field(15.0, gt=0, description="cap of the measurement, without the warm-up")
-    warmup_s: float = Field(1.0, ge=0, le=60)
-    precision: float = Field(0.01, gt=0, lt=1, description="stop when the 95 % half-width is this share of the mean")
-
-
-class BudgetSpec(_Section):
+class BudgetSpec(Section):
     """When the search ends: whichever is reached first."""
 
     trials: int = Field(60, ge=1, le=100_000)
     hours: float | None = Field(None, gt=0)
 
 
-class FinalistsSpec(_Section):
+class FinalistsSpec(Section):
     """The best of the search, measured again at its end in fresh processes, interleaved with the reference; `off`: none are."""
 
     rounds: int = Field(5, ge=0, le=100, description="at most this often; fewer once the ranking is settled; 0: off")
@@ -179,20 +148,20 @@ class FinalistsSpec(_Section):
     )
 
 
-class CanarySpec(_Section):
+class CanarySpec(Section):
     """The reference, measured again between the trials, so that a change of the machine is noticed; `off`: it is not."""
 
     every_trials: int = Field(10, ge=0, le=10_000, description="search trials between two measurements, fewer at first; 0: off")
     every_minutes: float = Field(15.0, gt=0, description="minutes between two measurements, whichever is reached first")
 
 
-class WarmStartSpec(_Section):
+class WarmStartSpec(Section):
     """Configurations of earlier studies in the same database, tried first and measured anew; `off`: none are."""
 
     at_most: int = Field(6, ge=0, le=100, description="candidates taken over; 0: off")
 
 
-class EarlyStopSpec(_Section):
+class EarlyStopSpec(Section):
     """Rejects a candidate that misses the accuracy constraint after the first samples that show it; `off`: after all of them.
 
     Only for metrics that state the range of their scores (top1 and top5 do). None is accepted before it ran on all samples.
@@ -206,7 +175,7 @@ class EarlyStopSpec(_Section):
     )
 
 
-class AccuracySpec(_Section):
+class AccuracySpec(Section):
     """How accuracy is measured."""
 
     early_stop: EarlyStopSpec = EarlyStopSpec()
@@ -217,14 +186,14 @@ class AccuracySpec(_Section):
         return _off_or(value, "early_stop")
 
 
-class LimitsSpec(_Section):
+class LimitsSpec(Section):
     """What one trial may take before it is ended with a reason."""
 
     deadline_s: float = Field(900.0, gt=0, description="wall time of one trial")
     memory_mib: int | None = Field(None, ge=64, description="resident memory of the trial; default 90 % of the machine's")
 
 
-class RecoverySpec(_Section):
+class RecoverySpec(Section):
     """Fine-tuning after pruning, with the unmodified model as teacher."""
 
     epochs: int = Field(10, ge=0, le=10_000, description="after each step of pruning")
@@ -248,7 +217,7 @@ def _off_or(value: Any, section: str) -> Any:
     return OFF[section] if value is False or value == "off" else value
 
 
-class StudySpec(_Section):
+class StudySpec(Section):
     """A whole study. `space` holds one Domain per knob, the preset merged in; `file` is where it was read from."""
 
     study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -299,7 +268,7 @@ class StudySpec(_Section):
 
     def placed(self, positions: Positions) -> StudySpec:
         """This study, whose sections now know where they were read."""
-        self._placed(positions, "")
+        self.placed_at(positions, "")
         return self
 
     def domain(self, knob: str) -> Domain:

@@ -15,18 +15,29 @@ _SHOWN_LENGTH = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Positions:
-    """`lines`: dotted key → (file, line from 1, or None for the command line). `file` is where the whole was read."""
+    """`lines`: dotted key → (file, line from 1, or None for the command line). `file` is where the whole was read.
+
+    `spelled`: dotted key of the specification → the key that the file has for it, where a section has several forms.
+    """
 
     file: str = ""
     lines: Mapping[str, tuple[str, int | None]] = field(default_factory=dict)
+    spelled: Mapping[str, str] = field(default_factory=dict)
 
     def problem(self, key: str, found: str, allowed: str) -> SpecProblem:
         """A fault at `key`; a key that is not in the file is placed at the nearest section that is."""
-        place = key
+        place = key = self._as_written(key)
         while place and place not in self.lines:
             place = place[: max(place.rfind("."), place.rfind("["), 0)]
         file, line = self.lines.get(place, (self.file, 1 if self.file else None))
         return SpecProblem(key=key, found=found, allowed=allowed, file=file, line=line)
+
+    def _as_written(self, key: str) -> str:
+        for length in range(key.count(".") + 1, 0, -1):
+            head = ".".join(key.split(".")[:length])
+            if head in self.spelled:
+                return self.spelled[head] + key[len(head) :]
+        return key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

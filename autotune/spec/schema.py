@@ -10,6 +10,7 @@ from typing import Any
 from autotune.candidate import KNOBS, Knob
 from autotune.spec.knobs import choices_of
 from autotune.spec.model import OFF, StudySpec
+from autotune.spec.scenarios import SECTIONS
 
 SCHEMA_ASSET = "search_spaces/study.schema.json"
 
@@ -24,6 +25,7 @@ def json_schema() -> dict[str, Any]:
     for name in OFF:
         section = properties if name in properties else schema["$defs"]["AccuracySpec"]["properties"]
         section[name] = {"anyOf": [section[name], {"enum": [False, "off"]}], "default": section[name].pop("default")}
+    _allow_short_loads(schema["$defs"])
     properties["space"] = _space()
     properties["priors"] = _priors("configurations to try first; may name some knobs only")
     return {
@@ -32,6 +34,30 @@ def json_schema() -> dict[str, Any]:
         "title": "autotune study",
         "description": "One search for the best deployment of one model on one device",
     }
+
+
+def _allow_short_loads(definitions: dict[str, Any]) -> None:
+    """The section `load` also takes the forms that `canonical_load` understands."""
+    load = definitions["LoadSpec"]["properties"]
+    csv = {"type": "string", "pattern": r"\.[cC][sS][vV]$", "description": "a recorded trace"}
+    nested = {
+        "type": "object",
+        "properties": {name: {"$ref": f"#/$defs/{kind.__name__}"} for name, kind in SECTIONS.items()},
+        "minProperties": 1,
+        "maxProperties": 1,
+        "additionalProperties": False,
+    }
+    scenario = load["scenario"]
+    load["scenario"] = {
+        "description": scenario.pop("description"),
+        "default": scenario.pop("default"),
+        "anyOf": [scenario, nested, csv],
+    }
+    load["trace"]["anyOf"].append(csv)
+    for kind in SECTIONS.values():
+        for name, value in definitions[kind.__name__]["properties"].items():
+            # Defaults belong to the section; beside the scenario a key stands only where somebody wrote it.
+            load.setdefault(name, {k: v for k, v in value.items() if k != "default"})
 
 
 def schema_text() -> str:

@@ -14,9 +14,11 @@ from autotune.fingerprint import digest_of
 from autotune.records import (
     ESTIMATES,
     FAILED_AGAIN,
+    LOAD_ESTIMATES,
     Agreement,
     Estimate,
     LatencySummary,
+    LoadFigures,
     Rejection,
     Repetition,
     Series,
@@ -30,13 +32,20 @@ Values = dict[str, Any]
 LATENCIES = {f"latency_{f.name}": f.name for f in fields(LatencySummary)}
 """The metric of each percentile that a LatencySummary holds."""
 
-UNITS = {"throughput_items_per_s": "items/s", "energy_j_per_item": "J/item", "power_w": "W"}
+UNITS = {
+    "throughput_items_per_s": "items/s",
+    "energy_j_per_item": "J/item",
+    "power_w": "W",
+    "goodput_items_per_s": "items/s",
+    "peak_items_per_s": "items/s",
+}
 """Units of the estimates; accuracy and its drop have the metric's own, which is a share for top1 and top5."""
 
 
 _LEARNT = {"throughput_one_run", "regime", "repetitions"}
 """Fields that a trial does not bring along: the study learns them afterwards."""
-_REBUILT = {"candidate", "reject", "latency_ms", "variant", "agreement", "cached", "flags", "telemetry", *ESTIMATES, *_LEARNT}
+_OF_THE_TRIAL = {"candidate", "reject", "latency_ms", "load", "variant", "agreement", "cached", "flags", "telemetry"}
+_REBUILT = {*_OF_THE_TRIAL, *ESTIMATES, *_LEARNT}
 _AS_THEY_ARE = tuple(f.name for f in fields(TrialRecord) if f.name not in _REBUILT)
 
 
@@ -84,6 +93,7 @@ def measurement_values(record: TrialRecord) -> list[Values]:
     """One row of at_measurements for each Estimate that the record holds. Raises ValueError on a number that is not finite."""
     found = {name: (getattr(record, name), UNITS.get(name, "")) for name in ESTIMATES}
     found |= {metric: (getattr(record.latency_ms, name), "ms") for metric, name in LATENCIES.items()}
+    found |= {name: (getattr(record.load, name, None), UNITS.get(name, "")) for name in LOAD_ESTIMATES}
     return [
         {
             "metric": metric,
@@ -95,6 +105,25 @@ def measurement_values(record: TrialRecord) -> list[Values]:
         for metric, (estimate, unit) in found.items()
         if estimate is not None
     ]
+
+
+def load_values(record: TrialRecord) -> list[Values]:
+    """The row of at_loads, if the trial was loaded. Raises ValueError on a number that is not finite."""
+    if record.load is None:
+        return []
+    values = {name: getattr(record.load, name) for name in _LOAD_COLUMNS}
+    return [{name: _finite(f"load.{name}", v) if isinstance(v, float) else v for name, v in values.items()}]
+
+
+def load_from_row(row: RowMapping | None, estimates: Mapping[str, Estimate]) -> LoadFigures | None:
+    """The figures that `load_values` described, None where there is no row."""
+    if row is None:
+        return None
+    measured = {name: estimates.get(name) for name in LOAD_ESTIMATES}
+    return LoadFigures(**{name: row[name] for name in _LOAD_COLUMNS}, **measured)  # type: ignore[arg-type]  # field names
+
+
+_LOAD_COLUMNS = tuple(f.name for f in fields(LoadFigures) if f.name not in LOAD_ESTIMATES)
 
 
 def telemetry_values(record: TrialRecord) -> list[Values]:
@@ -132,6 +161,7 @@ def record_from_rows(
     row: RowMapping,
     variant: VariantInfo | None,
     estimates: Mapping[str, Estimate],
+    load: RowMapping | None,
     repetitions: tuple[Repetition, ...],
     regime: int,
 ) -> TrialRecord:
@@ -144,6 +174,7 @@ def record_from_rows(
         candidate=candidate_from_row(row),
         reject=None if reject.reason is None else reject,
         latency_ms=LatencySummary(**{name: estimates.get(metric) for metric, name in LATENCIES.items()}),
+        load=load_from_row(load, estimates),
         variant=variant,
         agreement=Agreement.from_json(row["agreement"]),
         cached=tuple(row["cached"]),

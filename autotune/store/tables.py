@@ -191,6 +191,24 @@ measurements = Table(
     Column("unit", String(32), nullable=False),
 )
 
+loads = Table(
+    "at_loads",
+    metadata,
+    # How the trial was loaded, and what only some scenarios have; its estimates stand in at_measurements.
+    Column("trial_id", Integer, ForeignKey("at_trials.id", ondelete="CASCADE"), primary_key=True),
+    Column("scenario", String(16), nullable=False),
+    Column("driver", String(16), nullable=False),
+    Column("n_requests", BigInteger, nullable=False),
+    Column("offered_items_per_s", Double),
+    Column("slo_ms", Double),
+    Column("slo_percentile", Integer),
+    Column("queued_share", Double),
+    Column("late_share", Double),
+    Column("mean_batch", Double),
+    Column("foreign_cpu_share", Double),
+    Column("n_repeated_windows", Integer, nullable=False),
+)
+
 telemetry = Table(
     "at_telemetry",
     metadata,

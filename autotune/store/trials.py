@@ -15,7 +15,7 @@ from autotune.errors import StoreError
 from autotune.records import FINISHED, Estimate, Series, TrialRecord, TrialRole, TrialState, VariantInfo
 from autotune.store import rows
 from autotune.store.reported import RegimeClock, fetch_repetitions
-from autotune.store.tables import database_now, engines, measurements, studies, telemetry, trials, variants
+from autotune.store.tables import database_now, engines, loads, measurements, studies, telemetry, trials, variants
 from autotune.store.worker import WorkerIdentity
 
 
@@ -89,7 +89,12 @@ def finish(connection: Connection, trial_id: int, record: TrialRecord) -> bool:
     if record.engine_key is not None:
         insert_missing(connection, engines, _engine_values(connection, record))
     connection.execute(update(trials).where(trials.c.id == trial_id).values(**rows.trial_values(record)))
-    for table, found_rows in ((measurements, rows.measurement_values(record)), (telemetry, rows.telemetry_values(record))):
+    belonging = (
+        (measurements, rows.measurement_values(record)),
+        (loads, rows.load_values(record)),
+        (telemetry, rows.telemetry_values(record)),
+    )
+    for table, found_rows in belonging:
         if found_rows:
             connection.execute(insert(table), [{"trial_id": trial_id, **r} for r in found_rows])
     return True
@@ -117,12 +122,13 @@ def beat(connection: Connection, worker_id: str) -> int:
 
 
 def fetch(connection: Connection, *where: ColumnElement[bool]) -> list[TrialRecord]:
-    """The records of the trials that `where` selects, by role and number, without telemetry; five statements however many."""
+    """The records of the trials that `where` selects, by role and number, without telemetry; six statements however many."""
     values = select(measurements).join(trials).where(*where)
     estimates: dict[int, dict[str, Estimate]] = {}
     for m in connection.execute(values).mappings():
         estimate = Estimate(value=m["value"], low=m["low"], high=m["high"], n=m["n"], method=m["method"])
         estimates.setdefault(m["trial_id"], {})[m["metric"]] = estimate
+    loaded = {m["trial_id"]: m for m in connection.execute(select(loads).join(trials).where(*where)).mappings()}
     known: dict[str, VariantInfo] = {}
     wanted = select(variants).where(variants.c.digest.in_(select(trials.c.variant_digest).where(*where)))
     for v in connection.execute(wanted).mappings():
@@ -135,6 +141,7 @@ def fetch(connection: Connection, *where: ColumnElement[bool]) -> list[TrialReco
             row,
             known.get(row["variant_digest"]),
             estimates.get(row["id"], {}),
+            loaded.get(row["id"]),
             again.get(row["id"], ()),
             clock.regime(row["study_id"], row["started_at"]),
         )

@@ -126,7 +126,8 @@ def finalist_load(spec: StudySpec, share_s: float) -> LoadSpec:
     Several short processes tell more than one long one, because processes differ by more than the windows of one.
     """
     load = spec.load
-    longest_s = min(_LONGER * load.max_s, share_s - load.warmup_s)
+    # Where the arrival rate is searched for, a trial takes several times the cap of one load.
+    longest_s = min(_LONGER * load.max_s, (share_s - load.warmup_s) * load.max_s / load.longest_s)
     shortest_s = min(load.max_s, load.min_windows * load.window_s)
     return load.model_copy(update={"max_s": max(shortest_s, longest_s), "precision": _FINER * load.precision})
 

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from autotune.bench.metrics import metric_identity
 from autotune.errors import EnvironmentProblem
@@ -68,7 +68,14 @@ def register_study(plan: StudyPlan, store: Store, target: int) -> StudyRow:
     return store.ensure_study(
         name=spec.study,
         spec_json=document,
-        spec_digest=digest_of({"data": document["data"], "constraints": document["constraints"], **_metric_code(spec)}),
+        spec_digest=digest_of(
+            {
+                "data": document["data"],
+                "constraints": document["constraints"],
+                **_metric_code(spec),
+                **_load_identity(spec),
+            }
+        ),
         model_digest=digest_of(model_identity(spec.model)),
         objectives=spec.objectives,
         environment=plan.fingerprint,
@@ -79,6 +86,12 @@ def register_study(plan: StudyPlan, store: Store, target: int) -> StudyRow:
 def _metric_code(spec: StudySpec) -> dict[str, str | None]:
     """The code of a metric of the user's, which may change while its name stays; nothing for ours."""
     return {k: v for k, v in metric_identity(spec.data.metric).items() if k != "metric"}
+
+
+def _load_identity(spec: StudySpec) -> dict[str, Any]:
+    """What makes the load another one, so that throughputs are no comparison; nothing for the closed loop."""
+    identity = spec.load.identity()
+    return {"load": identity} if identity else {}
 
 
 def run_study(

@@ -114,7 +114,10 @@ def _priors(spec: StudySpec, space: SearchSpace) -> tuple[Candidate, ...]:
     wanted = [space.default_candidate(engine, precision) for engine, precision in space.pairs]
     defaults = [c for c in wanted if c.precision == "fp32"] or wanted[:1]
     spelled = [full for prior in spec.priors for full in _completed(prior, space)]
-    return tuple(dict.fromkeys((*defaults, *spelled)))
+    n = spec.load.samples_per_query
+    # A batch that no query fills is padded in every single request: no configuration that anybody would deploy.
+    useful = [c for c in spelled if n is None or c.batch_size <= n]
+    return tuple(dict.fromkeys((*defaults, *useful)))
 
 
 def _completed(prior: Mapping[str, Any], space: SearchSpace) -> list[Candidate]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from autotune.pareto import front_mask
 from autotune.records import FAILED_AGAIN, TrialRecord
-from autotune.spec.model import StudySpec
+from autotune.spec.model import LoadSpec, StudySpec
 from autotune.study.comparison import Comparison
 from autotune.study.objectives import Objective, objective_named, objectives_of
 
@@ -32,12 +32,28 @@ def violations(record: TrialRecord, spec: StudySpec) -> dict[str, float]:
     if limits.latency_p99_ms is not None:
         tail = _least_p99_ms(record)
         found["latency_p99_ms"] = 0.0 if tail is None else (tail - limits.latency_p99_ms) / limits.latency_p99_ms
+    if spec.load.slo_ms is not None:
+        found["slo"] = _slo_violation(record, spec.load)
     if limits.throughput is not None:
         found["throughput"] = 0.0 if rate is None else (limits.throughput - rate) / limits.throughput
     if limits.memory_mib is not None:
         peak = record.peak_memory_mib
         found["memory_mib"] = 0.0 if peak is None else (peak - limits.memory_mib) / limits.memory_mib
     return found
+
+
+def _slo_violation(record: TrialRecord, load: LoadSpec) -> float:
+    """How far the share of requests within the load's SLO misses its percentile, as a part of that.
+
+    Where the arrival rate was searched for, the SLO is kept at the rate that was found, unless there was none.
+    """
+    if record.load is None or record.load.slo_percentile is None:
+        return 0.0
+    if load.searches_rate:
+        rate = record.throughput_items_per_s
+        return 0.0 if rate is None else -1.0 if rate.value > 0 else 1.0
+    wanted, within = record.load.slo_percentile / 100, record.load.within_slo
+    return 0.0 if within is None else (wanted - within.value) / wanted
 
 
 def _least_p99_ms(record: TrialRecord) -> float | None:

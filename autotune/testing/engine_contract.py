@@ -195,7 +195,8 @@ class EngineContract:
             model = variant if recipe_for(precision).sparse else plain
             for batch_size in _BATCHES:
                 candidate = self._candidate(precision=precision, batch_size=batch_size, streams=1)
-                inputs = _inputs(batch_size)
+                # An engine that offers it answers fewer samples than its batch size as well.
+                inputs = _inputs(max(1, batch_size - 2) if able.partial_batches else batch_size)
                 engine = self._engine(backend, variant, candidate, tmp_path / f"{precision}-{batch_size}")
                 found = self._answers(backend, engine, candidate, inputs)
                 _assert_close(found, self.expected(model, inputs, candidate), self.tolerance[precision], precision)

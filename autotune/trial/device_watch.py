@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from autotune.bench.disturbance import CpuMeter
 from autotune.bench.measure import Measurement
 from autotune.devices.gpu import selected_gpu
+from autotune.telemetry.contention import host_cpu
 from autotune.telemetry.gpu import DISTURBED, OwnProcesses, gpu_flags, gpu_probes, used_memory_mib
 from autotune.telemetry.host import host_probes
 from autotune.telemetry.sampler import Probe
@@ -24,6 +26,10 @@ class DeviceWatch:
         """What the session brought to the device is the trial's own."""
         if self._own is not None:
             self._own.opened()
+
+    def cpu_meter(self) -> CpuMeter | None:
+        """What tells the windows that others on the host disturbed, where the CPU is what is measured."""
+        return None if self._gpu is not None else host_cpu()
 
     def measured(self, measure: Callable[[Sequence[Probe]], Measurement]) -> tuple[Measurement, tuple[str, ...]]:
         """What `measure` gave, and the flags of what the device did meanwhile.

@@ -207,7 +207,7 @@ class _Watch:
     def _longest_load_s(self) -> float:
         """Twice what the load plan allows, and a minute: a load that takes longer hangs."""
         load = self.request.spec.load
-        return 60 + 2 * (MAX_WARMUP_S + load.warmup_s + load.max_s + load.window_s)
+        return 60 + 2 * (MAX_WARMUP_S + load.warmup_s + load.longest_s + load.window_s)
 
     def outcome(self) -> Any:
         """The child's answer. Raises CandidateRejected where that is its answer or what its end means."""

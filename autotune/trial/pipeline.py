@@ -12,6 +12,7 @@ from autotune.bench.accuracy import accuracy_estimate, drop_estimate
 from autotune.bench.agreement import agreement
 from autotune.bench.measure import Measurement, measure_load
 from autotune.bench.memory import resident_mib
+from autotune.bench.scenario import Loadable
 from autotune.cache import MANIFEST, Cache
 from autotune.data.dataset import Dataset
 from autotune.devices.gpu import device_fingerprint
@@ -120,9 +121,16 @@ def _walk(request: TrialRequest, draft: _Draft) -> None:
             return
         with draft.stage("load"):
             enough = request.give_up_below(accuracy.value)
-            measured, flags = watch.measured(
-                lambda probes: measure_load(session, pool, candidate.batch_size, spec.load, probes, idle_mib, enough)
+            loadable = Loadable(
+                session=session,
+                pool=pool,
+                batch_size=candidate.batch_size,
+                partial=able.partial_batches,
+                seed=request.arrivals_seed,
+                logs=request.log_path.with_suffix(".loadgen"),
+                meter=watch.cpu_meter(),
             )
+            measured, flags = watch.measured(lambda probes: measure_load(loadable, spec.load, probes, idle_mib, enough))
             draft.known |= _measured(measured) | _pool_peak(session)
             draft.flags += [*measured.load.flags, *flags]
 
@@ -163,6 +171,7 @@ def _measured(found: Measurement) -> dict[str, Any]:
     return {
         "throughput_items_per_s": found.load.throughput_items_per_s,
         "latency_ms": found.load.latency_ms,
+        "load": found.load.figures,
         "peak_memory_mib": found.peak_memory_mib,
         "energy_j_per_item": found.energy_j_per_item,
         "power_w": found.power_w,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.candidate import Candidate
+from autotune.fingerprint import digest_of
 from autotune.records import TrialRole
 from autotune.spec.model import StudySpec
 
@@ -54,6 +55,11 @@ class TrialRequest:
         A candidate that is measured again was accepted on all samples, and no chance may reject it on fewer.
         """
         return self.role in ("search", "bench")
+
+    @property
+    def arrivals_seed(self) -> int:
+        """What the arrivals of the load are drawn from: each measurement has its own, or none would tell another's luck."""
+        return int(digest_of({"seed": self.spec.seed, "role": self.role, "number": self.number})[:12], 16)
 
     def give_up_below(self, accuracy: float) -> float:
         """The items/s under which a candidate of that accuracy cannot stand in the front; 0 where any may."""

@@ -13,7 +13,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "unit" / "store"))
 
-from store_samples import ENVIRONMENT, complete, rejected  # noqa: E402
+from store_samples import ENVIRONMENT, LOAD, complete, rejected  # noqa: E402
 
 from autotune.records import Regime  # noqa: E402
 from autotune.store.repository import open_store  # noqa: E402
@@ -32,7 +32,7 @@ def main() -> None:
         file = Path(folder) / "studies.db"
         store = open_store(f"sqlite:///{file}")
         study = store.ensure_study("old", {"seed": 0}, "spec", "model", ("accuracy", "throughput"), ENVIRONMENT, 60)
-        for record in (complete(0, role="reference"), complete(0), rejected(1)):
+        for record in (complete(0, role="reference"), complete(0, load=LOAD), rejected(1)):
             store.save_finished(study.id, record, WORKER)
         store.begin_trial(study.id, 2, "search", complete(2).candidate, WORKER)
         again = store.begin_repetition(study.id, complete(0), "final", 1, WORKER)

@@ -77,6 +77,7 @@ LIBRARIES: dict[str, set[str]] = {
     "pynvml": {"devices"},
     "cuda": {"cuda"},
     "pycuda": {"cuda"},
+    "mlperf_loadgen": {"bench"},
 }
 """The rooms that may import a library; no room imports one that is not named here, the standard library and numpy apart."""
 

@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.candidate import Candidate
-from autotune.records import ESTIMATES, Estimate, LatencySummary, Rejection, Series, TrialRecord, VariantInfo
+from autotune.records import (
+    ESTIMATES,
+    LOAD_ESTIMATES,
+    Estimate,
+    LatencySummary,
+    LoadFigures,
+    Rejection,
+    Series,
+    TrialRecord,
+    VariantInfo,
+)
 
 CANDIDATE = Candidate(
     engine="e", precision="fp32", pruning_ratio=0.0, batch_size=1, streams=1, worker_threads=None, memory_pool_mib=None
@@ -25,6 +35,7 @@ records = st.builds(
     role=st.sampled_from(["reference", "search", "bench"]),
     reject=st.none() | st.builds(Rejection, reason=st.text(), stage=st.text(), message=st.text()),
     latency_ms=st.builds(LatencySummary, p50=maybe, p99=maybe),
+    load=st.none() | st.builds(LoadFigures, scenario=st.text(), slo_ms=numbers, **dict.fromkeys(LOAD_ESTIMATES, maybe)),
     variant=st.none()
     | st.builds(
         VariantInfo, key=st.text(), precision=st.text(), scheme=st.text(), pruning_ratio=numbers, achieved_pruning=numbers,

@@ -11,6 +11,7 @@ import pytest
 
 from autotune.bench import measure, memory
 from autotune.bench.measure import measure_load, pool_size
+from autotune.bench.scenario import Loadable
 from autotune.data.dataset import Dataset
 from autotune.engines.protocol import Inputs, Outputs
 from autotune.spec.model import LoadSpec
@@ -62,16 +63,21 @@ class Hoarding:
         return {}
 
 
+def hoarding(mib: int) -> Loadable:
+    """Such a session with a pool of one sample."""
+    return Loadable(session=Hoarding(mib), pool=[{"x": np.zeros((1, 1))}], batch_size=1)  # type: ignore[arg-type]
+
+
 def test_peak_memory_is_what_the_load_added() -> None:
     """A session that touches 96 MiB under load peaks at 96 MiB above the idle process; 16 MiB are left to Python's own."""
     idle = memory.resident_mib()
-    found = measure_load(Hoarding(96), [{"x": np.zeros((1, 1))}], 1, PLAN, (), idle)  # type: ignore[arg-type]
+    found = measure_load(hoarding(96), PLAN, (), idle)
     assert found.peak_memory_mib == pytest.approx(96, abs=16)
 
 
 def test_peak_memory_is_absent_where_it_was_not_asked_for() -> None:
     """Without the idle figure there is nothing to subtract: None and not zero."""
-    found = measure_load(Hoarding(1), [{"x": np.zeros((1, 1))}], 1, PLAN, (), None)  # type: ignore[arg-type]
+    found = measure_load(hoarding(1), PLAN, (), None)
     assert found.peak_memory_mib is None
 
 
@@ -80,7 +86,7 @@ def test_energy_is_counter_difference_over_items() -> None:
     begin = time.monotonic()
     probe = FunctionProbe("cpu_energy_j", "J", lambda: 20 * (time.monotonic() - begin))
     plan = LoadSpec(window_s=0.5, min_windows=5, max_s=2.5, warmup_s=0.1, precision=0.5)
-    found = measure_load(Hoarding(1), [{"x": np.zeros((1, 1))}], 1, plan, (probe,), None)  # type: ignore[arg-type]
+    found = measure_load(hoarding(1), plan, (probe,), None)
     assert found.power_w is not None and found.energy_j_per_item is not None
     assert found.power_w.value == pytest.approx(20, rel=0.01)
     assert found.power_w.low < found.power_w.value < found.power_w.high
@@ -100,7 +106,7 @@ def test_energy_is_absent_where_it_cannot_be_known(why: str) -> None:
         return float(next(counter))
 
     probe = FunctionProbe("cpu_energy_j", "J", read)
-    found = measure_load(Hoarding(1), [{"x": np.zeros((1, 1))}], 1, PLAN, (probe,), None)  # type: ignore[arg-type]
+    found = measure_load(hoarding(1), PLAN, (probe,), None)
     assert found.power_w is None and found.energy_j_per_item is None
 
 

@@ -10,7 +10,7 @@ import pytest
 from autotune.candidate import Choices, Domain, Range
 from autotune.errors import EnvironmentProblem, SpecError
 from autotune.space.capability import EngineView, SearchSpace, filtered_space
-from autotune.spec.model import StudySpec
+from autotune.spec.model import LoadSpec, StudySpec
 
 SPLIT = {"npz": Path("val.npz"), "inputs": "x", "labels": "y"}
 
@@ -173,3 +173,29 @@ def test_the_default_candidate_is_the_engines_own() -> None:
     found = space.default_candidate("small", "int8")
     assert (found.batch_size, found.streams, found.worker_threads, found.memory_pool_mib) == (1, 1, 4, None)
     assert (found.engine, found.precision, found.pruning_ratio) == ("small", "int8", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("load", "batches", "streams"),
+    [
+        ({}, choices(1, 4, 16), choices(1, 2)),
+        ({"scenario": "singlestream"}, choices(1), choices(1)),
+        ({"scenario": "multistream"}, choices(1, 4), choices(1, 2)),
+    ],
+)
+def test_queries_of_few_samples_fill_no_larger_batches(load: dict[str, Any], batches: Domain, streams: Domain) -> None:
+    """One sample at a time needs one stream and no batch; eight fill batches of at most eight. The reasons are told."""
+    spec = study(batch_size=choices(1, 4, 16), streams=choices(1, 2)).model_copy(update={"load": LoadSpec.model_validate(load)})
+    space = filtered_space(spec, [engine()])
+    assert (space.domains["batch_size"], space.domains["streams"]) == (batches, streams)
+    assert any("at a time" in r for r in reasons(space)) == bool(load)
+
+
+def test_ranges_are_cut_to_the_query_and_never_to_nothing() -> None:
+    """1…16 becomes 1…8, or the one value 1; a study that insists on batches of 16 gets them, padded."""
+    multi, single = (LoadSpec(scenario=s) for s in ("multistream", "singlestream"))
+    spec = study(batch_size=Range(low=1, high=16))
+    for load, expected in ((multi, Range(low=1, high=8)), (single, choices(1))):
+        assert filtered_space(spec.model_copy(update={"load": load}), [engine()]).domains["batch_size"] == expected
+    fixed = study(batch_size=choices(16)).model_copy(update={"load": single})
+    assert filtered_space(fixed, [engine()]).domains["batch_size"] == choices(16)

@@ -7,7 +7,7 @@ from typing import Any
 
 from autotune.candidate import Candidate
 from autotune.fingerprint import DeviceFingerprint
-from autotune.records import Estimate, LatencySummary, Rejection, Series, TrialRecord, VariantInfo
+from autotune.records import Estimate, LatencySummary, LoadFigures, Rejection, Series, TrialRecord, VariantInfo
 
 ENVIRONMENT = DeviceFingerprint(
     device="Test CPU × 4", kind="cpu", cores=4, memory_mib=8192, system="Linux", versions={"onnxruntime": "1.30.0"}
@@ -28,6 +28,13 @@ def estimate(value: float, half: float = 0.01, n: int = 1000) -> Estimate:
 VARIANT = VariantInfo(
     key="5a3f", precision="int8", scheme="u8-asym+bias", pruning_ratio=0.25, achieved_pruning=0.2417, params=2_500_000,
     macs=3_000_000_000, model_bytes=2_718_281, notes=("12 layers left in fp32: Softmax", "é × 2"),
+)  # fmt: skip
+
+
+LOAD = LoadFigures(
+    scenario="server", driver="loadgen", n_requests=3000, offered_items_per_s=200.0, slo_ms=50.0, slo_percentile=99,
+    within_slo=estimate(0.995, 0.002), goodput_items_per_s=estimate(199.0, 0.4), peak_items_per_s=estimate(812.5),
+    queued_share=0.4, late_share=0.001, mean_batch=2.5, foreign_cpu_share=0.01, n_repeated_windows=1,
 )  # fmt: skip
 
 

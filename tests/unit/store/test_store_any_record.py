@@ -12,10 +12,12 @@ from store_samples import ENVIRONMENT
 from autotune.candidate import Candidate
 from autotune.records import (
     ESTIMATES,
+    LOAD_ESTIMATES,
     Agreement,
     ClassDrop,
     Estimate,
     LatencySummary,
+    LoadFigures,
     Rejection,
     Series,
     TrialRecord,
@@ -54,6 +56,13 @@ records: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
             classes=st.lists(st.builds(ClassDrop, label=st.integers(), drop=estimates, p_value=finite), max_size=2).map(tuple),
         ),
         "latency_ms": st.builds(LatencySummary, p50=maybe, p90=maybe, p95=maybe, p99=maybe),
+        "load": st.none()
+        | st.builds(
+            LoadFigures, scenario=words, driver=words, n_requests=counts, offered_items_per_s=st.none() | positive,
+            slo_ms=st.none() | positive, slo_percentile=st.none() | st.sampled_from([50, 99]), late_share=st.none() | positive,
+            queued_share=st.none() | positive, mean_batch=st.none() | positive, foreign_cpu_share=st.none() | positive,
+            n_repeated_windows=st.integers(0, 99), **dict.fromkeys(LOAD_ESTIMATES, maybe),
+        ),
         "peak_memory_mib": st.none() | positive,
         "pool_peak_mib": st.none() | positive,
         "model_bytes": st.none() | counts,

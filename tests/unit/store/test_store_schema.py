@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import inspect, text
-from store_samples import ENVIRONMENT, as_measured, complete, rejected
+from store_samples import ENVIRONMENT, LOAD, as_measured, complete, rejected
 
 from autotune.assets import asset
 from autotune.errors import StoreError
@@ -164,7 +164,9 @@ def test_every_released_schema_can_be_upgraded(old: Path, tmp_path: Path) -> Non
     study = store.study("old")
     assert study is not None and study.target_trials == 60
     found, bad, running = store.trials(study.id, roles=["search"])
-    assert as_measured(found).as_json() == complete(0).as_json()
+    # Loads have a row of their own since 0004; what ran before is not said to have run in any scenario.
+    load = LOAD if old.stem >= "schema_0004" else None
+    assert as_measured(found).as_json() == complete(0, load=load).as_json()
     assert bad == rejected(1)
     assert running.state == "running"
     assert store.front_numbers(study.id) == (0,)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from study_samples import estimate, record, rejected, study
 
-from autotune.records import LatencySummary, TrialRecord
+from autotune.records import LatencySummary, LoadFigures, TrialRecord
 from autotune.study.scoring import (
     best,
     front,
@@ -198,3 +198,50 @@ def test_a_study_without_throughput_prefers_its_last_objective() -> None:
     """accuracy and latency_p99: the lowest latency, although it is the smaller number."""
     spec = {"objectives": ("accuracy", "latency_p99")}
     assert best_number([record(0, p99=9), record(1, 0.5, p99=7)], **spec) == 1
+
+
+def loaded(within: float | None, rate: float = 100.0, percentile: int | None = 99) -> TrialRecord:
+    """A trial of an open loop in which so large a share of requests kept to the SLO."""
+    share = None if within is None else estimate(within)
+    return record(0, rate=rate, load=LoadFigures(scenario="server", slo_ms=50.0, slo_percentile=percentile, within_slo=share))
+
+
+def test_an_slo_at_a_given_rate_is_a_constraint() -> None:
+    """p99 is wanted and 0.495 of the requests kept to it: violated by half. 0.995 are enough."""
+    spec = study(load={"server": {"qps": 100, "slo_ms": 50}})
+    assert violations(loaded(0.495), spec)["slo"] == pytest.approx(0.5)
+    assert violations(loaded(0.995), spec)["slo"] <= 0 and is_feasible(loaded(0.995), spec)
+    assert violations(record(0), spec)["slo"] == 0.0 and "slo" not in violations(record(0), study())
+
+
+def test_where_the_rate_is_searched_for_only_no_rate_at_all_breaks_the_slo() -> None:
+    """At the knee the share lies around its percentile, on either side; a throughput of 0 means that no rate keeps the SLO."""
+    spec = study(load={"server": {"slo_ms": 50}})
+    assert violations(loaded(0.9899), spec)["slo"] < 0 and is_feasible(loaded(0.9899), spec)
+    assert violations(loaded(0.0, rate=0.0), spec)["slo"] > 0
+
+
+def test_the_tail_of_every_scenario_is_held_to_the_latency_limit() -> None:
+    """latency_p99_ms reads the trial's own p99, whatever load it ran under."""
+    spec = study(load={"server": {"qps": 100}}, constraints={"latency_p99_ms": 50})
+    assert violations(record(0, p99=75), spec)["latency_p99_ms"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("figures", "means"),
+    [
+        (LoadFigures(scenario="offline"), "items/s of the closed loop (offline)"),
+        (LoadFigures(scenario="server"), "items/s served of those that arrive"),
+        (
+            LoadFigures(scenario="server", slo_ms=50, slo_percentile=99, peak_items_per_s=estimate(9)),
+            "the highest arrival rate at which p99 ≤ 50 ms",
+        ),
+        (
+            LoadFigures(scenario="trace", slo_ms=50, slo_percentile=90, offered_items_per_s=200.0),
+            "items/s within 50 ms, of 200 that arrive; wanted: p90 ≤ 50 ms",
+        ),
+    ],
+)
+def test_throughput_says_what_it_means(figures: LoadFigures, means: str) -> None:
+    """One word for four things would mislead; tables and drawings print these."""
+    assert figures.throughput_means == means

@@ -100,3 +100,11 @@ def test_a_device_without_memory_figures_has_no_peak(monkeypatch: pytest.MonkeyP
     watch = DeviceWatch("cuda")
     watch.opened()
     assert watch.measured(read_thrice)[0].peak_memory_mib is None
+
+
+def test_windows_are_watched_where_the_cpu_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A meter of the host's CPUs for CPU engines; on a GPU its own telemetry says what disturbed it."""
+    meter = DeviceWatch("cpu").cpu_meter()
+    assert meter is None or 0 <= meter.lap() <= 1
+    install(monkeypatch, FakeGpu())
+    assert DeviceWatch("cuda").cpu_meter() is None

@@ -1,0 +1,272 @@
+"""MLPerf's LoadGen as the driver of the same sessions: it says when and how many samples run, and its log says how long.
+
+Which samples stand in a batch is ours: they go through the pool in turn, as with our own driver. LoadGen calls our functions on
+threads of its own; the workers that it feeds are those of every other load.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autotune.bench.disturbance import CONTENDED, Windows
+from autotune.bench.feeds import Work
+from autotune.bench.knee import Probe, find_knee
+from autotune.bench.lanes import NS, overlapping
+from autotune.bench.load import LoadResult, latency_summary
+from autotune.bench.loadgen_log import LoadGenRun, read_log
+from autotune.bench.scenario import Loadable, measured_peak
+from autotune.bench.served import share_within
+from autotune.bench.server import SLO_MISSED
+from autotune.bench.statistics import mean_estimate
+from autotune.bench.workers import Workers
+from autotune.errors import EnvironmentProblem
+from autotune.records import GIVEN_UP, Estimate, LoadFigures
+from autotune.spec.model import LoadSpec
+
+INVALID = "loadgen_invalid"
+"""Flag of a run that LoadGen does not call valid, mostly because a search has less time than MLPerf's ten minutes."""
+_SCENARIOS = {"offline": "Offline", "singlestream": "SingleStream", "multistream": "MultiStream", "server": "Server"}
+_FEWEST = 460
+"""Queries of one load of a search: with fewer and no violation p99 cannot be told from a worse one."""
+
+
+class LoadGenFeed:
+    """Samples as LoadGen issues them. `wait_ns`: a batch that is not full waits so long for more."""
+
+    def __init__(self, batch_size: int, wait_ns: int, clock: Callable[[], int], complete: Callable[[list[int]], None]) -> None:
+        self._batch_size, self._wait_ns, self._clock, self._complete = batch_size, wait_ns, clock, complete
+        self._turn = threading.Condition()
+        self._waiting: deque[tuple[int, int]] = deque()
+        self._ids: dict[int, list[int]] = {}
+        self._next = 0
+        self._stopped = False
+
+    def issue(self, samples: Any) -> None:
+        """LoadGen's call: these samples are to be run."""
+        now = self._clock()
+        with self._turn:
+            if not self._stopped:
+                self._waiting.extend((s.id, now) for s in samples)
+                self._turn.notify(len(samples) // self._batch_size + 1)
+                return
+        # Answered at once, a closed scenario would ask, and log, as fast as it can until its time is over.
+        time.sleep(0.01)
+        self._complete([s.id for s in samples])
+
+    def take(self, wait: bool = True) -> Work | None:
+        """Up to a batch of what was issued."""
+        with self._turn:
+            while not self._stopped and (pause_s := self._pause_s()) != 0.0:
+                if not wait:
+                    return None
+                self._turn.wait(pause_s)
+            if self._stopped:
+                return None
+            n = min(self._batch_size, len(self._waiting))
+            first, self._next = self._next, self._next + n
+            self._ids[first] = [self._waiting.popleft()[0] for _ in range(n)]
+        return first, n
+
+    def _pause_s(self) -> float | None:
+        """How long to wait before a batch may be taken: 0 for now, None until there is one."""
+        if not self._waiting:
+            return None
+        if self._wait_ns == 0 or len(self._waiting) >= self._batch_size:
+            return 0.0
+        return max(0.0, (self._waiting[0][1] + self._wait_ns - self._clock()) / NS)
+
+    def done(self, work: Work, at_ns: int) -> None:
+        """LoadGen hears of it."""
+        ids = self._ids.pop(work[0], None)
+        if ids is not None:
+            self._complete(ids)
+
+    def answer_rest(self) -> None:
+        """Nothing is taken any more, and LoadGen gets an answer to all that it has issued and will issue."""
+        self.stop()
+        with self._turn:
+            rest = [i for i, _ in self._waiting] + [i for ids in self._ids.values() for i in ids]
+            self._waiting.clear()
+            self._ids.clear()
+        if rest:
+            self._complete(rest)
+
+    def stop(self) -> None:
+        """Whoever waits gets None."""
+        with self._turn:
+            self._stopped = True
+            self._turn.notify_all()
+
+
+def run_loadgen(on: Loadable, plan: LoadSpec, give_up_below: float, clock: Callable[[], int]) -> LoadResult:
+    """The session under LoadGen's version of the plan's scenario, once our own closed loop has warmed it up.
+
+    LoadGen runs for `max_s` in one go. Raises EnvironmentProblem where it is not installed, and what the session raises.
+    """
+    loadgen = _library()
+    began = clock()
+    peak = measured_peak(on, plan, clock)
+    logs = on.logs or Path("loadgen")
+
+    def run(seconds: float, rate: float, name: str) -> LoadResult:
+        before_s = (clock() - began) / NS
+        return _one_run(loadgen, on, plan, seconds, rate, logs / name, clock, before_s)
+
+    if not plan.searches_rate:
+        asked = plan.server.qps if plan.server is not None else peak.items_per_s.value
+        found = run(plan.max_s, float(asked), "run")
+        return replace(found, flags=tuple(dict.fromkeys((*peak.flags, *found.flags))))
+    deadline = clock() + int(plan.search_s * NS)
+    wanted = plan.server.percentile / 100 if plan.server is not None else 0.99
+
+    def probe(rate: float) -> Probe:
+        found = run(min(plan.max_s, max(2.0, _FEWEST / rate)), rate, f"{rate:.3f}-per-s")
+        within = found.figures.within_slo if found.figures else None
+        none = Estimate(value=0.0, low=0.0, high=1.0, n=0, method="none arrived")
+        return Probe(items_per_s=rate, within=within or none, wanted=wanted)
+
+    bracket = find_knee(probe, peak.items_per_s, 2 * plan.precision, lambda: clock() >= deadline, give_up_below)
+    found = run(plan.max_s, bracket.low or bracket.high, "knee")
+    flags = (*peak.flags, *found.flags, *((SLO_MISSED,) if bracket.low == 0 else ()))
+    flags = (*flags, *((GIVEN_UP,) if bracket.low > 0 and bracket.sure_high < give_up_below else ()))
+    figures = None if found.figures is None else replace(found.figures, peak_items_per_s=peak.items_per_s)
+    return replace(found, throughput_items_per_s=bracket.estimate(), flags=tuple(dict.fromkeys(flags)), figures=figures)
+
+
+def _library() -> Any:
+    try:
+        import mlperf_loadgen
+    except ImportError as exc:
+        raise EnvironmentProblem(
+            "load.driver: loadgen needs MLPerf's LoadGen, which is not installed.", remedy="pip install 'autotune[loadgen]'"
+        ) from exc
+    return mlperf_loadgen
+
+
+def _one_run(
+    loadgen: Any,
+    on: Loadable,
+    plan: LoadSpec,
+    seconds: float,
+    rate: float,
+    folder: Path,
+    clock: Callable[[], int],
+    before_s: float,
+) -> LoadResult:
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def complete(ids: list[int]) -> None:
+        loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(i, 0, 0) for i in ids])
+
+    wait_ns = int((plan.server.batch_wait_ms if plan.server is not None else 0.0) * 1e6)
+    feed = LoadGenFeed(on.batch_size, wait_ns, clock, complete)
+    workers = Workers(on.session, on.assembler(), feed, clock)
+    n_samples = len(on.pool) * on.batch_size
+    sut = loadgen.ConstructSUT(feed.issue, lambda: None)
+    qsl = loadgen.ConstructQSL(n_samples, n_samples, lambda indices: None, lambda indices: None)
+    windows = Windows(on.meter)
+    begin = clock()
+    try:
+        # A worker that fails leaves LoadGen waiting for its answer, so it must be able to end without the rest.
+        watch = threading.Thread(target=_answer_after_failure, args=(workers, feed), daemon=True)
+        watch.start()
+        loadgen.StartTestWithLogSettings(
+            sut, qsl, _settings(loadgen, plan, seconds, rate, on.seed), _logging(loadgen, folder), ""
+        )
+    finally:
+        end = clock()
+        windows.lap()
+        workers.stop()
+        workers.join()
+        watch.join()
+        loadgen.DestroyQSL(qsl)
+        loadgen.DestroySUT(sut)
+    if workers.errors:
+        raise workers.errors[0]
+    found = _result(read_log(folder), workers, plan, rate, begin, end, before_s)
+    figures = None if found.figures is None else replace(found.figures, foreign_cpu_share=windows.foreign_share([True]))
+    return replace(found, figures=figures, flags=(*found.flags, *((CONTENDED,) if any(windows.disturbed) else ())))
+
+
+def _answer_after_failure(workers: Workers, feed: LoadGenFeed) -> None:
+    """Returns when the workers were stopped; what LoadGen still waits for is answered, since it would wait for ever."""
+    workers.wait_for_stop()
+    feed.answer_rest()
+
+
+def _settings(loadgen: Any, plan: LoadSpec, seconds: float, rate: float, seed: int) -> Any:
+    """As short as a search needs them: MLPerf's own least duration is ten minutes."""
+    settings = loadgen.TestSettings()
+    settings.scenario = getattr(loadgen.TestScenario, _SCENARIOS[plan.scenario])
+    settings.mode = loadgen.TestMode.PerformanceOnly
+    settings.min_duration_ms = int(seconds * 1000)
+    settings.min_query_count = 1
+    settings.offline_expected_qps = rate
+    settings.server_target_qps = rate
+    if plan.server is not None:
+        settings.server_target_latency_ns = int((plan.server.slo_ms or 1000.0) * 1e6)
+        settings.server_target_latency_percentile = plan.server.percentile / 100
+    settings.single_stream_expected_latency_ns = max(1, int(NS / rate))
+    n = plan.samples_per_query or 1
+    settings.multi_stream_samples_per_query = n
+    settings.multi_stream_expected_latency_ns = max(1, int(n * NS / rate))
+    settings.qsl_rng_seed, settings.sample_index_rng_seed, settings.schedule_rng_seed = seed, seed + 1, seed + 2
+    return settings
+
+
+def _logging(loadgen: Any, folder: Path) -> Any:
+    output = loadgen.LogOutputSettings()
+    output.outdir = str(folder)
+    output.copy_summary_to_stdout = False
+    settings = loadgen.LogSettings()
+    settings.log_output = output
+    settings.enable_trace = True
+    return settings
+
+
+def _result(
+    run: LoadGenRun, workers: Workers, plan: LoadSpec, rate: float, begin_ns: int, end_ns: int, before_s: float
+) -> LoadResult:
+    latency_ns = run.query_latency_ns(plan.samples_per_query or 1)
+    offline, slo_ms = plan.scenario == "offline", plan.slo_ms
+    # In Offline all samples are one query; what is reported as latency is the batch's own, as in our closed loop.
+    started, done = overlapping(workers.lanes, begin_ns, end_ns)
+    latency_ms = (done - started) / 1e6 if offline else latency_ns / 1e6
+    counted = mean_estimate(workers.window_rates(begin_ns, end_ns, int(plan.window_s * NS)))
+    completed = replace(counted, value=run.items_per_s or counted.value, method=f"LoadGen {run.version}; {counted.method}")
+    within = share_within(latency_ns, slo_ms) if slo_ms is not None and len(latency_ns) else None
+    goodput = (
+        None if within is None else replace(within, value=within.value * rate, low=within.low * rate, high=within.high * rate)
+    )
+    figures = LoadFigures(
+        scenario=plan.scenario,
+        driver="loadgen",
+        n_requests=len(latency_ms),
+        offered_items_per_s=run.scheduled_per_s,
+        slo_ms=slo_ms,
+        slo_percentile=plan.server.percentile if plan.server is not None and slo_ms is not None else None,
+        within_slo=within,
+        goodput_items_per_s=goodput,
+        late_share=run.late_share((slo_ms or math.inf) * 1e6) if plan.server is not None else None,
+        mean_batch=workers.mean_batch(),
+    )
+    return LoadResult(
+        throughput_items_per_s=goodput or completed,
+        latency_ms=latency_summary(np.asarray(latency_ms, dtype=np.float64)),
+        n_requests=len(latency_ms),
+        window_rates=(),
+        measured_s=(end_ns - begin_ns) / NS,
+        warmup_s=before_s,
+        flags=() if run.valid else (INVALID,),
+        figures=figures,
+        completed_items_per_s=completed,
+    )

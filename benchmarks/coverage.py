@@ -1,0 +1,158 @@
+"""Do the reported 95 % intervals hold what an independent process measures, and is a noisy neighbour noticed?
+
+    python benchmarks/coverage.py --data ../shared/data --out benchmarks/results/coverage.json [--repetitions 60] [--quick]
+
+For both CPU engines one setting (ResNet-20, batch 4), measured in fresh processes, --repetitions times each, in turns:
+
+* one_run: how often the interval of one process's windows holds the next process's throughput (it promises only its own);
+* one_process: the same once the spread between processes is in it, as a study reports a trial that ran once;
+* further_process: the interval over 3 and over 5 processes against the next one, as a study reports finalists; the spread is
+  pooled over both engines, as a study pools it over its finalists;
+* p99: the interval of one process's p99 against the next process's p99.
+
+Then the reference is measured beside a process that keeps a core busy: how often the flag `contended` is set with and without
+it, and whether the canary's control chart raises the alarm.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import subprocess
+import sys
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+from two_models import Bench, arguments_of, benches, machine, write
+
+from autotune.bench.control import changed
+from autotune.bench.disturbance import CONTENDED
+from autotune.bench.rounds import pooled_spread, repeated_estimate
+from autotune.bench.statistics import share_estimate, with_process_spread
+from autotune.candidate import Candidate
+from autotune.fingerprint import usable_cores
+from autotune.records import Estimate, TrialRecord
+from autotune.spec.model import LoadSpec
+
+_BUSY = "while True: sum(range(100000))"
+
+
+def main() -> None:
+    """Measures, prints the shares with their own intervals, and writes everything."""
+    arguments = arguments_of(
+        __doc__ or "", repetitions={"type": int, "default": 60}, neighbours={"type": int, "default": 1},
+        disturbed={"type": int, "default": 8},
+    )  # fmt: skip
+    n = 8 if arguments.quick else arguments.repetitions
+    n_disturbed = 2 if arguments.quick else arguments.disturbed
+    load = LoadSpec(window_s=0.1, min_windows=5, max_s=0.8, warmup_s=0.2) if arguments.quick else LoadSpec()
+    with benches(arguments.data, arguments.work, ["resnet20"]) as (bench,):
+        cores = usable_cores()
+        candidates = {
+            engine: bench.candidate(engine, batch_size=4, streams=cores, worker_threads=cores)
+            for engine in bench.plan.space.engines
+        }
+        found: dict[str, list[TrialRecord]] = {engine: [] for engine in candidates}
+        for i in range(n):
+            for engine, candidate in candidates.items():
+                found[engine].append(bench.measured(candidate, load))
+                print(f"{i + 1}/{n} {engine} {_rate(found[engine][-1]).value:.1f} items/s", file=sys.stderr, flush=True)
+        disturbed = _beside_a_neighbour(bench, candidates[next(iter(candidates))], load, n_disturbed, arguments.neighbours)
+        document = {
+            "quick": arguments.quick,
+            "machine": machine(bench),
+            "coverage": _coverage(found),
+            "neighbour": _noticed(found[next(iter(candidates))], disturbed),
+            "records": {engine: [_row(r) for r in records] for engine, records in found.items()},
+            "disturbed": [_row(r) for r in disturbed],
+        }
+    for name, share in {**document["coverage"], **document["neighbour"]}.items():
+        print(f"{name}: {_said(share)}")
+    write(document, arguments.out)
+
+
+def _beside_a_neighbour(bench: Bench, candidate: Candidate, load: LoadSpec, n: int, neighbours: int) -> list[TrialRecord]:
+    """The candidate measured while so many processes each keep a core busy; they are gone afterwards."""
+    busy = [subprocess.Popen([sys.executable, "-c", _BUSY]) for _ in range(neighbours)]
+    try:
+        return [bench.measured(candidate, load) for _ in range(n)]
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def _coverage(found: dict[str, list[TrialRecord]]) -> dict[str, Any]:
+    """Shares of intervals that hold the next process, over both engines."""
+    hits: dict[str, list[bool]] = {
+        "one_run": [],
+        "one_process": [],
+        "further_process_3": [],
+        "further_process_5": [],
+        "p99": [],
+    }
+    n = min(map(len, found.values()))
+    everything = {engine: {i: _rate(r).value for i, r in enumerate(records)} for engine, records in found.items()}
+    spread = pooled_spread(everything)
+    for records in found.values():
+        for before, after in itertools.pairwise(records):
+            rate, following = _rate(before), _rate(after).value
+            hits["one_run"].append(_holds(rate, following))
+            if spread is not None:
+                wide = with_process_spread(rate, spread.relative_sd, spread.dof + 1)
+                hits["one_process"].append(_holds(wide, following))
+            if before.latency_ms.p99 and after.latency_ms.p99:
+                hits["p99"].append(_holds(before.latency_ms.p99, after.latency_ms.p99.value))
+    for k in (3, 5):
+        for start in range(0, n - k, k):
+            groups: dict[str, dict[Hashable, float]] = {
+                engine: {i: rates[i] for i in range(start, start + k)} for engine, rates in everything.items()
+            }
+            pooled = pooled_spread(groups)
+            for engine, rates in groups.items():
+                if pooled is not None:
+                    hits[f"further_process_{k}"].append(_holds(repeated_estimate(rates, pooled), everything[engine][start + k]))
+    return {name: _share(values) for name, values in hits.items()}
+
+
+def _noticed(quiet: Sequence[TrialRecord], disturbed: Sequence[TrialRecord]) -> dict[str, Any]:
+    """How often the flag was set, and after how many disturbed measurements the control chart raised the alarm, if it did."""
+    flagged = {
+        "contended_alone": _share([CONTENDED in r.flags for r in quiet]),
+        "contended_beside_a_neighbour": _share([CONTENDED in r.flags for r in disturbed]),
+        "repeated_windows_alone": sum(r.load.n_repeated_windows for r in quiet if r.load),
+    }
+    before = [math.log(_rate(r).value) for r in quiet]
+    after = [math.log(_rate(r).value) for r in disturbed]
+    alarm = next((i for i in range(1, len(after) + 1) if changed(before + after[:i]).changed_at is not None), None)
+    ratio = math.exp(sum(after) / len(after) - sum(before) / len(before))
+    return {**flagged, "false_alarm": changed(before).changed_at, "alarm_after": alarm, "speed_beside_a_neighbour": ratio}
+
+
+def _rate(record: TrialRecord) -> Estimate:
+    if record.throughput_items_per_s is None:
+        raise RuntimeError(f"{record.candidate} has no throughput")
+    return record.throughput_items_per_s
+
+
+def _holds(interval: Estimate, value: float) -> bool:
+    return interval.low <= value <= interval.high
+
+
+def _share(values: Sequence[bool]) -> Estimate | None:
+    return share_estimate(sum(values), len(values)) if values else None
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Estimate):
+        return f"{value.value:.1%} [{value.low:.1%}, {value.high:.1%}] of {value.n}"
+    return "–" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _row(record: TrialRecord) -> dict[str, Any]:
+    document = record.as_json()
+    return {k: document[k] for k in ("throughput_items_per_s", "latency_ms", "load", "flags", "started_at")}
+
+
+if __name__ == "__main__":
+    main()
