@@ -99,6 +99,7 @@ def _view(backend: Backend, able: Capabilities) -> EngineView:
         refused=able.refused,
         limits=able.limits,
         defaults=backend.defaults(),
+        build_knobs=backend.build_knobs,
     )
 
 
