@@ -24,6 +24,30 @@ def front_mask(points: Points) -> NDArray[np.bool_]:
     return ~dominated
 
 
+def hypervolume(points: Points, reference: Points) -> float:
+    """Volume between `points`, shape (n, m), and the `reference` corner, shape (m,), that they dominate; any m ≥ 1.
+
+    Slices along the last objective, each as large as the hypervolume of the points above it in the others: O(n^(m−1)).
+    """
+    inside = np.asarray(points, dtype=float)
+    inside = inside[np.all(inside > reference, axis=1)]
+    if len(inside) == 0:
+        return 0.0
+    if inside.shape[1] == 1:
+        return float(np.max(inside) - reference[0])
+    if inside.shape[1] == 2:
+        return hypervolume_2d(inside, reference)
+    inside = inside[front_mask(inside)]
+    inside = inside[np.argsort(-inside[:, -1], kind="stable")]
+    floors = np.append(inside[1:, -1], reference[-1])
+    slices = (
+        (float(top - floor), hypervolume(inside[: i + 1, :-1], reference[:-1]))
+        for i, (top, floor) in enumerate(zip(inside[:, -1], floors, strict=True))
+        if top > floor
+    )
+    return sum(depth * area for depth, area in slices)
+
+
 def hypervolume_2d(points: Points, reference: Points) -> float:
     """Area between `points`, shape (n, 2), and the `reference` corner, shape (2,), that they dominate."""
     inside = np.asarray(points, dtype=float)

@@ -88,6 +88,16 @@ RUNTIMES = Registry(
         "host": "autotune.cuda.host:HostRuntime",  # a double for tests, by this name only
     },
 )
+STRATEGIES = Registry(
+    "search.strategy",
+    "autotune.strategies",
+    {
+        "gp": "autotune.study.strategy:gaussian_processes",
+        "tpe": "autotune.study.strategy:parzen_estimators",
+        "nsga2": "autotune.study.strategy:genetic",
+        "random": "autotune.study.strategy:uniform",
+    },
+)
 EXPORTERS = Registry(
     "export target",
     "autotune.exporters",

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from autotune.candidate import KNOBS, Scalar
-from autotune.cli.options import file_argument, writing
+from autotune.cli.options import file_argument, json_option, writing
 from autotune.errors import SpecError
 
 
@@ -85,3 +85,55 @@ def _asked_values(asked: tuple[str, ...]) -> dict[str, tuple[Scalar, ...]]:
         except ValueError as exc:
             raise SpecError(f"--grid {text}: found {values!r}; allowed: values of kind {KNOBS[name].kind}") from exc
     return found
+
+
+@click.command()
+@click.argument("tables", metavar="TABLE…", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--strategy", "names", multiple=True, metavar="NAME", help="A strategy to compare; default: all. Repeatable.")
+@click.option("--bare/--no-bare", default=True, show_default=True, help="Each also without caches and priors, as a plain loop.")
+@click.option("--seeds", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--engine", "engines", multiple=True, metavar="NAME", help="Only this engine's points. Repeatable.")
+@click.option("--hours", type=click.FloatRange(0, min_open=True), help="Virtual; default: as long as the exhaustive sweep.")
+@click.option("--trials", type=click.IntRange(1), help="At most so many trials per search.")
+@click.option("--goal", type=click.FloatRange(0, 1), default=0.95, show_default=True, help="Share of the hypervolume.")
+@click.option("--overhead", default="model", show_default=True, help="Of a proposal: model, measured, or seconds.")
+@click.option("--noise", type=click.FloatRange(0), help="Spread between processes (of the log), instead of the recorded one.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Replays at a time.")
+@click.option("--out", type=click.Path(path_type=Path), help="A picture: .png, .svg or .pdf.")
+@json_option
+def simulate(
+    tables: tuple[Path, ...],
+    names: tuple[str, ...],
+    bare: bool,
+    seeds: int,
+    engines: tuple[str, ...],
+    hours: float | None,
+    trials: int | None,
+    goal: float,
+    overhead: str,
+    noise: float | None,
+    jobs: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare search strategies on recorded sweeps, on a virtual clock: hypervolume over virtual hours."""
+    from autotune.cli.render import emit_json
+    from autotune.cli.simulating import Choice, print_comparison, simulated
+    from autotune.report.search_plot import draw_searches
+
+    if out is not None and out.suffix not in (".png", ".svg", ".pdf"):
+        raise SpecError(f"--out {out}: found the suffix {out.suffix!r}; allowed: .png, .svg, .pdf")
+    choice = Choice(
+        names=names, bare=bare, seeds=seeds, engines=engines, hours=hours, trials=trials, goal=goal, overhead=overhead,
+        noise=noise, jobs=jobs,
+    )  # fmt: skip
+    documents = [simulated(path, choice) for path in tables]
+    if as_json:
+        emit_json(documents)
+    else:
+        for found in documents:
+            print_comparison(found)
+    if out is not None:
+        with writing(out):
+            draw_searches(documents, out)
+        click.echo(f"wrote {out}", err=True)

@@ -139,6 +139,14 @@ class SweepTable:
         noise = self.process_noise
         return math.sqrt(statistics.fmean(x * x for x in noise)) if noise else None
 
+    @property
+    def exhaustive_s(self) -> float:
+        """What measuring every point once takes with caches, in seconds: artifacts once, and a load of each point."""
+        made = {row for p in self.points for row in p.artifacts.values()}
+        once = sum(self.artifacts[row].seconds for row in made)
+        loads = sum(statistics.fmean(x.seconds for x in p.loads) for p in self.points if p.loads)
+        return once + loads + sum(p.open_s + p.probe_s + p.other_s for p in self.points)
+
     def space(self) -> SearchSpace:
         """The grid as a search space."""
         return SearchSpace(

@@ -104,7 +104,7 @@ def _columns(points: Sequence[Point]) -> dict[str, Any]:
             **{knob: [getattr(p.candidate, knob) for p in points] for knob in KNOBS},
             "state": [_STATES.index(p.state) for p in points],
             "reject": [None if p.reject is None else rejects.index(p.reject) for p in points],
-            **{kind: [p.artifacts.get(kind) for p in points] for kind in ARTIFACTS},
+            **{f"row_of_{kind}": [p.artifacts.get(kind) for p in points] for kind in ARTIFACTS},
             **{name: [_digits(getattr(p, name)) for p in points] for name in _TIMES},
             "inferred": [int(p.inferred) for p in points],
             "n_loads": [len(p.loads) for p in points],
@@ -180,14 +180,14 @@ def _points(d: Mapping[str, Any]) -> tuple[Point, ...]:
     found, at = [], 0
     for i in range(n):
         n_loads = _index(columns["n_loads"][i], len(loads) - at + 1)
-        artifacts = {kind: _index(columns[kind][i], len(d["artifacts"])) for kind in ARTIFACTS if columns[kind][i] is not None}
+        rows = {kind: columns[f"row_of_{kind}"][i] for kind in ARTIFACTS}
         reject = columns["reject"][i]
         found.append(
             Point(
                 candidate=Candidate(**{knob: columns[knob][i] for knob in KNOBS}),
                 state=cast(Any, _STATES[_index(columns["state"][i], len(_STATES))]),
                 reject=None if reject is None else rejects[_index(reject, len(rejects))],
-                artifacts=cast(Any, artifacts),
+                artifacts=cast(Any, {k: _index(row, len(d["artifacts"])) for k, row in rows.items() if row is not None}),
                 loads=loads[at : at + n_loads],
                 inferred=bool(columns["inferred"][i]),
                 **{name: _number(columns[name][i]) for name in _TIMES},

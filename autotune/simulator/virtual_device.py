@@ -28,14 +28,16 @@ class VirtualDevice:
 
     With `caches`, an artifact costs its time once, as in a study; without, every trial makes everything anew. Throughput is the
     point's mean over its recorded processes, times a deviation drawn from those that were seen between processes anywhere in
-    the table; intervals are those of a recorded run of the point. Equal tables, seeds and requests give equal records.
+    the table, or normal on the log scale with `noise_sd`; intervals are those of a recorded run of the point. Equal tables,
+    seeds and requests give equal records.
     """
 
-    def __init__(self, table: SweepTable, *, seed: int = 0, caches: bool = True) -> None:
+    def __init__(self, table: SweepTable, *, seed: int = 0, caches: bool = True, noise_sd: float | None = None) -> None:
         self.now_s = 0.0
         self.spent_s: dict[str, float] = {}
         self._table, self._caches = table, caches
         self._made: set[int] = set()
+        self._noise_sd = noise_sd
         self._rng = np.random.default_rng(seed)
 
     def advance(self, what: str, seconds: float) -> None:
@@ -107,8 +109,7 @@ class VirtualDevice:
 
     def _drawn(self, point: Point, request: TrialRequest) -> tuple[Load, tuple[str, ...]]:
         """One more load of the point, ended early where a rival is certainly better."""
-        noise = self._table.process_noise
-        deviation = math.exp(noise[self._rng.integers(len(noise))]) if noise else 1.0
+        deviation = math.exp(self._deviation())
         like = point.loads[self._rng.integers(len(point.loads))]
         load = replace(
             like,
@@ -126,6 +127,13 @@ class VirtualDevice:
                 saved_s = min(load.seconds, (load.windows - n) * self._table.load.window_s)
                 return replace(load, half_width=load.half_width * wider, windows=n, seconds=load.seconds - saved_s), (GIVEN_UP,)
         return load, ()
+
+    def _deviation(self) -> float:
+        """Of log throughput, between this process and the mean over all; 0 where neither table nor caller knows of any."""
+        if self._noise_sd is not None:
+            return float(self._rng.normal(0.0, self._noise_sd))
+        noise = self._table.process_noise
+        return noise[self._rng.integers(len(noise))] if noise else 0.0
 
     @staticmethod
     def _instant(seconds: float) -> str:

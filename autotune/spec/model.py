@@ -169,6 +169,12 @@ class BudgetSpec(_Section):
     hours: float | None = Field(None, gt=0)
 
 
+class SearchSpec(_Section):
+    """How candidates are proposed."""
+
+    strategy: str = Field("gp", description="a registered search strategy: gp, tpe, nsga2, random")
+
+
 class FinalistsSpec(_Section):
     """The best of the search, measured again at its end in fresh processes, interleaved with the reference; `off`: none are."""
 
@@ -267,6 +273,7 @@ class StudySpec(_Section):
     accuracy: AccuracySpec = AccuracySpec()
     load: LoadSpec = LoadSpec()
     budget: BudgetSpec = BudgetSpec()
+    search: SearchSpec = SearchSpec()
     finalists: FinalistsSpec = FinalistsSpec()
     canary: CanarySpec = CanarySpec()
     warm_start: WarmStartSpec = WarmStartSpec()

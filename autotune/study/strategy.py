@@ -1,10 +1,14 @@
-"""Which sampler proposes next: Gaussian processes while trials are few, tree-structured Parzen estimators afterwards."""
+"""Which sampler proposes next. A strategy is one function here, or elsewhere, and one line in `registry.STRATEGIES`."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
+
+from autotune.registry import STRATEGIES
+from autotune.space.capability import SearchSpace
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -13,6 +17,17 @@ GP_UNTIL_TRIALS = 150
 """Beyond about 150 finished trials a GP's proposal takes longer than it saves (3.5 s at 300, 15 s at 1,000; two cores)."""
 STARTUP_TRIALS = 10
 
+SamplerFor = Callable[[int, int], "BaseSampler"]
+"""The sampler for the next proposal, by the number of finished trials and a fresh seed; asked anew before each."""
+Strategy = Callable[[SearchSpace], SamplerFor]
+"""Made once for a study's space, so that a sampler may remember what it learnt."""
+
+
+def strategy_named(name: str, space: SearchSpace) -> SamplerFor:
+    """The strategy of that name for a space. Raises SpecError naming those there are."""
+    made: SamplerFor = STRATEGIES.load(name)(space)
+    return made
+
 
 def fresh_seed(base: int, worker_id: str, n_trials: int) -> int:
     """A seed that no earlier start of this study had: with the same one a restarted sampler would repeat its first draws."""
@@ -20,13 +35,51 @@ def fresh_seed(base: int, worker_id: str, n_trials: int) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:4], "big")
 
 
-def sampler_for(n_finished: int, seed: int) -> BaseSampler:
+def gaussian_processes(space: SearchSpace) -> SamplerFor:
     """GP below GP_UNTIL_TRIALS where torch and scipy are installed, else TPE; both multi-objective and with constraints."""
-    import optuna
+    otherwise = parzen_estimators(space)
 
-    if n_finished < GP_UNTIL_TRIALS and find_spec("torch") and find_spec("scipy"):
-        # Only the pool, which OpenVINO lacks, is drawn at random; a warning for each trial would tell the user nothing.
-        return optuna.samplers.GPSampler(
-            seed=seed, n_startup_trials=STARTUP_TRIALS, deterministic_objective=False, warn_independent_sampling=False
-        )
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
+    def sampler(n_finished: int, seed: int) -> BaseSampler:
+        import optuna
+
+        if n_finished < GP_UNTIL_TRIALS and find_spec("torch") and find_spec("scipy"):
+            # Only the pool, which OpenVINO lacks, is drawn at random; a warning for each trial would tell the user nothing.
+            return optuna.samplers.GPSampler(
+                seed=seed, n_startup_trials=STARTUP_TRIALS, deterministic_objective=False, warn_independent_sampling=False
+            )
+        return otherwise(n_finished, seed)
+
+    return sampler
+
+
+def parzen_estimators(space: SearchSpace) -> SamplerFor:
+    """Optuna's TPE as it comes."""
+
+    def sampler(n_finished: int, seed: int) -> BaseSampler:
+        import optuna
+
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
+
+    return sampler
+
+
+def genetic(space: SearchSpace) -> SamplerFor:
+    """Optuna's NSGA-II as it comes; its first 50 trials are drawn at random."""
+
+    def sampler(n_finished: int, seed: int) -> BaseSampler:
+        import optuna
+
+        return optuna.samplers.NSGAIISampler(seed=seed)
+
+    return sampler
+
+
+def uniform(space: SearchSpace) -> SamplerFor:
+    """Every candidate is as likely as any other, whatever was measured."""
+
+    def sampler(n_finished: int, seed: int) -> BaseSampler:
+        import optuna
+
+        return optuna.samplers.RandomSampler(seed=seed)
+
+    return sampler
