@@ -92,6 +92,7 @@ STRATEGIES = Registry(
     "search.strategy",
     "autotune.strategies",
     {
+        "cost-aware": "autotune.study.cost_aware:cost_aware",
         "gp": "autotune.study.strategy:gaussian_processes",
         "tpe": "autotune.study.strategy:parzen_estimators",
         "nsga2": "autotune.study.strategy:genetic",

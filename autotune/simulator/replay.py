@@ -173,7 +173,7 @@ class _Search:
         twin = self._seen.get(proposal.candidate)
         if twin is not None and self._contestant.caches:
             self._n_repeated += 1
-            self._proposer.tell(proposal.number, twin, self._records)
+            self._proposer.tell(proposal.number, twin, self._records, {"duplicate_of": twin.number})
             self._exhausted = not self._proposer.enqueue_unseen(frozenset(self._seen))
             return
         faster = rivals(self._records, self._plan.spec, 1) if self._contestant.caches else ()

@@ -52,6 +52,12 @@ def distribution(knob: str, domain: Domain) -> BaseDistribution:
     return FloatDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
 
 
+def distributions_of(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """Every parameter of the space, also those that only some engines have."""
+    found = {PAIR: _pair_distribution(space)}
+    return found | {parameter_name(k, d): distribution(k, d) for k, d in space.domains.items()}
+
+
 def suggest(trial: BaseTrial, space: SearchSpace) -> Candidate:
     """The candidate that the trial's sampler proposes; knobs that the drawn engine lacks are not asked for."""
     engine, _, precision = str(_draw(trial, PAIR, _pair_distribution(space))).partition("/")

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 from autotune.candidate import Candidate
 from autotune.errors import SpecError, SpecProblem, StoreError
 from autotune.records import TrialRecord
+from autotune.search.history import OUTCOME
 from autotune.space.sampling import PAIR, candidate_from_params, params_from_candidate, random_candidate, suggest
 from autotune.study.objectives import objectives_of
+from autotune.study.outcome import outcome_of
 from autotune.study.plan import StudyPlan
 from autotune.study.scoring import objective_values, violations
 from autotune.study.strategy import fresh_seed, strategy_named
@@ -54,7 +56,7 @@ class Proposer:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._plan, self._worker_id = plan, worker_id
-        self._sampler_for = strategy_named(strategy or plan.spec.search.strategy, plan.space)
+        self._sampler_for = strategy_named(strategy or plan.spec.search.strategy, plan)
         self._study = _open_study(plan, storage)
         self._check_pairs()
         self._random = random.Random(fresh_seed(plan.spec.seed, worker_id, len(self._study.trials)))
@@ -85,7 +87,8 @@ class Proposer:
         trial = optuna.trial.Trial(self._study, self._frozen(number)._trial_id)
         for name, value in violations(record, self._plan.spec).items():
             trial.set_constraint(name, value)
-        for name, value in {**_attributes(record), **note}.items():
+        told = outcome_of(record, self._plan.spec, duplicate="duplicate_of" in note)
+        for name, value in {**_attributes(record), **note, OUTCOME: told}.items():
             trial.set_user_attr(name, value)
         self._study.tell(number, objective_values(record, self._plan.spec, known))
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from autotune.registry import STRATEGIES
-from autotune.space.capability import SearchSpace
+from autotune.study.plan import StudyPlan
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -19,13 +19,13 @@ STARTUP_TRIALS = 10
 
 SamplerFor = Callable[[int, int], "BaseSampler"]
 """The sampler for the next proposal, by the number of finished trials and a fresh seed; asked anew before each."""
-Strategy = Callable[[SearchSpace], SamplerFor]
-"""Made once for a study's space, so that a sampler may remember what it learnt."""
+Strategy = Callable[[StudyPlan], SamplerFor]
+"""Made once for a study, so that a sampler may remember what it learnt."""
 
 
-def strategy_named(name: str, space: SearchSpace) -> SamplerFor:
-    """The strategy of that name for a space. Raises SpecError naming those there are."""
-    made: SamplerFor = STRATEGIES.load(name)(space)
+def strategy_named(name: str, plan: StudyPlan) -> SamplerFor:
+    """The strategy of that name for a study. Raises SpecError naming those there are."""
+    made: SamplerFor = STRATEGIES.load(name)(plan)
     return made
 
 
@@ -35,9 +35,9 @@ def fresh_seed(base: int, worker_id: str, n_trials: int) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:4], "big")
 
 
-def gaussian_processes(space: SearchSpace) -> SamplerFor:
+def gaussian_processes(plan: StudyPlan) -> SamplerFor:
     """GP below GP_UNTIL_TRIALS where torch and scipy are installed, else TPE; both multi-objective and with constraints."""
-    otherwise = parzen_estimators(space)
+    otherwise = parzen_estimators(plan)
 
     def sampler(n_finished: int, seed: int) -> BaseSampler:
         import optuna
@@ -52,7 +52,7 @@ def gaussian_processes(space: SearchSpace) -> SamplerFor:
     return sampler
 
 
-def parzen_estimators(space: SearchSpace) -> SamplerFor:
+def parzen_estimators(plan: StudyPlan) -> SamplerFor:
     """Optuna's TPE as it comes."""
 
     def sampler(n_finished: int, seed: int) -> BaseSampler:
@@ -63,7 +63,7 @@ def parzen_estimators(space: SearchSpace) -> SamplerFor:
     return sampler
 
 
-def genetic(space: SearchSpace) -> SamplerFor:
+def genetic(plan: StudyPlan) -> SamplerFor:
     """Optuna's NSGA-II as it comes; its first 50 trials are drawn at random."""
 
     def sampler(n_finished: int, seed: int) -> BaseSampler:
@@ -74,7 +74,7 @@ def genetic(space: SearchSpace) -> SamplerFor:
     return sampler
 
 
-def uniform(space: SearchSpace) -> SamplerFor:
+def uniform(plan: StudyPlan) -> SamplerFor:
     """Every candidate is as likely as any other, whatever was measured."""
 
     def sampler(n_finished: int, seed: int) -> BaseSampler:
