@@ -51,8 +51,6 @@ def simulated(path: Path, choice: Choice) -> dict[str, Any]:
             table = table.restricted(choice.engines)
         except ValueError as exc:
             raise SpecError(f"--engine: {exc}") from exc
-    if table.missing:
-        click.echo(f"{path}: {table.missing} points of its grid are missing; nothing is known of them", err=True)
     end_s = table.exhaustive_s if choice.hours is None else choice.hours * 3600
     limits = Limits(seconds=end_s, trials=choice.trials or len(table.points) * 2, enough=0.9999)
     setting = Setting(limits=limits, overhead=overhead_of(choice.overhead), noise_sd=choice.noise)

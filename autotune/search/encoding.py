@@ -45,7 +45,7 @@ class Encoding:
             numbers[:, j] = [scale(row[name]) if name in row else _ABSENT for row in rows]
         columns: list[list[int]] = []
         for name in factors:
-            split = self.factors.get(name, lambda choice: (choice,))
+            split = self.factors.get(name, _whole)
             parts = [split(row[name]) if name in row else () for row in rows]
             for k in range(max((len(split(c)) for c in _choices(self.space[name])), default=1)):
                 columns.append([self._code((name, k), p[k] if k < len(p) else None) for p in parts])
@@ -73,8 +73,7 @@ class Encoding:
                 if len(unique) <= most:
                     return list(unique.values())
         near = [moved for params in around for moved in self._neighbours(params)]
-        rng.shuffle(near)  # type: ignore[arg-type]  # numpy's stub wants an array; a list is shuffled in place
-        drawn = near[: most // 2]
+        drawn = [near[i] for i in rng.permutation(len(near))[: most // 2]]
         drawn += [self._drawn(rng) for _ in range(most - len(drawn))]
         return list({key_of(t): t for t in map(self.trimmed, drawn)}.values())
 
@@ -88,6 +87,10 @@ class Encoding:
             if name in params:
                 found += [{**params, name: value} for value in _next_to(d, params[name])]
         return found
+
+
+def _whole(choice: Any) -> tuple[Hashable, ...]:
+    return (choice,)
 
 
 def key_of(params: Params) -> Hashable:

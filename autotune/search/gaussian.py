@@ -21,7 +21,7 @@ _MOST_LEARNT = 80
 """Hyperparameters are learnt from no more rows than this, spread over all: an inverse costs the cube of their number."""
 _STEPS = 25
 _FIRST_STEPS = 40
-"""Steps of RPROP (Riedmiller and Braun 1993) per fit; the first begins far from the optimum, later ones where the last ended."""
+"""Steps of RPROP (Riedmiller and Braun 1993) per fit; the first begins far away, later ones where the last ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class GaussianProcess:
         assert self._theta is not None  # set above; said for the type checker
         theta = Hyperparameters.of(self._theta, d, q)
         covariance = parts.covariance(theta) + (math.exp(2 * theta.noise) + _JITTER) * np.eye(n)
-        self._inverse = np.linalg.inv(covariance)
+        self._inverse = np.asarray(np.linalg.inv(covariance), dtype=np.float64)
         self._alpha = self._inverse @ y
         self._inputs = inputs
         self.work.largest = max(self.work.largest, n)

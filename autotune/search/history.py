@@ -27,8 +27,9 @@ def outcome(
 ) -> dict[str, Any]:
     """The value of the user attribute OUTCOME; without one a trial costs the time from ask to tell, and is as it was told.
 
-    `stage_s`: seconds by stage. `failed_in`: the stage whose result cannot be, which is so for all that share it. `unmeasured`:
-    numbers of objectives and names of constraints whose told values stand for nothing. `duplicate`: it was answered from memory.
+    `stage_s`: seconds by stage. `failed_in`: the stage whose result cannot be, which is so for all that share it.
+    `unmeasured`: numbers of objectives and names of constraints whose told values stand for nothing. `duplicate`: it was
+    answered from memory.
     """
     return {"stage_s": dict(stage_s), "failed_in": failed_in, "unmeasured": list(unmeasured), "duplicate": duplicate}
 

@@ -1,8 +1,8 @@
 """Expected hypervolume improvement of independent normal or log-normal predictions, exact for any number of objectives.
 
 The front's coordinates cut the space beyond the corner into cells. A cell that nothing of the front dominates is gained in so
-far as the new point dominates it: in one objective, the expected length of [a, b] below Y is E[min(Y, b)] − E[min(Y, a)], and as
-the objectives are independent the lengths multiply. All objectives are to be maximized.
+far as the new point dominates it: in one objective, the expected length of [a, b] below Y is E[min(Y, b)] − E[min(Y, a)], and
+as the objectives are independent the lengths multiply. All objectives are to be maximized.
 """
 
 from __future__ import annotations
@@ -84,16 +84,18 @@ def expected_improvement(front: Array, corner: Array, predictions: Sequence[Pred
         # The cells whose lower corner the point exceeds in every objective are dominated by it.
         free[tuple(slice(0, int(np.searchsorted(cut, value))) for cut, value in zip(edges, point, strict=True))] = False
     volume = free.astype(np.float64)
-    found = np.tensordot(lengths[0], volume, axes=(1, 0))
+    found: Array = np.tensordot(lengths[0], volume, axes=(1, 0))
     for length in lengths[1:]:
         found = np.einsum("nk,nk...->n...", length, found)
-    return np.maximum(found, 0.0)
+    gained: Array = np.maximum(found, 0.0)
+    return gained
 
 
 def _lengths(prediction: Prediction, cut: Array) -> Array:
     """The expected length of every cell's side below each candidate, shape (n, cells); the last cell has no end."""
     steps = [prediction.expected_min(float(edge)) for edge in cut] + [prediction.expected_min(math.inf)]
-    return np.maximum(np.diff(np.stack(steps, axis=1), axis=1), 0.0)
+    lengths: Array = np.maximum(np.diff(np.stack(steps, axis=1), axis=1), 0.0)
+    return lengths
 
 
 def _thinned(front: Array, m: int) -> Array:
@@ -101,4 +103,5 @@ def _thinned(front: Array, m: int) -> Array:
     if len(front) <= most:
         return front
     order = np.argsort(front[:, 0])
-    return front[order[np.linspace(0, len(front) - 1, most).round().astype(int)]]
+    thinned: Array = front[order[np.linspace(0, len(front) - 1, most).round().astype(int)]]
+    return thinned

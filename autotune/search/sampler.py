@@ -137,11 +137,12 @@ class CostAwareSampler(BaseSampler):
         feasible = [s for s in self._history.seen if _is_feasible(s, len(minimize))]
         rows: list[Params] = [*(s.params for s in feasible), *self._history.pending]
         if not rows:
-            everything = [s.params for s in self._history.seen]
+            everything: list[Params] = [s.params for s in self._history.seen]
             points = _points(self._surrogate.objectives(everything, minimize))
-            return np.zeros((0, len(minimize))), points.min(axis=0) - 1e-9, everything[-_AROUND:]
+            return np.zeros((0, len(minimize))), np.min(points, axis=0) - 1e-9, everything[-_AROUND:]
         points = _points(self._surrogate.objectives(rows, minimize))
-        worst, best = points.min(axis=0), points.max(axis=0)
+        worst: Array = np.min(points, axis=0)
+        best: Array = np.max(points, axis=0)
         span = np.where(best > worst, best - worst, np.maximum(np.abs(best), 1e-9))
         order = np.argsort(-_depth(points))
         return points, worst - _BEYOND * span, [rows[i] for i in order[:_AROUND]]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autotune.errors import SpecError
 from autotune.records import TrialRecord
 from autotune.simulator.table import SweepTable
 from autotune.simulator.truth import Truth
@@ -127,8 +128,14 @@ def replay(table: SweepTable, contestant: Contestant, setting: Setting, *, seed:
     """A search of the table's grid.
 
     The search is a study's own: its Proposer and strategy, its priors, what it makes of rejections and of candidates that
-    come twice, and its giving up. Canary and finalists, which cost every strategy alike, are left out.
+    come twice, and its giving up. Canary and finalists, which cost every strategy alike, are left out. Raises SpecError for a
+    table that is not complete, and where none of its points is feasible.
     """
+    if table.missing:
+        raise SpecError(
+            f"the table {table.study!r} lacks {table.missing} points of its grid, so what a search finds there is not known; "
+            "finish it: autotune sweep STUDY.yaml --out TABLE"
+        )
     search = _Search(table, table.plan(seed=seed, **setting.sections), contestant, setting)
     while search.ended(setting.limits) == "":
         search.one_trial()
