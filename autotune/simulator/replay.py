@@ -156,7 +156,7 @@ class _Search:
         self._reference = self._device.measure_reference()
         self._proposer.note_reference(self._reference)
         if contestant.priors:
-            self._proposer.enqueue_priors()
+            self._proposer.enqueue_first(self._proposer.first_priors)
         self._records: list[TrialRecord] = []
         self._seen: dict[Any, TrialRecord] = {}
         self._n_points, self._n_repeated, self._exhausted = len(table.points), 0, False

@@ -172,7 +172,7 @@ class BudgetSpec(_Section):
 class SearchSpec(_Section):
     """How candidates are proposed."""
 
-    strategy: str = Field("gp", description="a registered search strategy: gp, tpe, nsga2, random")
+    strategy: str = Field("cost-aware", description="a registered strategy: cost-aware, gp, tpe, nsga2, random")
 
 
 class FinalistsSpec(_Section):

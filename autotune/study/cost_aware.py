@@ -9,9 +9,9 @@ from autotune.candidate import KNOBS
 from autotune.search.encoding import Params
 from autotune.search.history import Stage
 from autotune.space.capability import SearchSpace
-from autotune.space.sampling import PAIR, distributions_of, knob_of, parameter_name
+from autotune.space.sampling import PAIR, distributions_of, knob_of, parameter_name, params_from_candidate
 from autotune.study.plan import StudyPlan
-from autotune.study.strategy import SamplerFor
+from autotune.study.strategy import Strategy
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -20,7 +20,7 @@ OVERHEAD_S = 0.2
 """What a trial takes beside its stages: a fork, the database, and the proposal itself."""
 
 
-def cost_aware(plan: StudyPlan) -> SamplerFor:
+def cost_aware(plan: StudyPlan) -> Strategy:
     """One sampler for the life of the study, which learns on and draws from a fresh seed each time."""
     from autotune.search.sampler import CostAwareSampler
 
@@ -30,6 +30,7 @@ def cost_aware(plan: StudyPlan) -> SamplerFor:
         stages=stages_of(plan),
         factors={PAIR: lambda pair: tuple(str(pair).split("/"))},
         absent=lambda params: _absent(params, space),
+        favoured=[p for c in plan.priors if (p := params_from_candidate(c, space)) is not None],
         overhead_s=OVERHEAD_S,
     )
 
@@ -37,7 +38,7 @@ def cost_aware(plan: StudyPlan) -> SamplerFor:
         sampler.reseed(seed)
         return sampler
 
-    return reseeded
+    return Strategy(sampler=reseeded, weighs_priors=True)
 
 
 def stages_of(plan: StudyPlan) -> tuple[Stage, ...]:

@@ -56,7 +56,7 @@ class Proposer:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._plan, self._worker_id = plan, worker_id
-        self._sampler_for = strategy_named(strategy or plan.spec.search.strategy, plan)
+        self._strategy = strategy_named(strategy or plan.spec.search.strategy, plan)
         self._study = _open_study(plan, storage)
         self._check_pairs()
         self._random = random.Random(fresh_seed(plan.spec.seed, worker_id, len(self._study.trials)))
@@ -64,7 +64,7 @@ class Proposer:
     def ask(self, n_finished: int) -> Proposal:
         """The next candidate; enqueued ones come first. `n_finished` decides which sampler proposes."""
         seed = fresh_seed(self._plan.spec.seed, self._worker_id, len(self._study.get_trials(deepcopy=False)))
-        self._study.sampler = self._sampler_for(n_finished, seed)
+        self._study.sampler = self._strategy.sampler(n_finished, seed)
         trial = self._study.ask()
         return Proposal(number=trial.number, candidate=suggest(trial, self._plan.space))
 
@@ -108,6 +108,11 @@ class Proposer:
             return
         attributes = {**_attributes(record), _REFERENCE: True, "role": "reference: the unmodified model, not searched"}
         self._study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL, user_attrs=attributes))
+
+    @property
+    def first_priors(self) -> tuple[Candidate, ...]:
+        """The priors to ask for before the search: all, or the engines' defaults where the strategy weighs the others itself."""
+        return self._plan.defaults if self._strategy.weighs_priors else self._plan.priors
 
     def enqueue_first(self, candidates: Iterable[Candidate]) -> None:
         """These are asked for first, in this order; each is enqueued once in the life of a study."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -17,15 +18,22 @@ GP_UNTIL_TRIALS = 150
 """Beyond about 150 finished trials a GP's proposal takes longer than it saves (3.5 s at 300, 15 s at 1,000; two cores)."""
 STARTUP_TRIALS = 10
 
-SamplerFor = Callable[[int, int], "BaseSampler"]
-"""The sampler for the next proposal, by the number of finished trials and a fresh seed; asked anew before each."""
-Strategy = Callable[[StudyPlan], SamplerFor]
-"""Made once for a study, so that a sampler may remember what it learnt."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strategy:
+    """How a study searches; made once for it, so that a sampler may remember what it learnt.
+
+    `sampler`: for the next proposal, by the number of finished trials and a fresh seed. `weighs_priors`: it was told the plan's
+    priors and tries them when they promise most; otherwise all are tried first.
+    """
+
+    sampler: Callable[[int, int], BaseSampler]
+    weighs_priors: bool = False
 
 
-def strategy_named(name: str, plan: StudyPlan) -> SamplerFor:
+def strategy_named(name: str, plan: StudyPlan) -> Strategy:
     """The strategy of that name for a study. Raises SpecError naming those there are."""
-    made: SamplerFor = STRATEGIES.load(name)(plan)
+    made: Strategy = STRATEGIES.load(name)(plan)
     return made
 
 
@@ -35,7 +43,7 @@ def fresh_seed(base: int, worker_id: str, n_trials: int) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:4], "big")
 
 
-def gaussian_processes(plan: StudyPlan) -> SamplerFor:
+def gaussian_processes(plan: StudyPlan) -> Strategy:
     """GP below GP_UNTIL_TRIALS where torch and scipy are installed, else TPE; both multi-objective and with constraints."""
     otherwise = parzen_estimators(plan)
 
@@ -47,12 +55,12 @@ def gaussian_processes(plan: StudyPlan) -> SamplerFor:
             return optuna.samplers.GPSampler(
                 seed=seed, n_startup_trials=STARTUP_TRIALS, deterministic_objective=False, warn_independent_sampling=False
             )
-        return otherwise(n_finished, seed)
+        return otherwise.sampler(n_finished, seed)
 
-    return sampler
+    return Strategy(sampler=sampler)
 
 
-def parzen_estimators(plan: StudyPlan) -> SamplerFor:
+def parzen_estimators(plan: StudyPlan) -> Strategy:
     """Optuna's TPE as it comes."""
 
     def sampler(n_finished: int, seed: int) -> BaseSampler:
@@ -60,10 +68,10 @@ def parzen_estimators(plan: StudyPlan) -> SamplerFor:
 
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
 
-    return sampler
+    return Strategy(sampler=sampler)
 
 
-def genetic(plan: StudyPlan) -> SamplerFor:
+def genetic(plan: StudyPlan) -> Strategy:
     """Optuna's NSGA-II as it comes; its first 50 trials are drawn at random."""
 
     def sampler(n_finished: int, seed: int) -> BaseSampler:
@@ -71,10 +79,10 @@ def genetic(plan: StudyPlan) -> SamplerFor:
 
         return optuna.samplers.NSGAIISampler(seed=seed)
 
-    return sampler
+    return Strategy(sampler=sampler)
 
 
-def uniform(plan: StudyPlan) -> SamplerFor:
+def uniform(plan: StudyPlan) -> Strategy:
     """Every candidate is as likely as any other, whatever was measured."""
 
     def sampler(n_finished: int, seed: int) -> BaseSampler:
@@ -82,4 +90,4 @@ def uniform(plan: StudyPlan) -> SamplerFor:
 
         return optuna.samplers.RandomSampler(seed=seed)
 
-    return sampler
+    return Strategy(sampler=sampler)

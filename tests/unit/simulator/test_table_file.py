@@ -69,7 +69,7 @@ def test_files_that_are_no_tables(tmp_path: Path, content: bytes, says: str) -> 
 
 def test_a_missing_file_names_the_command(tmp_path: Path) -> None:
     """Whoever has no table yet hears how to record one."""
-    with pytest.raises(SpecError, match="autotune sweep STUDY.yaml"):
+    with pytest.raises(SpecError, match=r"autotune sweep STUDY\.yaml"):
         load_table(tmp_path / "none.json.gz")
 
 

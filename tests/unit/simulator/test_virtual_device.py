@@ -104,7 +104,7 @@ def test_times_are_on_the_virtual_clock() -> None:
 
 
 def test_noise_is_that_between_the_recorded_processes() -> None:
-    """Two processes at ±2 % around the mean: the standard deviation is √2 · 2 %, and 400 draws show it. The mean is the truth."""
+    """Two processes at ±2 % around the mean: the standard deviation is √2 · 2 %, and 400 draws show it around the truth."""
     made = table()
     assert made.process_sd == pytest.approx(math.sqrt(2) * SPREAD)
     device = VirtualDevice(made, seed=3)
