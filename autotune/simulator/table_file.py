@@ -101,7 +101,7 @@ def _columns(points: Sequence[Point]) -> dict[str, Any]:
     return {
         "rejects": [asdict(r) for r in rejects],
         "points": {
-            **{knob: [getattr(p.candidate, knob) for p in points] for knob in KNOBS},
+            **{knob: column for knob in KNOBS if set(column := [getattr(p.candidate, knob) for p in points]) != {None}},
             "state": [_STATES.index(p.state) for p in points],
             "reject": [None if p.reject is None else rejects.index(p.reject) for p in points],
             **{f"row_of_{kind}": [p.artifacts.get(kind) for p in points] for kind in ARTIFACTS},
@@ -184,7 +184,7 @@ def _points(d: Mapping[str, Any]) -> tuple[Point, ...]:
         reject = columns["reject"][i]
         found.append(
             Point(
-                candidate=Candidate(**{knob: columns[knob][i] for knob in KNOBS}),
+                candidate=Candidate.from_json({knob: columns[knob][i] if knob in columns else None for knob in KNOBS}),
                 state=cast(Any, _STATES[_index(columns["state"][i], len(_STATES))]),
                 reject=None if reject is None else rejects[_index(reject, len(rejects))],
                 artifacts=cast(Any, {k: _index(row, len(d["artifacts"])) for k, row in rows.items() if row is not None}),

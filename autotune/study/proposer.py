@@ -111,7 +111,7 @@ class Proposer:
 
     @property
     def first_priors(self) -> tuple[Candidate, ...]:
-        """The priors to ask for before the search: all, or the engines' defaults where the strategy weighs the others itself."""
+        """The priors to ask for before the search: all, or the engines' defaults where the strategy weighs the others."""
         return self._plan.defaults if self._strategy.weighs_priors else self._plan.priors
 
     def enqueue_first(self, candidates: Iterable[Candidate]) -> None:
