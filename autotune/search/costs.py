@@ -64,7 +64,7 @@ class Costs:
                 total += np.where(new, self._predicted(self._first[stage.name], rows, stage.parameters), 0.0)
         return np.maximum(total + passes * self._predicted(self._rest, rows, None), _LEAST_S)
 
-    def _predicted(self, known: Sequence[tuple[Params, float]], rows: Sequence[Params], only: Sequence[str] | None) -> Array:
+    def _predicted(self, known: Sequence[tuple[Params, float]], rows: Sequence[Params], only: tuple[str, ...] | None) -> Array:
         """Seconds by ridge regression of their logarithm on the inputs."""
         if not known:
             return np.full(len(rows), _UNKNOWN * self._usual_s)

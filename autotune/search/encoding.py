@@ -32,10 +32,17 @@ class Encoding:
     space: Mapping[str, BaseDistribution]
     factors: Mapping[str, Callable[[Any], tuple[Hashable, ...]]] = field(default_factory=dict)
     absent: Callable[[Params], frozenset[str]] = lambda params: frozenset()
-    _codes: list[dict[Hashable, int]] = field(default_factory=list)
+    _codes: dict[Hashable, int] = field(default_factory=dict)
+    _known: dict[Hashable, tuple[Sequence[Params], Inputs]] = field(default_factory=dict)
 
-    def inputs(self, rows: Sequence[Params], only: Sequence[str] | None = None) -> Inputs:
-        """The rows as the models' inputs, of all parameters or of `only` some."""
+    def inputs(self, rows: Sequence[Params], only: tuple[str, ...] | None = None) -> Inputs:
+        """The rows as the models' inputs, of all parameters or of `only` some. The rows must not be changed afterwards."""
+        # The rows are kept along with their inputs, so that no other list can come to have the same id.
+        if (id(rows), only) not in self._known:
+            self._known[id(rows), only] = (rows, self._encoded(rows, only))
+        return self._known[id(rows), only][1]
+
+    def _encoded(self, rows: Sequence[Params], only: tuple[str, ...] | None) -> Inputs:
         names = [n for n in self.space if only is None or n in only]
         numeric = [n for n in names if is_numeric(self.space[n])]
         factors = [n for n in names if not is_numeric(self.space[n])]
@@ -53,9 +60,7 @@ class Encoding:
         return Inputs(numbers, codes.reshape(len(rows), len(columns)))
 
     def _code(self, factor: Hashable, value: Hashable) -> int:
-        if not self._codes:
-            self._codes.append({})
-        return self._codes[0].setdefault((factor, value), len(self._codes[0]))
+        return self._codes.setdefault((factor, value), len(self._codes))
 
     def trimmed(self, params: Params) -> dict[str, Any]:
         """The parameters that the candidate has, of this space."""

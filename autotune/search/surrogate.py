@@ -26,7 +26,7 @@ MOST_ROWS = 200
 _STRETCH = 3.0
 _EXACT_SD = 1e-9
 DOUBT = 0.05
-"""However sure a model is that a candidate breaks a constraint, so often it is taken to be wrong before it was measured.
+"""However sure a model is that a stage's result breaks a constraint, so often it is taken to be wrong before it was measured.
 
 A digits network pruned by a quarter missed its accuracy by two points, and pruned by a half kept it: recovery is no monotone
 function. Without doubt such a variant would never be tried, however much faster it may be.
@@ -83,9 +83,11 @@ class Surrogate:
             if isinstance(response, str) and (model.stage is not None or model.is_uncertain):
                 found = model.predict(rows)
                 probability = normal_cdf(-found.mean / np.maximum(found.sd, _EXACT_SD))
-                probability = np.where(found.sd > _EXACT_SD, np.maximum(probability, DOUBT), np.round(probability))
+                if model.stage is not None:
+                    known = np.where(found.mean <= 0, 1.0, 0.0)
+                    probability = np.where(found.sd > _EXACT_SD, np.maximum(probability, DOUBT), known)
+                    passes = passes * probability
                 keeps = keeps * probability
-                passes = passes * probability if model.stage is not None else passes
         return keeps, passes
 
 
