@@ -88,6 +88,17 @@ RUNTIMES = Registry(
         "host": "autotune.cuda.host:HostRuntime",  # a double for tests, by this name only
     },
 )
+STRATEGIES = Registry(
+    "search.strategy",
+    "autotune.strategies",
+    {
+        "cost-aware": "autotune.study.cost_aware:cost_aware",
+        "gp": "autotune.study.strategy:gaussian_processes",
+        "tpe": "autotune.study.strategy:parzen_estimators",
+        "nsga2": "autotune.study.strategy:genetic",
+        "random": "autotune.study.strategy:uniform",
+    },
+)
 EXPORTERS = Registry(
     "export target",
     "autotune.exporters",

@@ -133,7 +133,7 @@ def _study_part(result: StudyResult, winner: TrialRecord, wall_s: float) -> dict
         for name, seconds in record.stage_s.items():
             stages[name] = stages.get(name, 0.0) + seconds
     spent = {
-        "build": sum(stages.get(s, 0.0) for s in ("variant", "engine", "open")),
+        "build": sum(stages.get(s, 0.0) for s in ("prune", "variant", "engine", "open")),
         "accuracy": stages.get("accuracy", 0.0),
         "load": stages.get("load", 0.0),
         "search": result.overhead_s.get("search", 0.0),

@@ -19,6 +19,8 @@ _COMMANDS = {
     "start": ("study_commands", "Run a study, or resume it to its target."),
     "worker": ("study_commands", "One more worker for a running study."),
     "bench": ("study_commands", "Measure one candidate without searching."),
+    "sweep": ("sweep_commands", "Measure every point of a study's space, for `simulate`."),
+    "simulate": ("sweep_commands", "Compare search strategies on a recorded sweep."),
     "status": ("query_commands", "What runs, how far, best so far."),
     "stop": ("query_commands", "Ask a running study to finish its trial and stop."),
     "front": ("query_commands", "The Pareto front with intervals."),

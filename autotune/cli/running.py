@@ -77,7 +77,7 @@ def run_here(
     store = open_store(storage or plan.spec.storage)
     observer = LiveProgress() if sys.stderr.isatty() else PlainProgress()
     switch = StopSwitch(on_stop)
-    with observer, _signals_press(switch):
+    with observer, signals_press(switch):
         result = run_study(plan, store, this_worker(), observer, switch, trials=trials, hours=hours, again=again)
     return result, 130 if result.ended == "stopped" else 0
 
@@ -262,7 +262,7 @@ def _require_in_bounds(name: str, value: Any) -> None:
 
 
 @contextmanager
-def _signals_press(switch: StopSwitch) -> Iterator[None]:
+def signals_press(switch: StopSwitch) -> Iterator[None]:
     """Ctrl-C and SIGTERM press the switch while the block runs."""
     before = {number: signal.signal(number, switch.press) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from autotune.candidate import KNOBS, Candidate, Choices, Domain, Range, Scalar
 from autotune.errors import EnvironmentProblem, SpecError, SpecProblem
@@ -25,6 +25,7 @@ class EngineView:
     refused: Mapping[str, str]
     limits: Mapping[str, tuple[int, int]]
     defaults: Mapping[str, Scalar | None]
+    build_knobs: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +44,17 @@ class Removal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSpace:
-    """What is left: pairs of engine and precision, a domain for every knob that some engine has, and what was removed."""
+    """What is left: pairs of engine and precision, a domain for every knob that some engine has, and what was removed.
+
+    `build_knobs_of`: by engine, the knobs that shape its files; another value of one of them is another engine to build.
+    """
 
     pairs: tuple[tuple[str, str], ...]
     domains: Mapping[str, Domain]
     knobs_of: Mapping[str, frozenset[str]]
     defaults_of: Mapping[str, Mapping[str, Scalar | None]]
     removed: tuple[Removal, ...]
+    build_knobs_of: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -98,6 +103,7 @@ def filtered_space(spec: StudySpec, engines: Sequence[EngineView], *, can_prune:
         knobs_of={e.name: frozenset(e.knobs) for e in engines},
         defaults_of={e.name: e.defaults for e in engines},
         removed=tuple(removed),
+        build_knobs_of={e.name: e.build_knobs for e in engines},
     )
 
 

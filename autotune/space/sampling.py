@@ -18,10 +18,26 @@ PAIR = "engine/precision"
 """The parameter that draws engine and precision together, with values such as "openvino/int8"."""
 
 
+_LOG2 = "log2 "
+"""Begins the name of a parameter that draws a knob's exponent: its choices are powers of two at even distances."""
+
+
+def parameter_name(knob: str, domain: Domain) -> str:
+    """What Optuna calls the parameter that draws the knob."""
+    return knob if _exponents(knob, domain) is None else _LOG2 + knob
+
+
 def distribution(knob: str, domain: Domain) -> BaseDistribution:
-    """Optuna's form of a knob's domain. Choices that are evenly spaced numbers become a stepped range, so that order counts."""
+    """Optuna's form of a knob's domain.
+
+    Choices that are evenly spaced numbers become a stepped range, and powers of two a range of their exponents, so that order
+    counts.
+    """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+    exponents = _exponents(knob, domain)
+    if exponents is not None:
+        return IntDistribution(exponents[0], exponents[-1], step=exponents[1] - exponents[0])
     whole = KNOBS[knob].kind == "int"
     if isinstance(domain, Choices):
         step = _even_step(domain.values)
@@ -36,13 +52,21 @@ def distribution(knob: str, domain: Domain) -> BaseDistribution:
     return FloatDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
 
 
+def distributions_of(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """Every parameter of the space, also those that only some engines have."""
+    found = {PAIR: _pair_distribution(space)}
+    return found | {parameter_name(k, d): distribution(k, d) for k, d in space.domains.items()}
+
+
 def suggest(trial: BaseTrial, space: SearchSpace) -> Candidate:
     """The candidate that the trial's sampler proposes; knobs that the drawn engine lacks are not asked for."""
     engine, _, precision = str(_draw(trial, PAIR, _pair_distribution(space))).partition("/")
     values: dict[str, Any] = {"engine": engine, "precision": precision}
     for knob in SHARED_KNOBS:
         if space.has(engine, knob):
-            values[knob] = _tidy(knob, _draw(trial, knob, distribution(knob, space.domains[knob])))
+            domain = space.domains[knob]
+            name = parameter_name(knob, domain)
+            values[knob] = _knob_value(knob, name, _draw(trial, name, distribution(knob, domain)))
         else:
             values[knob] = None
     return Candidate.from_json(values)
@@ -58,15 +82,25 @@ def params_from_candidate(candidate: Candidate, space: SearchSpace) -> dict[str,
     params: dict[str, Scalar] = {PAIR: f"{candidate.engine}/{candidate.precision}"}
     for knob in SHARED_KNOBS:
         if space.has(candidate.engine, knob):
-            params[knob] = _nearest(knob, space.domains[knob], getattr(candidate, knob))
+            domain = space.domains[knob]
+            value, name = _nearest(knob, domain, getattr(candidate, knob)), parameter_name(knob, domain)
+            params[name] = value if name == knob else int(value).bit_length() - 1
     return params
 
 
 def candidate_from_params(params: Mapping[str, Any]) -> Candidate:
     """The candidate behind Optuna's parameters; knobs that are missing read None."""
     engine, _, precision = str(params[PAIR]).partition("/")
-    shared = {knob: _tidy(knob, params[knob]) if knob in params else None for knob in SHARED_KNOBS}
+    shared: dict[str, Scalar | None] = dict.fromkeys(SHARED_KNOBS)
+    for name, value in params.items():
+        if (knob := name.removeprefix(_LOG2)) in shared:
+            shared[knob] = _knob_value(knob, name, value)
     return Candidate.from_json({"engine": engine, "precision": precision, **shared})
+
+
+def knob_of(parameter: str) -> str:
+    """The knob that Optuna's parameter draws; engine and precision have one in common, PAIR."""
+    return parameter.removeprefix(_LOG2)
 
 
 def random_candidate(space: SearchSpace, rng: random.Random) -> Candidate:
@@ -95,6 +129,21 @@ def _pair_distribution(space: SearchSpace) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution
 
     return CategoricalDistribution([f"{engine}/{precision}" for engine, precision in space.pairs])
+
+
+def _exponents(knob: str, domain: Domain) -> list[int] | None:
+    """The exponents of at least three whole powers of two that lie at even distances but not the numbers themselves."""
+    if not isinstance(domain, Choices) or KNOBS[knob].kind != "int" or _even_step(domain.values) is not None:
+        return None
+    numbers = [v for v in domain.values if isinstance(v, int) and v > 0 and v & (v - 1) == 0]
+    exponents = sorted(n.bit_length() - 1 for n in numbers)
+    even = len({b - a for a, b in itertools.pairwise(exponents)}) == 1
+    return exponents if even and len(numbers) == len(domain.values) >= 3 else None
+
+
+def _knob_value(knob: str, name: str, drawn: Any) -> Scalar:
+    """The knob's value for what its parameter drew."""
+    return _tidy(knob, 2 ** int(drawn) if name != knob else drawn)
 
 
 def _even_step(values: tuple[Scalar, ...]) -> float | None:

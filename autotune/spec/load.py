@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from autotune.candidate import Choices, Domain
 from autotune.errors import SpecError
-from autotune.registry import ENGINES, METRICS
+from autotune.registry import ENGINES, METRICS, STRATEGIES
 from autotune.spec.document import read_document
 from autotune.spec.knobs import CALIBRATED, nearest
 from autotune.spec.model import CLASS_METRICS, StudySpec
@@ -154,6 +154,9 @@ def _check_names(values: Mapping[str, Any], faults: Faults) -> None:
     metric, metrics = (_section(values, "data") or {}).get("metric"), METRICS.names()
     if isinstance(metric, str) and metric not in metrics and not _CALLABLE.match(metric):
         faults.add("data.metric", f"{metric!r}{nearest(metric, metrics)}", f"{', '.join(metrics)}, or module:function")
+    strategy, strategies = (_section(values, "search") or {}).get("strategy"), STRATEGIES.names()
+    if isinstance(strategy, str) and strategy not in strategies:
+        faults.add("search.strategy", f"{strategy!r}{nearest(strategy, strategies)}", ", ".join(strategies))
 
 
 def _space(values: Mapping[str, Any], folder: Path, faults: Faults) -> Space:

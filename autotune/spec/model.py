@@ -138,6 +138,12 @@ class BudgetSpec(Section):
     hours: float | None = Field(None, gt=0)
 
 
+class SearchSpec(Section):
+    """How candidates are proposed."""
+
+    strategy: str = Field("cost-aware", description="a registered strategy: cost-aware, gp, tpe, nsga2, random")
+
+
 class FinalistsSpec(Section):
     """The best of the search, measured again at its end in fresh processes, interleaved with the reference; `off`: none are."""
 
@@ -236,6 +242,7 @@ class StudySpec(Section):
     accuracy: AccuracySpec = AccuracySpec()
     load: LoadSpec = LoadSpec()
     budget: BudgetSpec = BudgetSpec()
+    search: SearchSpec = SearchSpec()
     finalists: FinalistsSpec = FinalistsSpec()
     canary: CanarySpec = CanarySpec()
     warm_start: WarmStartSpec = WarmStartSpec()

@@ -158,11 +158,11 @@ def _run(run: StudySession, hours: float | None) -> StudyResult:
 
 
 def _enqueue_first(run: StudySession) -> None:
-    """What earlier studies found best is asked for first, then the plan's priors."""
+    """What earlier studies found best is asked for first, then the plan's priors, or those that the strategy leaves to it."""
     kin = kin_of(run.store, run.study, run.plan.fingerprint) if run.plan.spec.warm_start.at_most else []
     run.warm = warm_candidates(kin, run.plan.space, run.plan.spec.warm_start.at_most)
     with asking_lock(run.study):
-        run.proposer.enqueue_first((*run.warm, *run.plan.priors))
+        run.proposer.enqueue_first((*run.warm, *run.proposer.first_priors))
     sources = [str(k) for k in kin if k.study.name in run.warm.values()]
     if sources:
         run.observer.note(f"warm start: {len(run.warm)} candidates, to be measured anew, from {'; '.join(sources)}")

@@ -35,6 +35,12 @@ class StudyPlan:
     cache_root: Path
 
     @property
+    def defaults(self) -> tuple[Candidate, ...]:
+        """Those of the priors that are an engine's defaults; the first prior where none is."""
+        engines = {self.space.default_candidate(engine) for engine in self.space.engines}
+        return tuple(c for c in self.priors if c in engines) or self.priors[:1]
+
+    @property
     def cache(self) -> Cache:
         """The study's artifacts."""
         return Cache(self.cache_root)
@@ -99,6 +105,7 @@ def _view(backend: Backend, able: Capabilities) -> EngineView:
         refused=able.refused,
         limits=able.limits,
         defaults=backend.defaults(),
+        build_knobs=backend.build_knobs,
     )
 
 

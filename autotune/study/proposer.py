@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 from autotune.candidate import Candidate
 from autotune.errors import SpecError, SpecProblem, StoreError
 from autotune.records import TrialRecord
+from autotune.search.history import OUTCOME
 from autotune.space.sampling import PAIR, candidate_from_params, params_from_candidate, random_candidate, suggest
 from autotune.study.objectives import objectives_of
+from autotune.study.outcome import outcome_of
 from autotune.study.plan import StudyPlan
 from autotune.study.scoring import objective_values, violations
-from autotune.study.strategy import fresh_seed, sampler_for
+from autotune.study.strategy import fresh_seed, strategy_named
 
 if TYPE_CHECKING:
     import optuna
@@ -42,21 +44,27 @@ class Proposal:
 
 
 class Proposer:
-    """The search of one study. Not safe for threads; any number of processes may each have one on the same database."""
+    """The search of one study. Not safe for threads; any number of processes may each have one on the same database.
 
-    def __init__(self, plan: StudyPlan, storage_url: str, worker_id: str) -> None:
+    `storage`: a database's URL, or a storage of Optuna's that is open already. `strategy` replaces the study's.
+    """
+
+    def __init__(
+        self, plan: StudyPlan, storage: str | optuna.storages.BaseStorage, worker_id: str, strategy: str | None = None
+    ) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._plan, self._worker_id = plan, worker_id
-        self._study = _open_study(plan, storage_url)
+        self._strategy = strategy_named(strategy or plan.spec.search.strategy, plan)
+        self._study = _open_study(plan, storage)
         self._check_pairs()
         self._random = random.Random(fresh_seed(plan.spec.seed, worker_id, len(self._study.trials)))
 
     def ask(self, n_finished: int) -> Proposal:
         """The next candidate; enqueued ones come first. `n_finished` decides which sampler proposes."""
         seed = fresh_seed(self._plan.spec.seed, self._worker_id, len(self._study.get_trials(deepcopy=False)))
-        self._study.sampler = sampler_for(n_finished, seed)
+        self._study.sampler = self._strategy.sampler(n_finished, seed)
         trial = self._study.ask()
         return Proposal(number=trial.number, candidate=suggest(trial, self._plan.space))
 
@@ -79,7 +87,8 @@ class Proposer:
         trial = optuna.trial.Trial(self._study, self._frozen(number)._trial_id)
         for name, value in violations(record, self._plan.spec).items():
             trial.set_constraint(name, value)
-        for name, value in {**_attributes(record), **note}.items():
+        told = outcome_of(record, self._plan.spec, duplicate="duplicate_of" in note)
+        for name, value in {**_attributes(record), **note, OUTCOME: told}.items():
             trial.set_user_attr(name, value)
         self._study.tell(number, objective_values(record, self._plan.spec, known))
 
@@ -99,6 +108,11 @@ class Proposer:
             return
         attributes = {**_attributes(record), _REFERENCE: True, "role": "reference: the unmodified model, not searched"}
         self._study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL, user_attrs=attributes))
+
+    @property
+    def first_priors(self) -> tuple[Candidate, ...]:
+        """The priors to ask for before the search: all, or the engines' defaults where the strategy weighs the others."""
+        return self._plan.defaults if self._strategy.weighs_priors else self._plan.priors
 
     def enqueue_first(self, candidates: Iterable[Candidate]) -> None:
         """These are asked for first, in this order; each is enqueued once in the life of a study."""
@@ -195,18 +209,15 @@ class Proposer:
             )
 
 
-def _open_study(plan: StudyPlan, storage_url: str) -> optuna.Study:
+def _open_study(plan: StudyPlan, storage: str | optuna.storages.BaseStorage) -> optuna.Study:
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
-    sqlite = storage_url.startswith("sqlite")
-    # Two writers may meet on SQLite; PostgreSQL may have been restarted since the last call.
-    options: dict[str, Any] = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
     objectives = objectives_of(plan.spec)
     try:
         study = optuna.create_study(
             study_name=plan.spec.study,
-            storage=_open_storage(storage_url, options),
+            storage=_open_storage(storage) if isinstance(storage, str) else storage,
             directions=["maximize" if o.maximize else "minimize" for o in objectives],
             load_if_exists=True,
         )
@@ -218,18 +229,21 @@ def _open_study(plan: StudyPlan, storage_url: str) -> optuna.Study:
     return study
 
 
-def _open_storage(storage_url: str, options: Mapping[str, Any]) -> optuna.storages.RDBStorage:
+def _open_storage(storage_url: str) -> optuna.storages.RDBStorage:
     """Optuna's storage. Workers that begin at once on a fresh database may each find a table that the other just made."""
     import optuna
     from sqlalchemy.exc import DBAPIError
 
+    sqlite = storage_url.startswith("sqlite")
+    # Two writers may meet on SQLite; PostgreSQL may have been restarted since the last call.
+    options: dict[str, Any] = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
     for _ in range(_OPEN_ATTEMPTS - 1):
         try:
-            return optuna.storages.RDBStorage(storage_url, engine_kwargs=dict(options))
+            return optuna.storages.RDBStorage(storage_url, engine_kwargs=options)
         except DBAPIError as exc:
             _log.info("opening Optuna's tables again after: %s", exc.orig)
             time.sleep(random.uniform(0.1, 0.5))
-    return optuna.storages.RDBStorage(storage_url, engine_kwargs=dict(options))
+    return optuna.storages.RDBStorage(storage_url, engine_kwargs=options)
 
 
 def _attributes(record: TrialRecord) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from autotune.trial.stages import (
     bound_split,
     drop_test,
     load_batches,
+    prune,
     require_accuracy,
     require_support,
     stopped_early,
@@ -56,7 +57,7 @@ class _Draft:
 
     def record(self, state: str, reject: Rejection | None = None) -> TrialRecord:
         """The trial as it stands."""
-        built = [self.stage_s[s] for s in ("variant", "engine", "open") if s in self.stage_s]
+        built = [self.stage_s[s] for s in ("prune", "variant", "engine", "open") if s in self.stage_s]
         measured = [self.stage_s[s] for s in ("accuracy", "load") if s in self.stage_s]
         return TrialRecord(
             number=self._request.number,
@@ -97,9 +98,12 @@ def _walk(request: TrialRequest, draft: _Draft) -> None:
 
     with draft.stage("data"):
         validation = bound_split(spec, spec.data.validation, cache)
+    if candidate.pruning_ratio > 0:
+        with draft.stage("prune"):
+            draft.cached += ["prune"] if prune(spec, candidate, backend, cache) else []
     with draft.stage("variant"):
         variant, hits = variant_of(spec, candidate, backend, cache, request.calibration)
-        draft.cached += hits
+        draft.cached += [hit for hit in hits if hit != "prune"]  # by now it always is
         draft.known |= {"variant": variant.info, "model_bytes": variant.info.model_bytes}
     with draft.stage("engine"):
         engine, hit = build_engine(backend, variant, candidate, cache)

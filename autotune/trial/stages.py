@@ -22,7 +22,7 @@ from autotune.records import Estimate
 from autotune.spec.model import ConstraintsSpec, SplitSpec, StudySpec
 from autotune.trial.request import CalibrationSubset
 from autotune.variants.graph import MODEL_FILE
-from autotune.variants.make import VariantRequest, base_model, make_variant, model_inputs
+from autotune.variants.make import VariantRequest, base_model, make_variant, model_inputs, pruned_model
 from autotune.variants.variant import ModelVariant
 
 
@@ -84,7 +84,24 @@ def variant_of(
 
     `subset`: what a calibrated precision sees of the calibration split. Recovery after pruning learns from all of it.
     """
-    request = VariantRequest(
+    calibration, train = _learning_data(spec, cache)
+    if subset is not None and calibration is not None:
+        train = calibration if train is None else train
+        calibration = calibration.sampled(subset.size, subset.seed)
+    return make_variant(_request(spec, candidate, backend), calibration, train, cache)
+
+
+def prune(spec: StudySpec, candidate: Candidate, backend: Backend, cache: Cache) -> bool:
+    """The pruned model that the candidate's variant is made from is in the cache; True when it was there already.
+
+    A stage of its own, because it takes minutes where the conversion takes seconds, and all precisions of a ratio share it.
+    """
+    calibration, train = _learning_data(spec, cache)
+    return pruned_model(_request(spec, candidate, backend), calibration, train, cache).hit
+
+
+def _request(spec: StudySpec, candidate: Candidate, backend: Backend) -> VariantRequest:
+    return VariantRequest(
         model=spec.model,
         precision=candidate.precision,
         pruning_ratio=candidate.pruning_ratio,
@@ -93,13 +110,13 @@ def variant_of(
         seed=spec.seed,
         channel_block=channel_block(backend.capabilities().device),
     )
-    data = spec.data
-    calibration = None if data.calibration is None else bound_split(spec, data.calibration, cache)
-    train = None if data.train is None else bound_split(spec, data.train, cache)
-    if subset is not None and calibration is not None:
-        train = calibration if train is None else train
-        calibration = calibration.sampled(subset.size, subset.seed)
-    return make_variant(request, calibration, train, cache)
+
+
+def _learning_data(spec: StudySpec, cache: Cache) -> tuple[Dataset | None, Dataset | None]:
+    """What the study gives to calibrate and to recover with."""
+    found = (None if split is None else bound_split(spec, split, cache) for split in (spec.data.calibration, spec.data.train))
+    calibration, train = found
+    return calibration, train
 
 
 def drop_test(spec: StudySpec, reference: Scores, validation: Dataset) -> DropTest | None:

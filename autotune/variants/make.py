@@ -63,7 +63,7 @@ def make_variant(
     pruned = base
     lessons = train if train is not None else calibration
     if request.pruning_ratio > 0:
-        pruned = stages["prune"] = _pruned(request, base, lessons, cache, report)
+        pruned = stages["prune"] = pruned_model(request, calibration, train, cache, report)
     ready = pruned
     if recipe_for(request.precision).sparse:
         ready = stages["sparse"] = _sparsified(request, pruned, lessons, cache, report)
@@ -73,7 +73,11 @@ def make_variant(
     return ModelVariant(key=final.key, path=final.folder / MODEL_FILE, info=info), hits
 
 
-def _pruned(request: VariantRequest, base: Artifact, data: Dataset | None, cache: Cache, report: Report) -> Artifact:
+def pruned_model(
+    request: VariantRequest, calibration: Dataset | None, train: Dataset | None, cache: Cache, report: Report = _silent
+) -> Artifact:
+    """The pruned, recovered model that all precisions of this ratio are made from. Arguments and errors as `make_variant`."""
+    base, data = base_model(request.model, cache), train if train is not None else calibration
     key = digest_of(
         {
             "revision": _PRUNE_REVISION,

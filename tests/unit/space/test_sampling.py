@@ -17,6 +17,8 @@ from autotune.space.sampling import (
     PAIR,
     candidate_from_params,
     distribution,
+    distributions_of,
+    knob_of,
     params_from_candidate,
     random_candidate,
     suggest,
@@ -56,7 +58,10 @@ WIDE = space(
         ("streams", Choices(values=(6, 2, 4)), IntDistribution(2, 6, step=2)),
         ("pruning_ratio", Choices(values=(0.0, 0.25, 0.5)), FloatDistribution(0.0, 0.5, step=0.25)),
         ("pruning_ratio", Choices(values=(0.1, 0.2, 0.3)), FloatDistribution(0.1, 0.3, step=0.1)),
-        ("streams", Choices(values=(1, 2, 4, 8)), CategoricalDistribution((1, 2, 4, 8))),
+        ("streams", Choices(values=(1, 2, 4, 8)), IntDistribution(0, 3)),
+        ("streams", Choices(values=(16, 1, 4)), IntDistribution(0, 4, step=2)),
+        ("streams", Choices(values=(1, 4, 16, 32)), CategoricalDistribution((1, 4, 16, 32))),
+        ("streams", Choices(values=(1, 3, 9)), CategoricalDistribution((1, 3, 9))),
         ("streams", Choices(values=(3,)), CategoricalDistribution((3,))),
         ("batch_size", Range(low=1, high=64, log=True), IntDistribution(1, 64, log=True)),
         ("batch_size", Range(low=1, high=61, step=10), IntDistribution(1, 61, step=10)),
@@ -64,7 +69,10 @@ WIDE = space(
     ],
 )
 def test_distributions(knob: str, domain: Domain, expected: Any) -> None:
-    """Evenly spaced choices become a stepped range, so that a sampler knows that 3 lies between 2 and 4; others stay a list."""
+    """Evenly spaced choices become a stepped range, so that a sampler knows that 3 lies between 2 and 4.
+
+    Powers of two whose exponents are evenly spaced become a range of these; all others stay a list.
+    """
     assert distribution(knob, domain) == expected
 
 
@@ -143,7 +151,23 @@ def test_nearest_point_by_hand(knob: str, domain: Domain, value: Any, expected: 
     knobs: dict[str, Any] = {"pruning_ratio": 0.0, "batch_size": 1, "streams": 1, "worker_threads": 1, "memory_pool_mib": None}
     candidate = Candidate(engine="full", precision="fp32", **(knobs | {knob: value}))
     params = params_from_candidate(candidate, space(**{knob: domain}))
-    assert params is not None and params[knob] == expected
+    assert params is not None and getattr(candidate_from_params(params), knob) == expected
+
+
+def test_powers_of_two_are_drawn_by_their_exponent_under_a_name_that_says_so() -> None:
+    """What Optuna stores of batch 16 is "log2 batch_size": 4, and it comes back as 16; a single or even choice keeps its name."""
+    powers = space(batch_size=Choices(values=(1, 4, 16)), streams=Choices(values=(1, 2)))
+    candidate = Candidate(
+        engine="full", precision="fp32", pruning_ratio=0.0, batch_size=16, streams=2, worker_threads=None, memory_pool_mib=None
+    )
+    params = params_from_candidate(candidate, powers)
+    assert params is not None and params["log2 batch_size"] == 4 and params["streams"] == 2
+    assert candidate_from_params(params) == candidate
+    study = optuna.create_study()
+    study.enqueue_trial(params)
+    assert suggest(study.ask(), powers) == candidate
+    assert knob_of("log2 batch_size") == "batch_size" and knob_of("streams") == "streams"
+    assert set(distributions_of(powers)) == {PAIR, "pruning_ratio", "log2 batch_size", "streams"}
 
 
 def test_a_pair_that_cannot_run_has_no_parameters() -> None:

@@ -1,0 +1,175 @@
+"""From Optuna's parameters to the numbers and factors that the models see, and to the candidates there are."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autotune.search.gaussian import Inputs
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+Params = Mapping[str, Any]
+_STRETCH = 4.0
+"""Choices that are positive numbers with a larger ratio than this between the ends are seen on a logarithmic scale."""
+_MOST_LEVELS = 16
+_ABSENT = 0.5
+
+
+@dataclass(slots=True)
+class Encoding:
+    """The models' view of a search space. `factors`: by parameter, what splits its choice into several factors.
+
+    `absent` says which parameters a candidate does not have; their numbers lie in the middle and decide nothing.
+    """
+
+    space: Mapping[str, BaseDistribution]
+    factors: Mapping[str, Callable[[Any], tuple[Hashable, ...]]] = field(default_factory=dict)
+    absent: Callable[[Params], frozenset[str]] = lambda params: frozenset()
+    _codes: dict[Hashable, int] = field(default_factory=dict)
+    _known: dict[Hashable, tuple[Sequence[Params], Inputs]] = field(default_factory=dict)
+
+    def inputs(self, rows: Sequence[Params], only: tuple[str, ...] | None = None) -> Inputs:
+        """The rows as the models' inputs, of all parameters or of `only` some. The rows must not be changed afterwards."""
+        # The rows are kept along with their inputs, so that no other list can come to have the same id.
+        if (id(rows), only) not in self._known:
+            self._known[id(rows), only] = (rows, self._encoded(rows, only))
+        return self._known[id(rows), only][1]
+
+    def _encoded(self, rows: Sequence[Params], only: tuple[str, ...] | None) -> Inputs:
+        names = [n for n in self.space if only is None or n in only]
+        numeric = [n for n in names if is_numeric(self.space[n])]
+        factors = [n for n in names if not is_numeric(self.space[n])]
+        numbers = np.full((len(rows), len(numeric)), _ABSENT)
+        for j, name in enumerate(numeric):
+            scale = _scale(self.space[name])
+            numbers[:, j] = [scale(row[name]) if name in row else _ABSENT for row in rows]
+        columns: list[list[int]] = []
+        for name in factors:
+            split = self.factors.get(name, _whole)
+            parts = [split(row[name]) if name in row else () for row in rows]
+            for k in range(max((len(split(c)) for c in _choices(self.space[name])), default=1)):
+                columns.append([self._code((name, k), p[k] if k < len(p) else None) for p in parts])
+        codes = np.array(columns, dtype=np.int64).T if columns else np.zeros((len(rows), 0), dtype=np.int64)
+        return Inputs(numbers, codes.reshape(len(rows), len(columns)))
+
+    def _code(self, factor: Hashable, value: Hashable) -> int:
+        return self._codes.setdefault((factor, value), len(self._codes))
+
+    def trimmed(self, params: Params) -> dict[str, Any]:
+        """The parameters that the candidate has, of this space."""
+        gone = self.absent(params)
+        return {k: v for k, v in params.items() if k in self.space and k not in gone}
+
+    def candidates(self, most: int, rng: np.random.Generator, around: Sequence[Params]) -> list[dict[str, Any]]:
+        """All candidates where they are at most so many, else a draw of that size with the neighbours of `around` in it."""
+        levels = {name: levels_of(d) for name, d in self.space.items()}
+        if all(found is not None for found in levels.values()):
+            lists = [found or [] for found in levels.values()]
+            if math.prod(len(found) for found in lists) <= 4 * most:
+                everything = (dict(zip(levels, values, strict=True)) for values in itertools.product(*lists))
+                unique = {key_of(t): t for t in map(self.trimmed, everything)}
+                if len(unique) <= most:
+                    return list(unique.values())
+        near = [moved for params in around for moved in self._neighbours(params)]
+        drawn = [near[i] for i in rng.permutation(len(near))[: most // 2]]
+        drawn += [self._drawn(rng) for _ in range(most - len(drawn))]
+        return list({key_of(t): t for t in map(self.trimmed, drawn)}.values())
+
+    def _drawn(self, rng: np.random.Generator) -> dict[str, Any]:
+        return {name: _drawn(d, rng) for name, d in self.space.items()}
+
+    def _neighbours(self, params: Params) -> list[dict[str, Any]]:
+        """The candidates that differ from it in one parameter, by few steps where it is a number."""
+        found = []
+        for name, d in self.space.items():
+            if name in params:
+                found += [{**params, name: value} for value in _next_to(d, params[name])]
+        return found
+
+
+def _whole(choice: Any) -> tuple[Hashable, ...]:
+    return (choice,)
+
+
+def key_of(params: Params) -> Hashable:
+    """Equal for equal candidates."""
+    return tuple(sorted(params.items()))
+
+
+def is_numeric(d: BaseDistribution) -> bool:
+    """True for ranges, and for choices that are all numbers, at least two."""
+    choices = _choices(d)
+    return not choices or (len(choices) > 1 and all(isinstance(c, int | float) and not isinstance(c, bool) for c in choices))
+
+
+def _choices(d: BaseDistribution) -> tuple[Any, ...]:
+    return tuple(getattr(d, "choices", ()))
+
+
+def _scale(d: BaseDistribution) -> Callable[[Any], float]:
+    """From a value to [0, 1]."""
+    choices = _choices(d)
+    low, high = (min(choices), max(choices)) if choices else (getattr(d, "low", 0), getattr(d, "high", 1))
+    log = getattr(d, "log", False) or (bool(choices) and low > 0 and high / low > _STRETCH)
+    begin, end = (math.log(low), math.log(high)) if log else (float(low), float(high))
+    span = (end - begin) or 1.0
+    return lambda value: ((math.log(value) if log else float(value)) - begin) / span
+
+
+def levels_of(d: BaseDistribution) -> list[Any] | None:
+    """Every value of the distribution, or a ladder of some; None where it is continuous."""
+    choices = _choices(d)
+    if choices:
+        return list(choices)
+    low, high, step = getattr(d, "low", 0), getattr(d, "high", 0), getattr(d, "step", None)
+    if step is None or getattr(d, "log", False):
+        if isinstance(low, int) and isinstance(high, int) and high - low < _MOST_LEVELS:
+            return list(range(low, high + 1))
+        return [low] if low == high else None
+    n = int((high - low) / step + 1e-9)
+    return [low + k * step for k in range(n + 1)] if n < 4 * _MOST_LEVELS else None
+
+
+def _drawn(d: BaseDistribution, rng: np.random.Generator) -> Any:
+    choices = _choices(d)
+    if choices:
+        return choices[int(rng.integers(len(choices)))]
+    levels = levels_of(d)
+    if levels is not None:
+        return levels[int(rng.integers(len(levels)))]
+    return _at(d, float(rng.random()))
+
+
+def _at(d: BaseDistribution, share: float) -> Any:
+    """The value at this share of a range, on its own scale and steps."""
+    low, high, step = getattr(d, "low", 0), getattr(d, "high", 1), getattr(d, "step", None)
+    whole = isinstance(low, int) and isinstance(high, int)
+    if getattr(d, "log", False):
+        value = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
+    else:
+        value = low + share * (high - low)
+    if step:
+        value = low + round((value - low) / step) * step
+    value = min(max(value, low), high)
+    return round(value) if whole else float(value)
+
+
+def _next_to(d: BaseDistribution, value: Any) -> list[Any]:
+    """Other values close to this one; of choices that are no numbers all others."""
+    levels = levels_of(d)
+    if levels is None:
+        here = _scale(d)(value)
+        near = [_at(d, min(1.0, max(0.0, here + move))) for move in (-0.25, -0.1, -0.04, 0.04, 0.1, 0.25)]
+        return [v for v in dict.fromkeys(near) if v != value]
+    if not is_numeric(d):
+        return [v for v in levels if v != value]
+    levels = sorted(levels)
+    at = min(range(len(levels)), key=lambda i: abs(levels[i] - value))
+    return [levels[i] for i in range(max(0, at - 2), min(len(levels), at + 3)) if levels[i] != value]

@@ -1,0 +1,175 @@
+"""The models of a study's responses: every objective and constraint by the parameters that it depends on.
+
+What a stage alone decides (accuracy: the variant and the engine) is known exactly for all candidates that share the stage's
+result once one was measured, and predicted from the stage's parameters before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.search.encoding import Encoding, Params
+from autotune.search.gaussian import GaussianProcess, Work
+from autotune.search.history import History, Seen, Stage
+from autotune.search.improvement import Prediction, normal_cdf
+
+Array = NDArray[np.float64]
+Response = int | str
+"""The number of an objective or the name of a constraint."""
+MOST_ROWS = 200
+"""A model sees no more trials than this: the best half, and as many spread over all. A proposal's cost is bounded by it."""
+_STRETCH = 3.0
+_EXACT_SD = 1e-9
+DOUBT = 0.05
+"""However sure a model is that a stage's result breaks a constraint, so often it is taken to be wrong before it was measured.
+
+A digits network pruned by a quarter missed its accuracy by two points, and pruned by a half kept it: recovery is no monotone
+function. Without doubt such a variant would never be tried, however much faster it may be.
+"""
+
+
+@dataclass(slots=True)
+class Surrogate:
+    """What is expected of candidates. The processes are kept between fits, so that each begins where the last ended."""
+
+    stages: Sequence[Stage]
+    work: Work = field(default_factory=Work)
+    _processes: dict[Response, GaussianProcess] = field(default_factory=dict)
+    _models: dict[Response, _Model] = field(default_factory=dict)
+    _dead: dict[str, set[Hashable]] = field(default_factory=dict)
+
+    def fit(self, encoding: Encoding, history: History, n_objectives: int) -> None:
+        """The models explain the history; pending candidates count as measured where they are expected to be."""
+        names = sorted({k for s in history.seen for k in s.values if isinstance(k, str)})
+        ranked = _most_telling(history.seen, n_objectives)
+        self._dead = {stage.name: set() for stage in self.stages}
+        for seen in history.seen:
+            for stage in self.stages:
+                if seen.failed_in == stage.name:
+                    self._dead[stage.name].add(stage.key_of(seen.params))
+        self._models = {}
+        for response in (*range(n_objectives), *names):
+            decided = next((s for s in self.stages if response in s.decides), None)
+            process = self._processes.setdefault(response, GaussianProcess(work=self.work))
+            model = _Model(response, decided, encoding, process)
+            if model.fit(history.seen if decided else ranked, history.pending):
+                self._models[response] = model
+
+    def objectives(self, rows: Sequence[Params], minimize: Sequence[bool]) -> list[Prediction]:
+        """Of each objective, mean and standard deviation by candidate."""
+        return [self._models[i].predict(rows, minimize=down) for i, down in enumerate(minimize)]
+
+    def is_ready(self, n_objectives: int) -> bool:
+        """True when every objective was measured at least once."""
+        return all(i in self._models for i in range(n_objectives))
+
+    def feasible(self, rows: Sequence[Params]) -> tuple[Array, Array]:
+        """The probabilities that a candidate keeps all constraints, and that it keeps those that its stages decide; shape (n,).
+
+        Exactly 0 where a stage's result is known to be impossible or to break a constraint.
+        """
+        keeps, passes = np.ones(len(rows)), np.ones(len(rows))
+        for stage in self.stages:
+            dead = self._dead[stage.name]
+            if dead:
+                alive = np.array([stage.key_of(row) not in dead for row in rows], dtype=np.float64)
+                keeps, passes = keeps * alive, passes * alive
+        for response, model in self._models.items():
+            if isinstance(response, str) and (model.stage is not None or model.is_uncertain):
+                found = model.predict(rows)
+                probability = normal_cdf(-found.mean / np.maximum(found.sd, _EXACT_SD))
+                if model.stage is not None:
+                    known = np.where(found.mean <= 0, 1.0, 0.0)
+                    probability = np.where(found.sd > _EXACT_SD, np.maximum(probability, DOUBT), known)
+                    passes = passes * probability
+                keeps = keeps * probability
+        return keeps, passes
+
+
+class _Model:
+    """One response: how its values are transformed, what is known of it exactly, and the process that predicts the rest."""
+
+    def __init__(self, response: Response, stage: Stage | None, encoding: Encoding, process: GaussianProcess) -> None:
+        self.stage, self._response, self._encoding, self._process = stage, response, encoding, process
+        self._only = None if stage is None else stage.parameters
+        self._exact: dict[Hashable, float] = {}
+        self.log = False
+        self.is_uncertain = False
+
+    def fit(self, seen: Sequence[Seen], pending: Sequence[Params]) -> bool:
+        """False when nothing is known of the response."""
+        known = [(s, s.values[self._response]) for s in seen if self._response in s.values]
+        if isinstance(self._response, int):
+            kept = [(s, v) for s, v in known if not s.failed] or known
+            known = kept if self.stage is None else ([(s, v) for s, v in known if _keeps(s)] or kept)
+        else:
+            known = [(s, v) for s, v in known if self.stage is not None or s.failed_in is None]
+            self.is_uncertain = any(v > 0 for _, v in known) or len({v for _, v in known}) > 1
+        if not known:
+            return False
+        values = np.array([v for _, v in known], dtype=np.float64)
+        self.log = isinstance(self._response, int) and self.stage is None and _is_stretched(values)
+        targets, rows = self._transformed(values), [s.params for s, _ in known]
+        if self.stage is not None:
+            self._exact = {self.stage.key_of(r): float(t) for r, t in zip(rows, targets, strict=True)}
+            first = {self.stage.key_of(r): i for i, r in reversed(list(enumerate(rows)))}
+            rows, targets = [rows[i] for i in first.values()], targets[list(first.values())]
+        self._fit(rows, targets)
+        if pending and self.stage is None:
+            believed, _ = self._process.predict(self._encoding.inputs(pending))
+            self._fit([*rows, *pending], np.append(targets, believed))
+        return True
+
+    def _fit(self, rows: Sequence[Params], targets: Array) -> None:
+        least = 0.02 * max(1.0, float(np.max(np.abs(targets)))) if isinstance(self._response, int) else 0.3
+        self._process.fit(self._encoding.inputs(rows, self._only), targets, least_scale=least if len(rows) < 4 else 1e-6)
+
+    def predict(self, rows: Sequence[Params], *, minimize: bool = False) -> Prediction:
+        """Mean and standard deviation on the model's scale."""
+        if self.stage is None:
+            mean, sd = self._process.predict(self._encoding.inputs(rows))
+            return Prediction(mean, sd, self.log, minimize)
+        # Many candidates share few results of the stage.
+        keys = [self.stage.key_of(row) for row in rows]
+        first = {key: i for i, key in reversed(list(enumerate(keys)))}
+        mean, sd = self._process.predict(self._encoding.inputs([rows[i] for i in first.values()], self._only))
+        at = {key: i for i, key in enumerate(first)}
+        for key, value in self._exact.items():
+            if key in at:
+                mean[at[key]], sd[at[key]] = value, _EXACT_SD
+        index = np.array([at[key] for key in keys], dtype=np.intp)
+        return Prediction(mean[index], sd[index], self.log, minimize)
+
+    def _transformed(self, values: Array) -> Array:
+        if isinstance(self._response, str):
+            # A constraint missed by far (7 % top-1 instead of 78 %) would flatten all that is near the limit.
+            return np.arcsinh(values)
+        return np.log(values) if self.log else values
+
+
+def _keeps(seen: Seen) -> bool:
+    return not seen.failed and all(v <= 0 for k, v in seen.values.items() if isinstance(k, str))
+
+
+def _is_stretched(values: Array) -> bool:
+    """True when the values are positive and span more than a factor of three: they are then modelled by their logarithm."""
+    low, high = float(np.min(values)), float(np.max(values))
+    return low > 0 and math.log(high / low) > math.log(_STRETCH)
+
+
+def _most_telling(seen: Sequence[Seen], n_objectives: int) -> list[Seen]:
+    """At most MOST_ROWS trials: half of them those that are best in some objective, the others spread over the study."""
+    if len(seen) <= MOST_ROWS:
+        return list(seen)
+    best: dict[int, None] = {}
+    for i in range(n_objectives):
+        order = sorted((j for j, s in enumerate(seen) if i in s.values), key=lambda j: abs(seen[j].values[i]), reverse=True)
+        best |= dict.fromkeys(order[: MOST_ROWS // (2 * n_objectives)])
+    others = [j for j in range(len(seen)) if j not in best]
+    spread = np.linspace(0, len(others) - 1, MOST_ROWS - len(best)).round().astype(int)
+    return [seen[j] for j in sorted({*best, *(others[k] for k in spread)})]

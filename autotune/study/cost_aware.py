@@ -1,0 +1,69 @@
+"""The cost-aware strategy: the stages of a trial, and what each depends on, told to the sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
+
+from autotune.candidate import KNOBS
+from autotune.search.encoding import Params
+from autotune.search.history import Stage
+from autotune.space.capability import SearchSpace
+from autotune.space.sampling import PAIR, distributions_of, knob_of, parameter_name, params_from_candidate
+from autotune.study.plan import StudyPlan
+from autotune.study.strategy import Strategy
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+OVERHEAD_S = 0.2
+"""What a trial takes beside its stages: a fork, the database, and the proposal itself."""
+
+
+def cost_aware(plan: StudyPlan) -> Strategy:
+    """One sampler for the life of the study, which learns on and draws from a fresh seed each time."""
+    from autotune.search.sampler import CostAwareSampler
+
+    space = plan.space
+    sampler = CostAwareSampler(
+        search_space=distributions_of(space),
+        stages=stages_of(plan),
+        factors={PAIR: lambda pair: tuple(str(pair).split("/"))},
+        absent=lambda params: _absent(params, space),
+        favoured=[p for c in plan.priors if (p := params_from_candidate(c, space)) is not None],
+        overhead_s=OVERHEAD_S,
+    )
+
+    def reseeded(n_finished: int, seed: int) -> BaseSampler:
+        sampler.reseed(seed)
+        return sampler
+
+    return Strategy(sampler=reseeded, weighs_priors=True)
+
+
+def stages_of(plan: StudyPlan) -> tuple[Stage, ...]:
+    """The stages of a trial whose results are kept: pruned model, variant, engine, and accuracy with what it decides."""
+    space = plan.space
+    names = {k: parameter_name(k, d) for k, d in space.domains.items()}
+    variant = (PAIR, *(names[k] for k in names if KNOBS[k].stage == "variant"))
+    built = {k for knobs in space.build_knobs_of.values() for k in knobs}
+    decides: list[int | str] = ["accuracy_drop", "accuracy"]
+    decides += [i for i, name in enumerate(plan.spec.objectives) if name == "accuracy"]
+
+    def engine_key(params: Params) -> Hashable:
+        engine = str(params[PAIR]).partition("/")[0]
+        knobs = sorted(space.build_knobs_of.get(engine, ()))
+        return tuple(params.get(n) for n in (*variant, *(names[k] for k in knobs if k in names)))
+
+    return (
+        Stage(name="prune", parameters=("pruning_ratio",), key=lambda params: params.get("pruning_ratio") or None),
+        Stage(name="variant", parameters=variant),
+        Stage(name="engine", parameters=(*variant, *(names[k] for k in names if k in built)), key=engine_key),
+        Stage(name="accuracy", parameters=variant, decides=tuple(decides)),
+    )
+
+
+def _absent(params: Params, space: SearchSpace) -> frozenset[str]:
+    """The parameters of knobs that the candidate's engine lacks."""
+    engine = str(params.get(PAIR, "")).partition("/")[0]
+    return frozenset(name for name in params if name != PAIR and not space.has(engine, knob_of(name)))
