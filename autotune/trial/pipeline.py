@@ -108,7 +108,7 @@ def _walk(request: TrialRequest, draft: _Draft) -> None:
         watch = DeviceWatch(able.device)
     with draft.stage("open"):
         session = backend.open(engine, candidate)
-        watch.opened()
+        watch.opened(session)
     with session:
         with draft.stage("accuracy"):
             found = measured_scores(session, engine, backend, validation, candidate, spec.data.metric, cache)

@@ -46,7 +46,7 @@ def test_peak_memory_is_the_devices_above_what_was_there_before(monkeypatch: pyt
     install(monkeypatch, card)
     watch = DeviceWatch("cuda")
     card.used, card.processes = 700 << 20, [77]
-    watch.opened()
+    watch.opened(RecordingSession())
 
     def grow(i: int) -> None:
         card.used = (700, 812, 750)[i] << 20
@@ -61,7 +61,7 @@ def test_a_disturbance_that_passes_is_measured_again(monkeypatch: pytest.MonkeyP
     card = FakeGpu()
     install(monkeypatch, card)
     watch = DeviceWatch("cuda")
-    watch.opened()
+    watch.opened(RecordingSession())
     calls: list[int] = []
 
     def measure(probes: Sequence[Probe]) -> Measurement:
@@ -77,7 +77,7 @@ def test_a_disturbance_that_stays_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     card = FakeGpu(events=0x20)
     install(monkeypatch, card)
     watch = DeviceWatch("cuda")
-    watch.opened()
+    watch.opened(RecordingSession())
     assert watch.measured(read_thrice)[1] == ("gpu_thermal_slowdown", "repeated_after_disturbance")
     card.events = 0x4
     assert watch.measured(read_thrice)[1] == ("gpu_power_cap",)
@@ -98,5 +98,5 @@ def test_a_device_without_memory_figures_has_no_peak(monkeypatch: pytest.MonkeyP
     selected_gpu()  # found while its memory could be read
     monkeypatch.setattr("autotune.trial.device_watch.used_memory_mib", lambda gpu: None)
     watch = DeviceWatch("cuda")
-    watch.opened()
+    watch.opened(RecordingSession())
     assert watch.measured(read_thrice)[0].peak_memory_mib is None
