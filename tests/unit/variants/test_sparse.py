@@ -20,6 +20,7 @@ from autotune.variants.sparse import keep_two_of_four, sparse_obstacle, sparsify
 from autotune.variants.variant import QuantScheme
 
 pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def sparsified(tmp_path: Path, epochs: int = 0) -> tuple[onnx.ModelProto, tuple[str, ...]]:

@@ -159,8 +159,9 @@ def outputs(path: Path, data: Dataset, *, plainly: bool = False) -> NDArray:
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = 1
     if plainly:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    parts = [session.run(None, data.batch(i, min(64, len(data) - i)))[0] for i in range(0, len(data), 64)]
+    parts = [session.run(None, data.batch(i, i + 64))[0] for i in range(0, len(data), 64)]
     return np.concatenate(parts)
