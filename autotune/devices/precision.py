@@ -35,11 +35,6 @@ _TENSORRT_UNTIL: dict[str, tuple[Version, str]] = {
 }
 """Format → the release that removed it."""
 
-_LAST_TENSORRT: tuple[tuple[Capability, Version, str], ...] = (
-    ((7, 5), (10, 5), "TensorRT 10.5 removed Volta: sm_70 needs 10.4 or older"),
-)
-"""GPUs below a capability, the release that dropped them, and the words for it."""
-
 _DOUBTS: dict[str, tuple[Capability, str]] = {
     "int8": ((7, 2), "8-bit tensor cores begin with sm_72; here int8 is DP4A, which may lose to fp16 from batch 32 on"),
     "fp16": ((7, 0), "fp16 tensor cores begin with sm_70; here fp16 saves memory traffic only"),
@@ -55,38 +50,23 @@ def refused_precisions(precisions: Iterable[str], capability: Capability) -> dic
     return {p: why for p in precisions if (why := _lack(p, capability))}
 
 
-def refused_by_tensorrt(
-    precisions: Iterable[str], capability: Capability, version: str, *, rtx: bool = False
-) -> dict[str, str]:
-    """The precisions that this release of TensorRT does not build for a device, each with the reason.
+def refused_by_tensorrt(precisions: Iterable[str], version: str, *, rtx: bool = False) -> dict[str, str]:
+    """The precisions that a release of TensorRT builds for no GPU, each with the reason.
 
     `version`: such as "10.4.0". `rtx`: it is one of TensorRT for RTX, which count from 1 and have what TensorRT 11 has.
     """
     release = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
-    found = {}
-    for precision in precisions:
-        why = _lack(precision, capability) or _gap(capability, release, rtx) or _missing_in(precision, release, rtx)
-        if why:
-            found[precision] = why
-    return found
-
-
-def _gap(capability: Capability, release: Version, rtx: bool) -> str:
-    """Why this release builds nothing for the device; empty where it does."""
-    have = f"; this GPU is sm_{capability[0]}{capability[1]}"
-    if rtx:
-        return f"TensorRT for RTX begins with sm_75{have}" if capability < (7, 5) else ""
-    return next((f"{why}{have}" for below, end, why in _LAST_TENSORRT if capability < below and release >= end), "")
+    here = f"here is {'TensorRT for RTX' if rtx else 'TensorRT'} {'.'.join(map(str, release))}"
+    return {p: f"{why}; {here}" for p in precisions if (why := _missing_in(p, release, rtx))}
 
 
 def _missing_in(precision: str, release: Version, rtx: bool) -> str:
-    """Which format of the precision this release lacks, and why; empty where it has all."""
-    here = f"here is {'TensorRT for RTX' if rtx else 'TensorRT'} {'.'.join(map(str, release))}"
+    """Why the release lacks a format of the precision; empty where it has all."""
     for name in _formats(precision):
         if name in _TENSORRT_UNTIL and (rtx or release >= _TENSORRT_UNTIL[name][0]):
-            return f"{_TENSORRT_UNTIL[name][1]}; {here}"
+            return _TENSORRT_UNTIL[name][1]
         if name in _TENSORRT_SINCE and not rtx and release < _TENSORRT_SINCE[name][0]:
-            return f"{_TENSORRT_SINCE[name][1]}; {here}"
+            return _TENSORRT_SINCE[name][1]
     return ""
 
 

@@ -205,9 +205,8 @@ class OnnxRuntimeTensorRt(OnnxRuntimeGpu):
 
     def _refused(self, gpu: Gpu) -> dict[str, str]:
         version = next((v for v in map(library_version, _TENSORRTS) if v is not None), None)
-        if version is None:  # TensorRT came otherwise than as a Python package
-            return super()._refused(gpu)
-        return refused_by_tensorrt(self.precisions, gpu.compute_capability, version)
+        lacking = {} if version is None else refused_by_tensorrt(self.precisions, version)  # None: it is no Python package
+        return {**lacking, **super()._refused(gpu)}
 
     def defaults(self) -> Mapping[str, Scalar | None]:
         """One sample, TensorRT's own workspace."""

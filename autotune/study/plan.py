@@ -117,9 +117,13 @@ def _why_not_prune() -> str:
 
 
 def _doubts(kind: str, space: SearchSpace) -> dict[str, str]:
+    """The space's precisions that run on the GPU, or on one of those that are built for, without the hardware for them."""
     if kind != "cuda":
         return {}
-    return doubtful_precisions(dict.fromkeys(p for _, p in space.pairs), selected_gpu().compute_capability)
+    target, found = build_target(), dict[str, str]()
+    for capability in (selected_gpu().compute_capability,) if target is None else target.capabilities:
+        found |= doubtful_precisions(dict.fromkeys(p for _, p in space.pairs), capability)
+    return found
 
 
 def _priors(spec: StudySpec, space: SearchSpace) -> tuple[Candidate, ...]:
