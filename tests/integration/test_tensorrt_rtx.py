@@ -86,7 +86,7 @@ def _no_target(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_real_models_are_built_for_two_gpus(workshop: Workshop, precision: str, model: str, ratio: float) -> None:
-    """Every precision for sm_89; all but fp8, which is refused with the reason, for sm_86. Convolutions are in the precision."""
+    """Every precision for sm_89; all but fp8, which is refused with the reason, for sm_86. Convolutions compute in it."""
     variant = workshop.variant(model, precision, ratio)
     for target in ("8.6", "8.9"):
         set_build_target(parse_target([target]))
