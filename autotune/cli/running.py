@@ -136,6 +136,7 @@ def dry_run_report(study_file: str, trials: int | None, *, as_json: bool) -> Non
         "engine_knobs": {engine: sorted(knobs) for engine, knobs in plan.space.knobs_of.items()},
         "removed": [str(r) for r in plan.space.removed],
         "reference": plan.reference.as_json(),
+        "doubts": dict(plan.doubts),
         "priors": [c.as_json() for c in plan.priors],
         "estimate": estimate,
     }
@@ -152,6 +153,8 @@ def dry_run_report(study_file: str, trials: int | None, *, as_json: bool) -> Non
     for removal in plan.space.removed:
         click.echo(f"  not searched: {removal}")
     click.echo(f"  {len(plan.priors)} priors are tried first")
+    for precision, reason in plan.doubts.items():
+        click.echo(f"  priors in {precision} come last: {reason}")
     click.echo(
         f"  estimate: {estimate['trials']} trials, {estimate['minutes_low']:.0f} to {estimate['minutes_high']:.0f} minutes, "
         f"up to {estimate['disk_mib']:.0f} MiB in {plan.cache_root}"

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from autotune.candidate import Candidate, Scalar
 from autotune.devices.gpu import Gpu, selected_gpu
-from autotune.devices.precision import refused_precisions
+from autotune.devices.precision import refused_by_tensorrt, refused_precisions
 from autotune.engines.layers import LayerReport
 from autotune.engines.onnxruntime_probe import why_provider_fails
 from autotune.engines.onnxruntime_profile import profiled_layers
@@ -22,6 +22,8 @@ from autotune.variants.variant import ModelVariant, QuantScheme
 
 _FILE = "model.onnx"
 _HALF = ("fp16", "bf16")
+_WEAK = ("weak-fp16", "weak-fp16-int8")
+_TENSORRTS = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
 _NO_CPU = "session.disable_cpu_ep_fallback"
 """Set, ONNX Runtime refuses a session of which one node would run on the CPU, instead of copying there and back."""
 
@@ -52,7 +54,7 @@ class OnnxRuntimeGpu:
         reason = why_provider_fails(self.provider)
         if reason:
             return self._unavailable(reason, self._remedy(gpu, reason))
-        refused = {**refused_precisions(self.precisions, gpu.compute_capability), **self.extra_refusals}
+        refused = {**self._refused(gpu), **self.extra_refusals}
         return Capabilities(
             available=True,
             device="cuda",
@@ -62,6 +64,9 @@ class OnnxRuntimeGpu:
             distributions=self.distributions,
             knob_docs=self.docs,
         )
+
+    def _refused(self, gpu: Gpu) -> dict[str, str]:
+        return refused_precisions(self.precisions, gpu.compute_capability)
 
     def _unavailable(self, missing: str, remedy: str) -> Capabilities:
         return Capabilities(available=False, device="cuda", missing=missing, remedy=remedy, knob_docs=self.docs)
@@ -75,8 +80,12 @@ class OnnxRuntimeGpu:
         return "pip install 'autotune[cuda]'"
 
     def scheme(self, precision: str) -> QuantScheme:
-        """Symmetric int8 around 0 without quantized biases: the only form that TensorRT's parser takes."""
-        return QuantScheme(activations="int8", quantize_bias=False)
+        """Symmetric int8 around 0 where TensorRT fuses it, on an fp32 graph.
+
+        Not on an fp16 one: ONNX Runtime's own optimizations, which come before the provider, compute Q/DQ with fp16 scales
+        around Clip wrongly (MobileNetV2 with ONNX Runtime 1.32: 0 % top-1, without them 78.5 %).
+        """
+        return QuantScheme(activations="int8", quantize_bias=False, placement="products")
 
     def open(self, engine: Engine, candidate: Candidate) -> OnnxRuntimeSession:
         """A session on the GPU, every node of it. Raises Unsupported naming what would have run elsewhere."""
@@ -118,10 +127,15 @@ class OnnxRuntimeCuda(OnnxRuntimeGpu):
     build_knobs: frozenset[str] = frozenset()
     run_knobs = frozenset({"batch_size", "streams", "memory_pool_mib"})
     precisions = ("fp32", "tf32", "fp16", "bf16")
-    extra_refusals: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("int8", "int8-tensor"),
-        "the CUDA provider computes Q/DQ graphs in floating point; onnxruntime-tensorrt has int8 kernels",
-    )
+    extra_refusals: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(
+            ("int8", "int8-tensor"),
+            "the CUDA provider computes Q/DQ graphs in floating point; onnxruntime-tensorrt has int8 kernels",
+        ),
+        **dict.fromkeys(("fp8", "int4"), "the CUDA provider computes Q/DQ graphs in floating point"),
+        "fp16-sparse": "the CUDA provider has no sparse kernels; onnxruntime-tensorrt has them",
+        **dict.fromkeys(_WEAK, "a choice of TensorRT's builder; onnxruntime-tensorrt has it"),
+    }
     docs: ClassVar[Mapping[str, str]] = {
         "precision": "fp32, tf32 (from sm_80), fp16, bf16 (from sm_80)",
         "batch_size": "first dimension of the tensors given to run()",
@@ -176,13 +190,23 @@ class OnnxRuntimeTensorRt(OnnxRuntimeGpu):
     provider = "TensorrtExecutionProvider"
     build_knobs = frozenset({"batch_size", "memory_pool_mib"})
     run_knobs: frozenset[str] = frozenset()
-    precisions = ("fp32", "tf32", "fp16", "bf16", "int8", "int8-tensor")
-    distributions: ClassVar[tuple[str, ...]] = ("onnxruntime-gpu", "tensorrt", "tensorrt-cu12", "tensorrt-cu13")
+    precisions = ("fp32", "tf32", "fp16", "bf16", "int8", "int8-tensor", "fp16-sparse", *_WEAK)
+    distributions: ClassVar[tuple[str, ...]] = ("onnxruntime-gpu", *_TENSORRTS)
+    extra_refusals: ClassVar[Mapping[str, str]] = {
+        "fp8": "ONNX Runtime's own optimizations compute fp8 Q/DQ graphs wrongly, before the provider sees them",
+        "int4": "not offered: whether the provider takes 4-bit weights was never tried",
+    }
     docs: ClassVar[Mapping[str, str]] = {
-        "precision": "fp32, tf32 (from sm_80), fp16, bf16 (from sm_80), int8, int8-tensor",
+        "precision": "fp32, tf32 (from sm_80), fp16, bf16 (from sm_80), int8, int8-tensor, fp16-sparse (from sm_80), "
+        "weak-fp16, weak-fp16-int8",
         "batch_size": "the one batch of the optimization profile (min, opt and max)",
         "memory_pool_mib": "trt_max_workspace_size: scratch memory that the builder's tactics may use",
     }
+
+    def _refused(self, gpu: Gpu) -> dict[str, str]:
+        version = next((v for v in map(library_version, _TENSORRTS) if v is not None), None)
+        lacking = {} if version is None else refused_by_tensorrt(self.precisions, version)  # None: it is no Python package
+        return {**lacking, **super()._refused(gpu)}
 
     def defaults(self) -> Mapping[str, Scalar | None]:
         """One sample, TensorRT's own workspace."""
@@ -206,16 +230,18 @@ class OnnxRuntimeTensorRt(OnnxRuntimeGpu):
             )
 
     def providers(self, candidate: Candidate, folder: Path | None, *, building: bool) -> list[tuple[str, _Options]]:
-        """TensorRT, then CUDA. The graph carries its types; the flags let TensorRT keep to them, and nothing lower.
+        """TensorRT, then CUDA. The graph carries its types; the flags let TensorRT keep to them, and go lower only where the
+        precision is "weak-…".
 
         The timing cache is kept beside the engine while it is built and not touched afterwards: artifacts do not change.
         No CUDA graph and no second stream: the provider locks its one execution context for each run.
         """
         options = {
             "device_id": "0",
-            "trt_fp16_enable": str(candidate.precision == "fp16"),
+            "trt_fp16_enable": str("fp16" in candidate.precision),
             "trt_bf16_enable": str(candidate.precision == "bf16"),
-            "trt_int8_enable": str(candidate.precision.startswith("int8")),
+            "trt_int8_enable": str("int8" in candidate.precision),
+            "trt_sparsity_enable": str(candidate.precision == "fp16-sparse"),
             "trt_engine_cache_enable": "True",
         }
         if candidate.memory_pool_mib is not None:

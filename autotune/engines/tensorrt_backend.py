@@ -13,7 +13,7 @@ from autotune.candidate import Candidate, Scalar
 from autotune.cuda.select import runtime_distributions, runtime_name, selected_runtime
 from autotune.devices.build_target import build_target
 from autotune.devices.gpu import selected_gpu
-from autotune.devices.precision import refused_precisions
+from autotune.devices.precision import refused_by_tensorrt, refused_precisions
 from autotune.engines.fused_nodes import vanished_nodes
 from autotune.engines.layers import LayerReport
 from autotune.engines.protocol import Capabilities, Engine, Inputs
@@ -34,7 +34,6 @@ from autotune.variants.variant import ModelVariant, QuantScheme, tensorrt_scheme
 PLAN, BUILD_LOG = "engine.plan", "build.log"
 _TYPED = ("fp32", "tf32", "fp16", "bf16", "int8", "int8-tensor", "fp8", "int4", "fp16-sparse")
 """Precisions that the graph carries, built strongly typed."""
-_NO_WEAK = "this release has no builder flags for number formats; the graph carries them (fp16, int8)"
 _DOCS = {
     "precision": f"{', '.join(_TYPED)} as the graph says (strongly typed); {', '.join(WEAK_FLAGS)}: the builder chooses "
     "per layer (before TensorRT 11)",
@@ -101,8 +100,8 @@ class TensorRt:
         return gap, {**refused, **self._refused_by_release()}
 
     def _refused_by_release(self) -> dict[str, str]:
-        version = self.library.version() or (0, 0)
-        return dict.fromkeys(WEAK_FLAGS, _NO_WEAK) if self.library.ahead_of_time or version >= (11, 0) else {}
+        version = ".".join(map(str, self.library.version() or self.library.first))
+        return refused_by_tensorrt((*_TYPED, *WEAK_FLAGS), version, rtx=self.library.ahead_of_time)
 
     def scheme(self, precision: str) -> QuantScheme:
         """Symmetric Q/DQ at products, without quantized biases: what NVIDIA's parser takes and TensorRT fuses."""

@@ -22,9 +22,13 @@ _FAITHFUL = 1e-3
 libraries differ by 1e-6 to 1e-5 on image networks; a wrongly imported operation by 0.1 and more."""
 
 Computation = Callable[..., tuple[Any, ...]]
-INT8_REFUSALS = dict.fromkeys(
-    ("int8", "int8-tensor"), "torch has no form of ONNX's Q/DQ graphs; its own int8 would be another model"
-)
+REFUSALS = {
+    **dict.fromkeys(
+        ("int8", "int8-tensor", "fp8", "int4"), "torch has no form of ONNX's Q/DQ graphs; its own int8 would be another model"
+    ),
+    "fp16-sparse": "torch's convolutions have no sparse kernels",
+    **dict.fromkeys(("weak-fp16", "weak-fp16-int8"), "a choice of TensorRT's builder; torch has amp-fp16"),
+}
 
 
 def write_checked_model(variant: ModelVariant, folder: Path) -> None:

@@ -13,8 +13,8 @@ from autotune.candidate import Candidate, Scalar
 from autotune.engines.layers import LayerReport
 from autotune.engines.protocol import Capabilities, Engine, Inputs, Outputs
 from autotune.engines.torch_computation import (
-    INT8_REFUSALS,
     MODEL,
+    REFUSALS,
     Computation,
     as_function,
     called,
@@ -64,7 +64,7 @@ class TorchCpu:
         return Capabilities(
             available=True,
             precisions=_PRECISIONS,
-            refused=INT8_REFUSALS,
+            refused=REFUSALS,
             limits={"worker_threads": (1, usable_cores()), "streams": (1, 4 * usable_cores())},
             distributions=("torch", "onnx2torch"),
             knob_docs=_DOCS,

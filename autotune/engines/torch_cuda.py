@@ -12,8 +12,8 @@ from autotune.devices.precision import refused_precisions
 from autotune.engines.layers import LayerReport
 from autotune.engines.protocol import Capabilities, Engine, Inputs
 from autotune.engines.torch_computation import (
-    INT8_REFUSALS,
     MODEL,
+    REFUSALS,
     Computation,
     as_function,
     compiled_function,
@@ -60,7 +60,7 @@ class TorchCuda:
             return self._unavailable(str(exc).partition(" Try: ")[0].rstrip("."), exc.remedy)
         if gap := _gap(gpu):
             return self._unavailable(*gap)
-        refused = {**refused_precisions(_PRECISIONS, gpu.compute_capability), **INT8_REFUSALS}
+        refused = {**refused_precisions(_PRECISIONS, gpu.compute_capability), **REFUSALS}
         return Capabilities(
             available=True,
             device="cuda",

@@ -15,14 +15,18 @@ from autotune.engines.protocol import Backend
 from autotune.registry import ENGINES
 
 BEGIN, END = "<!-- knobs:begin", "<!-- knobs:end -->"
+_NONE = "no such knob: null"
 
 
 def knob_table(engines: Sequence[str]) -> str:
-    """A Markdown table: one row per knob, one column per engine. Engines that are not installed keep their documentation."""
+    """A Markdown table: one row per knob that one of the engines has, one column per engine.
+
+    Engines that are not installed keep their documentation.
+    """
     backends = [load_backend(name) for name in engines]
     rows = ["| knob | " + " | ".join(b.name for b in backends) + " |", "|---|" + "---|" * len(backends)]
     for name, knob in KNOBS.items():
-        if name != "engine":
+        if name != "engine" and any(_cell(b, name) != _NONE for b in backends):
             unit = f" ({knob.unit})" if knob.unit not in ("", "1") else ""
             rows.append(f"| `{name}`{unit} | " + " | ".join(_cell(b, name) for b in backends) + " |")
     return "\n".join(rows)
@@ -36,7 +40,7 @@ def _cell(backend: Backend, knob: str) -> str:
         return docs[knob]
     if knob in docs:
         return f"{docs[knob]} ({'at build' if knob in backend.build_knobs else 'when opened'})"
-    return "no such knob: null"
+    return _NONE
 
 
 def with_table(text: str) -> str:

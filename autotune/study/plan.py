@@ -12,6 +12,7 @@ from autotune.cache import Cache, default_cache_root
 from autotune.candidate import Candidate, Choices
 from autotune.devices.build_target import build_target
 from autotune.devices.gpu import device_fingerprint, selected_gpu
+from autotune.devices.precision import doubtful_precisions
 from autotune.engines.protocol import Backend, Capabilities
 from autotune.errors import EnvironmentProblem
 from autotune.fingerprint import DeviceFingerprint
@@ -24,7 +25,10 @@ from autotune.telemetry.host import host_probes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyPlan:
-    """A study made ready for this machine: its space after the capability filter, the reference and the first candidates."""
+    """A study made ready for this machine: its space after the capability filter, the reference and the first candidates.
+
+    `doubts`: precision → why it is searched here, but seldom leads; their priors are the last.
+    """
 
     spec: StudySpec
     space: SearchSpace
@@ -32,6 +36,7 @@ class StudyPlan:
     fingerprint: DeviceFingerprint
     reference: Candidate
     priors: tuple[Candidate, ...]
+    doubts: Mapping[str, str]
     cache_root: Path
 
     @property
@@ -69,6 +74,7 @@ def make_plan(spec: StudySpec) -> StudyPlan:
     _require_energy(spec, kind)
     views = [_view(backend, found) for backend, found in able.values()]
     space = filtered_space(spec, views, can_prune=_why_not_prune())
+    doubts = _doubts(kind, space)
     distributions = tuple(
         dict.fromkeys(d for _, found in able.values() for d in (*found.distributions, *found.run_distributions))
     )
@@ -78,7 +84,8 @@ def make_plan(spec: StudySpec) -> StudyPlan:
         backends={name: backend for name, (backend, _) in able.items()},
         fingerprint=device_fingerprint(kind, distributions),
         reference=space.default_candidate(next(iter(able))),
-        priors=_priors(spec, space),
+        priors=tuple(sorted(_priors(spec, space), key=lambda c: c.precision in doubts)),
+        doubts=doubts,
         cache_root=spec.cache or default_cache_root(),
     )
 
@@ -114,6 +121,16 @@ def _why_not_prune() -> str:
     if not lacking:
         return ""
     return f"pruning needs {', '.join(lacking)}: pip install 'autotune[prune]'"
+
+
+def _doubts(kind: str, space: SearchSpace) -> dict[str, str]:
+    """The space's precisions that run on the GPU, or on one of those that are built for, without the hardware for them."""
+    if kind != "cuda":
+        return {}
+    target, found = build_target(), dict[str, str]()
+    for capability in (selected_gpu().compute_capability,) if target is None else target.capabilities:
+        found |= doubtful_precisions(dict.fromkeys(p for _, p in space.pairs), capability)
+    return found
 
 
 def _priors(spec: StudySpec, space: SearchSpace) -> tuple[Candidate, ...]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from autotune.bench.disturbance import CpuMeter
 from autotune.bench.measure import Measurement
 from autotune.devices.gpu import selected_gpu
+from autotune.engines.protocol import CountsPool, Session
 from autotune.telemetry.contention import host_cpu
 from autotune.telemetry.gpu import DISTURBED, OwnProcesses, gpu_flags, gpu_probes, used_memory_mib
 from autotune.telemetry.host import host_probes
@@ -20,10 +21,12 @@ class DeviceWatch:
     def __init__(self, device: str) -> None:
         self._gpu = selected_gpu() if device == "cuda" else None
         self._own = OwnProcesses(self._gpu) if self._gpu else None
+        self._pool: CountsPool | None = None
         self._idle_mib = used_memory_mib(self._gpu) if self._gpu else None
 
-    def opened(self) -> None:
+    def opened(self, session: Session) -> None:
         """What the session brought to the device is the trial's own."""
+        self._pool = session if isinstance(session, CountsPool) else None
         if self._own is not None:
             self._own.opened()
 
@@ -52,6 +55,12 @@ class DeviceWatch:
         return (*host_probes(), *(gpu_probes(self._gpu, self._own) if self._gpu else ()))
 
     def _peak_mib(self, found: Measurement) -> float | None:
-        """The most that the device held, less what it held before the session was opened; the host's memory is not meant."""
+        """The most that the device held, less what it held before the session was opened; the host's memory is not meant.
+
+        At least what the session's own pool counted: the device is asked ten times a second, and a short peak lies between.
+        """
         used = next((s.values for s in found.telemetry if s.metric == "gpu_memory_used_mib"), ())
-        return None if not used or self._idle_mib is None else max(0.0, max(used) - self._idle_mib)
+        if not used or self._idle_mib is None:
+            return None
+        counted = self._pool.pool_peak_mib() if self._pool is not None else None
+        return max(counted or 0.0, max(used) - self._idle_mib)

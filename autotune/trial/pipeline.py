@@ -117,7 +117,7 @@ def _walk(request: TrialRequest, draft: _Draft) -> None:
         watch = DeviceWatch(able.device)
     with draft.stage("open"):
         session = backend.open(engine, candidate)
-        watch.opened()
+        watch.opened(session)
     with session:
         with draft.stage("accuracy"):
             accuracy = _measure_accuracy(request, draft, cache, backend, engine, session, validation)

@@ -76,7 +76,7 @@ LIBRARIES: dict[str, set[str]] = {
     "click": {"cli"},
     "pydantic": {"spec", "simulator"},
     "yaml": {"spec", "cli"},
-    "filelock": {"cache", "study"},
+    "filelock": {"cache", "study", "engines"},  # engines: the timings that builds share
     "pynvml": {"devices"},
     "cuda": {"cuda"},
     "pycuda": {"cuda"},

@@ -11,7 +11,12 @@ pynvml = pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed: pi
 from assets.fake_nvml import FakeGpu, install  # noqa: E402
 
 from autotune.devices import gpu as devices  # noqa: E402
-from autotune.devices.precision import doubtful_precisions, refused_precisions  # noqa: E402
+from autotune.devices.precision import (  # noqa: E402
+    channel_block,
+    doubtful_precisions,
+    refused_by_tensorrt,
+    refused_precisions,
+)
 from autotune.errors import EnvironmentProblem  # noqa: E402
 
 V100 = FakeGpu()
@@ -95,8 +100,8 @@ def test_mig_instances_stand_for_their_gpu(monkeypatch: pytest.MonkeyPatch) -> N
     assert devices.select_gpu("cuda:1").uuid == "MIG-2" and "MIG instance, sm_80" in str(devices.selected_gpu())
 
 
-ALL = ("fp32", "tf32", "fp16", "bf16", "int8", "int8-tensor", "fp8", "int4", "fp16-2:4", "amp-bf16", "weak-fp16+int8", "fp4")
-BEFORE_AMPERE = {"tf32", "bf16", "fp8", "int4", "fp16-2:4", "amp-bf16", "fp4"}
+ALL = ("fp32", "tf32", "fp16", "bf16", "int8", "int8-tensor", "fp8", "int4", "fp16-sparse", "amp-bf16", "weak-fp16-int8", "fp4")
+BEFORE_AMPERE = {"tf32", "bf16", "fp8", "int4", "fp16-sparse", "amp-bf16", "fp4"}
 
 
 @pytest.mark.parametrize(
@@ -119,5 +124,29 @@ def test_precisions_follow_the_compute_capability(capability: tuple[int, int], r
 
 def test_int8_on_volta_is_kept_with_a_doubt() -> None:
     """It runs there by DP4A without tensor cores; on Turing it has them."""
-    assert set(doubtful_precisions(ALL, (7, 0))) == {"int8", "int8-tensor", "weak-fp16+int8"}
+    assert set(doubtful_precisions(ALL, (7, 0))) == {"int8", "int8-tensor", "weak-fp16-int8"}
     assert doubtful_precisions(ALL, (7, 5)) == {}
+
+
+@pytest.mark.parametrize(
+    ("version", "rtx", "refused"),
+    [
+        ("8.6.1", False, {"bf16", "amp-bf16", "int8", "int8-tensor", "fp8", "int4", "weak-fp16-int8"}),
+        ("10.4.0", False, set()),
+        ("10.16.1.11", False, set()),
+        ("11.4.0", False, {"weak-fp16-int8"}),
+        ("1.7.1.116", True, {"weak-fp16-int8"}),
+    ],
+)
+def test_precisions_follow_the_release_of_tensorrt(version: str, rtx: bool, refused: set[str]) -> None:
+    """What a release cannot build is refused before a trial, and the reason names the release."""
+    found = refused_by_tensorrt(ALL, version, rtx=rtx)
+    assert set(found) == refused
+    title = "TensorRT for RTX 1.7.1" if rtx else f"TensorRT {'.'.join(version.split('.')[:3])}"
+    assert all(why.endswith(f"here is {title}") for why in found.values())
+
+
+def test_pruned_widths_serve_every_precision_of_a_gpu() -> None:
+    """8 channels for fp16 tensor cores, 4 for DP4A, 16 for int8, fp8 and 2:4, 32 for TensorRT's int8 layouts: 32 serves all."""
+    assert all(channel_block("cuda") % block == 0 for block in (4, 8, 16, 32))
+    assert (channel_block("cuda"), channel_block("cpu")) == (32, 8)

@@ -122,4 +122,30 @@ def test_tensorrt_gets_one_profile_and_keeps_its_engine_beside_the_graph(model: 
 
 def test_integer_graphs_are_symmetric_without_quantized_biases() -> None:
     """The only form that NVIDIA's parser takes."""
-    assert gpu.OnnxRuntimeTensorRt().scheme("int8").name == "s8-sym"
+    assert gpu.OnnxRuntimeTensorRt().scheme("int8").name == "s8-sym@products"
+
+
+def test_the_builder_may_go_lower_only_where_the_precision_says_weak() -> None:
+    """Flags follow the formats in the precision's name; 2:4 kernels are looked for only where the weights are made so."""
+    flags = ("trt_fp16_enable", "trt_int8_enable", "trt_sparsity_enable")
+    for precision, expected in {
+        "fp32": ("False", "False", "False"),
+        "int8": ("False", "True", "False"),
+        "fp16-sparse": ("True", "False", "True"),
+        "weak-fp16": ("True", "False", "False"),
+        "weak-fp16-int8": ("True", "True", "False"),
+    }.items():
+        options = gpu.OnnxRuntimeTensorRt().providers(candidate(precision=precision), None, building=False)[0][1]
+        assert tuple(options[f] for f in flags) == expected, precision
+
+
+def test_an_installed_tensorrt_refuses_what_its_release_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The release counts beside the GPU; one that came otherwise than as a package is asked by building."""
+    install(monkeypatch, FakeGpu(name="NVIDIA A100", capability=(8, 0)))
+    monkeypatch.setattr(gpu, "why_provider_fails", lambda provider: "")
+    for version, weak in (("10.16.1", True), ("11.4.0", False), (None, True)):
+        versions = {"onnxruntime-gpu": "1.24.4", "tensorrt-cu12": version}
+        monkeypatch.setattr(gpu, "library_version", versions.get)
+        found = gpu.OnnxRuntimeTensorRt().capabilities()
+        assert ("weak-fp16" in found.precisions) is weak
+        assert "fp16-sparse" in found.precisions and "fp8" in found.refused

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.report.knob_table import with_table
+from autotune.report.knob_table import knob_table, with_table
 
 ROOT = Path(__file__).parents[3]
 
@@ -24,6 +24,11 @@ def test_rewriting_changes_nothing_else() -> None:
     assert once.startswith("before\n<!-- knobs:begin onnxruntime openvino -->\n| knob | onnxruntime | openvino |")
     assert once.endswith("<!-- knobs:end -->\nafter\n")
     assert with_table(once) == once
+
+
+def test_knobs_that_none_of_the_engines_has_are_left_out() -> None:
+    """A table of CPU engines says nothing of CUDA graphs; one with TensorRT in it does."""
+    assert "cuda_graph" not in knob_table(["onnxruntime"]) and "`cuda_graph`" in knob_table(["onnxruntime", "tensorrt"])
 
 
 def test_a_document_without_markers_is_refused() -> None:

@@ -9,6 +9,7 @@ from assets import fake_nvml
 
 from autotune.assets import asset
 from autotune.candidate import KNOBS, Choices
+from autotune.devices.precision import refused_precisions
 from autotune.spec.knobs import CALIBRATED, PRECISIONS
 from autotune.spec.presets import load_preset, preset_names, preset_of_device
 from autotune.spec.schema import SCHEMA_ASSET, json_schema
@@ -16,10 +17,11 @@ from autotune.spec.schema import SCHEMA_ASSET, json_schema
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_loads_and_has_priors_inside_it(name: str) -> None:
-    """A preset that we ship has a description, all knobs but the engine, and priors that its own space holds."""
+    """A preset that we ship has a description, all knobs that engines of its device have, and priors that its space holds."""
     preset = load_preset(name)
     assert preset.description
-    assert set(preset.knobs) == set(KNOBS) - {"engine"}
+    of_builders = {"builder_level", "cuda_graph"} if name.startswith("cpu") else set()
+    assert set(preset.knobs) == set(KNOBS) - {"engine"} - of_builders
     assert preset.priors
     assert all(value in preset.knobs[knob] for prior in preset.priors for knob, value in prior.items())
 
@@ -78,9 +80,20 @@ def test_without_a_gpu_the_presets_are_the_general_ones(monkeypatch: pytest.Monk
 
 
 def test_the_v100_preset_begins_with_its_deployment_and_has_no_newer_formats() -> None:
-    """ResNet-50 at batch 64 and 32 threads is the first prior; int8 is searched, but tried first at small batches only."""
+    """ResNet-50 at batch 64 and 32 threads is the first prior; int8 is searched, and the last of the preset's own priors."""
     preset = load_preset("v100")
-    assert preset.knobs["precision"] == Choices(values=("fp32", "fp16", "int8"))
+    assert preset.knobs["precision"] == Choices(values=("fp32", "fp16", "int8", "weak-fp16", "weak-fp16-int8"))
     first = preset.priors[0]
     assert (first["precision"], first["batch_size"], first["worker_threads"]) == ("fp16", 64, 32)
-    assert not [p for p in preset.priors if p.get("precision") in ("bf16", "tf32")]
+    assert not [p for p in preset.priors if p.get("precision") in ("bf16", "tf32", "fp8", "fp16-sparse")]
+    assert preset.priors[6] == {"precision": "int8", "batch_size": 8, "streams": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "capability"), [("v100", (7, 0)), ("t4", (7, 5)), ("a100", (8, 0)), ("l4", (8, 9)), ("h100", (9, 0))]
+)
+def test_a_gpus_preset_has_only_what_the_gpu_computes(name: str, capability: tuple[int, int]) -> None:
+    """Nothing in the preset of a known GPU is removed on that GPU for what its hardware lacks."""
+    precisions = load_preset(name).knobs["precision"]
+    assert isinstance(precisions, Choices)
+    assert refused_precisions(map(str, precisions.values), capability) == {}

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import pynvml
 import pytest
 from assets.fake_nvml import FakeGpu, install
-from study_samples import candidate, study
+from study_samples import SPLIT, candidate, study
 
 from autotune.candidate import Choices, Range
 from autotune.cuda.select import VARIABLE
+from autotune.devices import gpu as devices
 from autotune.errors import EnvironmentProblem, SpecError
 from autotune.registry import ENGINES, RUNTIMES
 from autotune.study.plan import make_plan
+
+FORMATS = ("fp32", "fp16", "int8")
 
 
 class Absent:
@@ -99,6 +103,22 @@ def test_a_study_takes_the_engines_of_its_device(monkeypatch: pytest.MonkeyPatch
         assert list(plan.backends) == ["on-gpu"] and plan.fingerprint.kind == "cuda" and plan.lock_name == f"cuda-{uuid}"
     cpu = make_plan(study(device="cpu", engines=("fake",)))
     assert cpu.fingerprint.kind == "cpu" and cpu.lock_name == "cpu"
+
+
+def test_on_a_v100_the_priors_in_int8_come_last(monkeypatch: pytest.MonkeyPatch, on_gpu: None) -> None:
+    """int8 by DP4A is searched, but after fp16, whatever order the study gave; on a T4, with tensor cores, the order stays."""
+    monkeypatch.setattr(
+        OnGpu, "capabilities", lambda self: replace(Absent().capabilities(), available=True, device="cuda", precisions=FORMATS)
+    )
+    space = {"precision": Choices(values=FORMATS)}
+    priors = ({"precision": "int8", "batch_size": 8}, {"precision": "fp16", "batch_size": 64})
+    for card, order in ((FakeGpu(), ["fp16", "int8"]), (FakeGpu(name="Tesla T4", capability=(7, 5)), ["int8", "fp16"])):
+        install(monkeypatch, card)
+        devices._all_gpus_once.cache_clear()
+        data = {"validation": SPLIT, "calibration": SPLIT}
+        plan = make_plan(study(device="cuda:0", engines=("on-gpu",), space=space, priors=priors, data=data))
+        assert [c.precision for c in plan.priors if c.precision != "fp32"] == order
+        assert ("DP4A" in plan.doubts.get("int8", "")) is (order[-1] == "int8")
 
 
 def test_an_engine_of_another_device_is_the_studys_fault(monkeypatch: pytest.MonkeyPatch, on_gpu: None) -> None:

@@ -20,6 +20,12 @@ from autotune.trial.device_watch import DeviceWatch
 RATE = Estimate(value=10.0, low=9.0, high=11.0, n=5, method="")
 
 
+class NoPool:
+    """A session without a pool of its own."""
+
+    slots = 1
+
+
 def read_thrice(probes: Sequence[Probe], before_each: Any = lambda i: None) -> Measurement:
     """A load of 3 s that reads every probe once a second; the first second is warm-up."""
     values: dict[str, list[float]] = {p.metric: [] for p in probes}
@@ -46,7 +52,7 @@ def test_peak_memory_is_the_devices_above_what_was_there_before(monkeypatch: pyt
     install(monkeypatch, card)
     watch = DeviceWatch("cuda")
     card.used, card.processes = 700 << 20, [77]
-    watch.opened()
+    watch.opened(NoPool())  # type: ignore[arg-type]
 
     def grow(i: int) -> None:
         card.used = (700, 812, 750)[i] << 20
@@ -56,12 +62,28 @@ def test_peak_memory_is_the_devices_above_what_was_there_before(monkeypatch: pyt
     assert {"gpu_energy_j", "cpu_percent", "gpu_foreign_processes"} <= {s.metric for s in found.telemetry}
 
 
+def test_a_peak_between_two_samples_is_what_the_engines_pool_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVML saw 300 MiB at its tenths of a second; the pool had handed out 350 at once, and knows it exactly."""
+    card = FakeGpu(used=512 << 20)
+    install(monkeypatch, card)
+    watch = DeviceWatch("cuda")
+    card.used = 812 << 20
+
+    class Counting(NoPool):
+        def pool_peak_mib(self) -> float:
+            return 350.0
+
+    watch.opened(Counting())  # type: ignore[arg-type]
+    found, _ = watch.measured(read_thrice)
+    assert found.peak_memory_mib == 350.0
+
+
 def test_a_disturbance_that_passes_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process was there the first time only: the second measurement counts, and says that it is one."""
     card = FakeGpu()
     install(monkeypatch, card)
     watch = DeviceWatch("cuda")
-    watch.opened()
+    watch.opened(NoPool())  # type: ignore[arg-type]
     calls: list[int] = []
 
     def measure(probes: Sequence[Probe]) -> Measurement:
@@ -77,7 +99,7 @@ def test_a_disturbance_that_stays_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     card = FakeGpu(events=0x20)
     install(monkeypatch, card)
     watch = DeviceWatch("cuda")
-    watch.opened()
+    watch.opened(NoPool())  # type: ignore[arg-type]
     assert watch.measured(read_thrice)[1] == ("gpu_thermal_slowdown", "repeated_after_disturbance")
     card.events = 0x4
     assert watch.measured(read_thrice)[1] == ("gpu_power_cap",)
@@ -98,7 +120,7 @@ def test_a_device_without_memory_figures_has_no_peak(monkeypatch: pytest.MonkeyP
     selected_gpu()  # found while its memory could be read
     monkeypatch.setattr("autotune.trial.device_watch.used_memory_mib", lambda gpu: None)
     watch = DeviceWatch("cuda")
-    watch.opened()
+    watch.opened(NoPool())  # type: ignore[arg-type]
     assert watch.measured(read_thrice)[0].peak_memory_mib is None
 
 

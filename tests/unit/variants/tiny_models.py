@@ -68,6 +68,34 @@ def classifier(batch: int | str = "batch", opset: int = 17) -> onnx.ModelProto:
     return w.model({"input": (FLOAT, [batch, 1, 8, 8])}, x, [batch, 4], opset)
 
 
+def tensor_core_classifier(classes: int = 16) -> onnx.ModelProto:
+    """8×8 RGB images, every width a multiple of 16: stem, two residual blocks (the second with a projected shortcut), depthwise
+    and pointwise convolutions, a batch normalization, pooling, a product of 128 inputs."""
+    w = GraphWriter(3)
+    x = w.relu_conv("input", 3, 32)
+    x = w.node("Relu", w.node("Add", w.conv(w.relu_conv(x, 32, 32), 32, 32), x))
+    main = w.conv(w.relu_conv(x, 32, 64), 64, 64)
+    x = w.node("Relu", w.node("Add", main, w.conv(x, 32, 64, kernel=1)))
+    x = w.relu_conv(x, 64, 64, group=64)
+    x = w.conv(x, 64, 128, kernel=1)
+    ones = np.ones(128, np.float32)
+    values = {"gamma": ones * 1.5, "beta": ones * 0.1, "mean": ones * 0.2, "var": ones}
+    x = w.node("Relu", w.node("BatchNormalization", x, *(w.constant(f"bn.{n}", v) for n, v in values.items())))
+    x = w.node("Flatten", w.node("GlobalAveragePool", x))
+    x = w.node("Gemm", x, w.weight("fc.w", classes, 128), w.weight("fc.b", classes), transB=1)
+    return w.model({"input": (FLOAT, ["batch", 3, 8, 8])}, x, ["batch", classes])
+
+
+def token_products() -> onnx.ModelProto:
+    """Token ids → embedding, MatMul 64 → 96, a product of activations (attention), MatMul 96 → 40."""
+    w = GraphWriter(4)
+    x = w.node("Gather", w.weight("embedding", 20, 64), "ids")
+    h = w.node("MatMul", x, w.weight("up.w", 64, 96))
+    h = w.node("MatMul", w.node("MatMul", h, w.node("Transpose", h, perm=[0, 2, 1])), h)
+    x = w.node("ReduceMean", w.node("MatMul", h, w.weight("down.w", 96, 40)), axes=[1], keepdims=0)
+    return w.model({"ids": (TensorProto.INT64, ["batch", 6])}, x, ["batch", 40])
+
+
 def padded_residual() -> onnx.ModelProto:
     """A residual block whose shortcut is widened with zero channels: the stream cannot be pruned, the block's inside can."""
     w = GraphWriter(1)
@@ -105,6 +133,12 @@ def images(n: int = 64, seed: int = 5) -> Dataset:
     return Dataset(arrays={"input": values}, labels=None, preprocess=None, digest=f"noise-{n}-{seed}")
 
 
+def colour_images(n: int = 64, seed: int = 6) -> Dataset:
+    """Normal noise for the models of 8×8 RGB images."""
+    values = np.random.default_rng(seed).standard_normal((n, 3, 8, 8)).astype(np.float32)
+    return Dataset(arrays={"input": values}, labels=None, preprocess=None, digest=f"colours-{n}-{seed}")
+
+
 def tokens(n: int = 32) -> Dataset:
     """Sequences of 6 ids with full masks."""
     ids = np.random.default_rng(7).integers(0, 20, (n, 6))
@@ -116,9 +150,18 @@ def saved(model: onnx.ModelProto, path: Path) -> Path:
     return path
 
 
-def outputs(path: Path, data: Dataset) -> NDArray:
-    """What ONNX Runtime computes for every sample."""
+def outputs(path: Path, data: Dataset, *, plainly: bool = False) -> NDArray:
+    """What ONNX Runtime computes for every sample.
+
+    `plainly`: without its optimizations, of which some compute Q/DQ in fp8, or with fp16 scales, wrongly (1.32).
+    """
     import onnxruntime as ort
 
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return session.run(None, data.batch(0, len(data)))[0]
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    if plainly:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    parts = [session.run(None, data.batch(i, i + 64))[0] for i in range(0, len(data), 64)]
+    return np.concatenate(parts)
