@@ -182,6 +182,7 @@ class SweepTable:
             fingerprint=self.device,
             reference=self.reference.candidate,
             priors=self.priors,
+            doubts={},
             cache_root=Path("recorded"),
         )
 

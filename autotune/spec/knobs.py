@@ -27,7 +27,7 @@ PRECISIONS: tuple[str, ...] = (
 )
 """Number formats that a study may name. int8-tensor: int8 with one scale per weight tensor instead of one per channel;
 amp-…: an fp32 graph of which the engine computes what it may in 16 bits (torch's autocast); int4: weights only; -sparse: with
-2:4 structured sparsity; weak-…: TensorRT's builder chooses between the named formats and fp32 for each layer."""
+2:4 structured sparsity; weak-…: TensorRT's builder chooses fp16 or fp32 for each layer that is not quantized."""
 
 CALIBRATED: tuple[str, ...] = ("int8", "int8-tensor", "fp8", "weak-fp16-int8")
 """Precisions whose activation ranges are measured on data.calibration."""

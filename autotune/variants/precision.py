@@ -115,7 +115,7 @@ PRECISIONS: dict[str, Recipe] = {
     "weak-fp16": Recipe(convert=_fp32, doc="the fp32 graph; TensorRT's builder takes fp16 where that is faster"),
     "weak-fp16-int8": Recipe(
         convert=_weak_int8,
-        doc="the int8 Q/DQ graph on fp32; TensorRT's builder takes int8, fp16 or fp32 for each layer",
+        doc="the int8 Q/DQ graph on fp32; TensorRT's builder takes fp16 or fp32 where no Q/DQ stand",
         calibrated=True,
         schemed=True,
         distributions=_ORT,

@@ -244,7 +244,7 @@ CASES: dict[str, Case] = {
     ),
     "unknown-knob": edit("  streams: 1", "  steams: 1", "did you mean streams?"),
     "engine-as-knob": edit("  streams: 1", "  engine: [openvino]", "at the top level"),
-    "unknown-precision": edit("[fp32, int8]", "[fp32, int4]", "int8-tensor"),
+    "unknown-precision": edit("[fp32, int8]", "[fp32, int2]", "int8-tensor"),
     "choice-twice": edit("[fp32, int8]", "[fp32, fp32]", "each choice once"),
     "no-choice": edit("[fp32, int8]", "[]", "an empty list"),
     "range-for-choices": edit("[fp32, int8]", "{low: 1, high: 2}", "a list of choices"),

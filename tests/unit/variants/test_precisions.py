@@ -11,8 +11,9 @@ from onnx import numpy_helper
 from autotune.cache import Cache
 from autotune.data.dataset import Dataset
 from autotune.errors import Unsupported
+from autotune.fingerprint import digest_of, library_version
 from autotune.spec.model import ModelSpec, RecoverySpec
-from autotune.variants.make import VariantRequest, make_variant
+from autotune.variants.make import VariantRequest, base_model, make_variant
 from autotune.variants.precision import PRECISIONS
 from autotune.variants.variant import ModelVariant, QuantScheme
 
@@ -129,6 +130,25 @@ def test_an_unknown_precision_names_the_known_ones(tmp_path: Path) -> None:
     """A typo in an embedding program shows the choices."""
     with pytest.raises(Unsupported, match="fp32, tf32, fp16"):
         made(tmp_path, tiny.classifier(), "fp7", None)
+
+
+@pytest.mark.parametrize(
+    ("precision", "scheme", "name"), [("fp16", U8, None), ("int8", U8, "u8-asym+bias"), ("int8", S8, "s8-sym")]
+)
+def test_keys_of_what_was_made_before_stay(tmp_path: Path, precision: str, scheme: QuantScheme, name: str | None) -> None:
+    """A cache that was filled before schemes had a placement is still found: the same parts, in the same form."""
+    data = tiny.images()
+    variant = made(tmp_path, tiny.classifier(), precision, data, scheme)
+    base = base_model(ModelSpec(path=tmp_path / "m.onnx"), Cache(tmp_path / "cache"))
+    parts = {
+        "revision": 1,
+        "source": base.facts["digest"],
+        "precision": precision,
+        "scheme": name,
+        "calibration": None if name is None else data.digest,
+        "versions": {d: library_version(d) for d in ("onnx", "onnxruntime", "onnxruntime-gpu")},
+    }
+    assert variant.key == digest_of(parts)
 
 
 def test_an_old_opset_is_raised_for_int8(tmp_path: Path) -> None:
