@@ -315,7 +315,7 @@ class EngineContract:
 
     def _variant(self, folder: Path, precision: str = "fp32") -> ModelVariant:
         request = VariantRequest(
-            model=ModelSpec(path=_tiny_cnn(folder / "tiny.onnx")),
+            model=ModelSpec(path=tiny_cnn(folder / "tiny.onnx")),
             precision=precision,
             pruning_ratio=0.0,
             scheme=self.backend().scheme(precision),
@@ -370,7 +370,7 @@ def _assert_close(found: Outputs, wanted: Outputs, tolerance: float, what: str) 
         assert error <= tolerance, f"{what}: {name} is off by {error:.3g} of the largest output; allowed {tolerance:g}"
 
 
-def _tiny_cnn(path: Path) -> Path:
+def tiny_cnn(path: Path) -> Path:
     """8×8 grey images: two convolutions with ReLU, global pooling, 4 classes; seeded He-scaled weights, dynamic batch."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper

@@ -172,10 +172,10 @@ def test_pytests_report_is_told_by_outcome() -> None:
 
 def write_small_model(folder: Path) -> None:
     """In place of ResNet-50: the contract's small network under the name, and in the form, that the stages use."""
-    from autotune.testing.engine_contract import _tiny_cnn
+    from autotune.testing.engine_contract import tiny_cnn
 
     folder.mkdir(parents=True, exist_ok=True)
-    _tiny_cnn(folder / "resnet50.onnx")
+    tiny_cnn(folder / "resnet50.onnx")
     x = np.random.default_rng(0).standard_normal((64, 1, 8, 8)).astype(np.float32)
     np.savez(folder / "images.npz", x=x, y=np.zeros(64, np.int64))
 

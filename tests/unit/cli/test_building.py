@@ -11,7 +11,7 @@ import pytest
 from assets import fake_study as fake
 
 from autotune.cli.main import main
-from autotune.testing import _tiny_cnn
+from autotune.testing.engine_contract import tiny_cnn
 
 MEASURED = ("accuracy", "accuracy_drop", "throughput_items_per_s", "energy_j_per_item", "power_w", "peak_memory_mib",
             "pool_peak_mib", "measure_s", "scores_key")  # fmt: skip
@@ -24,7 +24,7 @@ def bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, t
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AUTOTUNE_BUILD_TARGET", "")
     monkeypatch.delenv("AUTOTUNE_BUILD_TARGET")
-    _tiny_cnn(tmp_path / "model.onnx")
+    tiny_cnn(tmp_path / "model.onnx")
     rng = np.random.default_rng(0)
     samples = rng.standard_normal((32, 1, 8, 8)).astype(np.float32)
     np.savez(tmp_path / "val.npz", x=samples, y=rng.integers(0, 4, 32))

@@ -20,7 +20,7 @@ from autotune.engines.protocol import Engine
 from autotune.engines.tensorrt_backend import TensorRt
 from autotune.engines.tensorrt_session import TensorRtSession
 from autotune.records import VariantInfo
-from autotune.testing.engine_contract import _tiny_cnn
+from autotune.testing.engine_contract import tiny_cnn
 from autotune.variants.variant import ModelVariant
 
 BATCH = 2
@@ -69,7 +69,7 @@ def quantized_cnn(path: Path) -> Path:
     import onnx
     from onnx import helper, numpy_helper
 
-    model = onnx.load(str(_tiny_cnn(path)))
+    model = onnx.load(str(tiny_cnn(path)))
     model.graph.initializer.extend(
         [numpy_helper.from_array(np.float32(0.05), "scale"), numpy_helper.from_array(np.int8(0), "zero")]
     )
@@ -86,7 +86,7 @@ def bench_on(release: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     with installed(release, folder, monkeypatch) as world:
         runtime = HostRuntime(total_bytes=64 << 20)
         monkeypatch.setattr(tensorrt_backend, "selected_runtime", lambda: runtime)
-        path = _tiny_cnn(folder / "tiny.onnx")
+        path = tiny_cnn(folder / "tiny.onnx")
         info = VariantInfo(key="v", precision="fp32", scheme="", pruning_ratio=0.0, achieved_pruning=0.0, params=1, macs=1,
                            model_bytes=path.stat().st_size)  # fmt: skip
         variant = ModelVariant(key="v", path=path, info=info)
