@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
-from autotune.candidate import KNOBS
+from autotune.candidate import KNOBS, Candidate
 from autotune.search.encoding import Params
 from autotune.search.history import Stage
 from autotune.space.capability import SearchSpace
@@ -21,7 +21,10 @@ OVERHEAD_S = 0.2
 
 
 def cost_aware(plan: StudyPlan) -> Strategy:
-    """One sampler for the life of the study, which learns on and draws from a fresh seed each time."""
+    """One sampler for the life of the study, which learns on and draws from a fresh seed each time.
+
+    Priors are favoured, but for those in a precision that seldom leads on this GPU: they must promise as much as any other.
+    """
     from autotune.search.sampler import CostAwareSampler
 
     space = plan.space
@@ -30,7 +33,7 @@ def cost_aware(plan: StudyPlan) -> Strategy:
         stages=stages_of(plan),
         factors={PAIR: lambda pair: tuple(str(pair).split("/"))},
         absent=lambda params: _absent(params, space),
-        favoured=[p for c in plan.priors if (p := params_from_candidate(c, space)) is not None],
+        favoured=[p for c in favoured_priors(plan) if (p := params_from_candidate(c, space)) is not None],
         overhead_s=OVERHEAD_S,
     )
 
@@ -39,6 +42,11 @@ def cost_aware(plan: StudyPlan) -> Strategy:
         return sampler
 
     return Strategy(sampler=reseeded, weighs_priors=True)
+
+
+def favoured_priors(plan: StudyPlan) -> tuple[Candidate, ...]:
+    """The priors whose precision this device has the hardware for."""
+    return tuple(c for c in plan.priors if c.precision not in plan.doubts)
 
 
 def stages_of(plan: StudyPlan) -> tuple[Stage, ...]:
