@@ -14,8 +14,8 @@ from autotune.engines.protocol import Backend
 
 def vendors_of(backend: Backend) -> set[str]:
     """Top-level modules of the engine's distributions, those apart that autotune itself needs."""
-    wanted = set(backend.capabilities().distributions)
-    modules = {module for module, owners in packages_distributions().items() if wanted & set(owners)}
+    wanted = {d.replace("_", "-") for d in backend.capabilities().distributions}
+    modules = {m for m, owners in packages_distributions().items() if wanted & {o.replace("_", "-") for o in owners}}
     return (modules | {name.partition(".")[0] for name in backend.preload}) - {"numpy", "onnx"}
 
 

@@ -55,10 +55,9 @@ class TensorRt:
     docs: ClassVar[Mapping[str, str]] = _DOCS
     build_knobs = frozenset({"batch_size", "memory_pool_mib", "builder_level"})
     run_knobs = frozenset({"streams", "worker_threads", "cuda_graph"})
+    preload: tuple[str, ...] = ()  # nobody promises that loading TensorRT leaves CUDA and threads alone
 
     def __init__(self) -> None:
-        module = self.library.module_name()
-        self.preload: tuple[str, ...] = () if module is None else (module,)
         self._timings: Path | None = None
 
     def capabilities(self) -> Capabilities:

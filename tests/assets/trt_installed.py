@@ -15,8 +15,12 @@ _SHIM = "from assets.trt_installed import take_over\ntake_over(__name__, {releas
 
 
 def take_over(module: str, release: str) -> None:
-    """The import under way gives the double. In a process that no test prepared, there is a GPU from then on as well."""
+    """The import under way gives the double."""
     sys.modules[module] = World(release).module
+
+
+def give_gpu() -> None:
+    """A process that no test prepared has the GPU of the test that started it."""
     if card := os.environ.get("AUTOTUNE_TEST_GPU"):
         import pynvml
         import pytest
@@ -44,6 +48,7 @@ def installed(release: str, folder: Path, monkeypatch: Any) -> Iterator[World]:
     package = folder / "site" / module
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(_SHIM.format(release=release))
+    (package.parent / "sitecustomize.py").write_text("from assets.trt_installed import give_gpu\n\ngive_gpu()\n")
     facts = package.parent / f"{name.replace('-', '_')}-{version}.dist-info"
     facts.mkdir()
     (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")

@@ -78,6 +78,20 @@ class TestOnnxRuntimeTensorRt(EngineContract):
         return load_backend("onnxruntime-tensorrt")
 
 
+class TestTensorRt(EngineContract):
+    """TensorRT itself, where there is a GPU; on doubles of its releases: test_tensorrt.py."""
+
+    def backend(self) -> Backend:
+        return load_backend("tensorrt")
+
+
+class TestTensorRtRtx(EngineContract):
+    """TensorRT for RTX, where there is a GPU that it serves."""
+
+    def backend(self) -> Backend:
+        return load_backend("tensorrt-rtx")
+
+
 class TestFake(EngineContract):
     """The engine for tests: it never runs the graph, but answers from features 0 and 1 of each sample."""
 

@@ -25,7 +25,7 @@ from autotune.space.sampling import (
 )
 
 KNOBS_OF = {
-    "full": frozenset({"batch_size", "streams", "worker_threads", "memory_pool_mib"}),
+    "full": frozenset({"batch_size", "streams", "worker_threads", "memory_pool_mib", "builder_level", "cuda_graph"}),
     "bare": frozenset({"batch_size"}),
 }
 
@@ -48,6 +48,8 @@ WIDE = space(
     streams=Choices(values=(1, 2, 3, 4)),
     worker_threads=Range(low=2, high=17, step=5),
     memory_pool_mib=Choices(values=(64, 100, 1000)),
+    builder_level=Choices(values=(3, 4, 5)),
+    cuda_graph=Choices(values=("off", "on")),
 )
 
 
@@ -85,6 +87,8 @@ candidates = st.builds(
     streams=st.integers(1, 4),
     worker_threads=st.sampled_from([2, 7, 12, 17]),
     memory_pool_mib=st.sampled_from([64, 100, 1000]),
+    builder_level=st.sampled_from([3, 4, 5]),
+    cuda_graph=st.sampled_from(["off", "on"]),
 )
 
 
@@ -118,6 +122,8 @@ def test_what_optuna_draws_lies_in_the_space_and_comes_back_the_same(seed: int) 
         streams=st.integers(1, 50) | st.none(),
         worker_threads=st.integers(1, 50) | st.none(),
         memory_pool_mib=st.integers(1, 5000) | st.none(),
+        builder_level=st.integers(0, 5) | st.none(),
+        cuda_graph=st.sampled_from(["off", "on"]) | st.none(),
     )
 )
 def test_any_candidate_is_moved_into_the_space_and_then_stays(candidate: Candidate) -> None:
@@ -197,8 +203,9 @@ def test_knobs_that_the_engine_lacks_are_neither_asked_for_nor_set() -> None:
 def test_enqueued_candidates_are_proposed_as_they_are() -> None:
     """What params_from_candidate gives is what suggest reads back from an enqueued trial."""
     candidate = Candidate(
-        engine="full", precision="int8", pruning_ratio=0.3, batch_size=48, streams=3, worker_threads=12, memory_pool_mib=100
-    )
+        engine="full", precision="int8", pruning_ratio=0.3, batch_size=48, streams=3, worker_threads=12, memory_pool_mib=100,
+        builder_level=4, cuda_graph="on",
+    )  # fmt: skip
     study = optuna.create_study()
     study.enqueue_trial(params_from_candidate(candidate, WIDE) or {})
     assert suggest(study.ask(), WIDE) == candidate
