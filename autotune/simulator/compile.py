@@ -151,7 +151,7 @@ class _Rows:
             return record.variant.key
         if kind == "engine" and record.engine_key is not None:
             return record.engine_key
-        if kind == "accuracy":
+        if kind == "accuracy" and record.scores_key is not None:
             return record.scores_key
         return artifact_key(self._plan, kind, record.candidate)
 

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from recorded import (
+from assets.recorded_sweep import (
     ACCURACY_S,
     ENGINE_S,
     LOAD_S,

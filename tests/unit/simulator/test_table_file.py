@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recorded import table
+from assets.recorded_sweep import table
 
 from autotune.errors import SpecError
 from autotune.simulator import table_file

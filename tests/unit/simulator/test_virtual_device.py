@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recorded import (
+from assets.recorded_sweep import (
     ACCURACY_S,
     ENGINE_S,
     LOAD_S,

@@ -161,7 +161,7 @@ def test_nearest_point_by_hand(knob: str, domain: Domain, value: Any, expected: 
 
 
 def test_powers_of_two_are_drawn_by_their_exponent_under_a_name_that_says_so() -> None:
-    """Optuna stores "log2 batch_size": 4 of a batch of 16, which comes back as 16; a single or even choice keeps its name."""
+    """What Optuna stores of batch 16 is "log2 batch_size": 4, and it comes back as 16; other choices keep their names."""
     powers = space(batch_size=Choices(values=(1, 4, 16)), streams=Choices(values=(1, 2)))
     candidate = Candidate(
         engine="full", precision="fp32", pruning_ratio=0.0, batch_size=16, streams=2, worker_threads=None, memory_pool_mib=None

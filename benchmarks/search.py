@@ -1,0 +1,156 @@
+"""Search strategies side by side on every recorded table: virtual time to 95 % of the exhaustive sweep's hypervolume.
+
+    python benchmarks/search.py --tables benchmarks/tables --out benchmarks/results/search.json --picture docs/search.png
+
+Each strategy of plain Optuna (random, NSGA-II, TPE, GP) runs alone, as a loop around it would, and with what autotune gives it
+(caches, memory, giving up, priors); the cost-aware search runs with the latter, and without priors. 20 seeds each. Its settings
+were chosen on other tables than these. `ratio` says how many times longer the best plain one takes, by medians; where the
+median never arrives, it is at least the time at which the search was ended. --quick leaves out GP, whose proposals take a
+second each of real time. --leave-one-out gives the cost-aware search, in place of its priors, what the sweeps of the *other*
+models found best: what a warm start from other models is worth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autotune.candidate import Candidate
+from autotune.pareto import front_mask
+from autotune.report.search_plot import draw_searches
+from autotune.simulator.comparison import GOAL, compare, document
+from autotune.simulator.replay import Contestant, Limits, Replay, Setting
+from autotune.simulator.table import SweepTable
+from autotune.simulator.table_file import load_table
+from autotune.simulator.truth import Truth
+from autotune.space.sampling import candidate_from_params, params_from_candidate
+
+PLAIN = ("random", "nsga2", "tpe", "gp")
+OURS = Contestant(strategy="cost-aware")
+WARM = "cost-aware + caches + fronts of the other models"
+_MOST_HINTS = 8
+
+
+def main() -> None:
+    """Replays everything; writes the document and the picture, and prints the summary."""
+    arguments = _arguments()
+    # For the processes that replay: they run beside each other, and a matrix of a hundred rows gains nothing from more threads.
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+    tables = {path.name.removesuffix(".json.gz"): load_table(path) for path in sorted(arguments.tables.glob("*.json.gz"))}
+    if not tables:
+        sys.exit(f"{arguments.tables} holds no tables; record some: python benchmarks/record_sweeps.py --data FOLDER")
+    names = PLAIN[:-1] if arguments.quick else PLAIN
+    contestants = [OURS, replace(OURS, priors=False)]
+    contestants += [Contestant(strategy=n) for n in names]
+    contestants += [Contestant(strategy=n, caches=False, priors=False) for n in names]
+    found: dict[str, Any] = {"seeds": arguments.seeds, "goal": GOAL, "tables": {}}
+    for name, table in tables.items():
+        setting = Setting(limits=Limits(seconds=arguments.times * table.exhaustive_s, trials=150, enough=arguments.enough))
+        seeds = range(arguments.seeds)
+        results = compare(table, contestants, setting, seeds=seeds, jobs=arguments.jobs, told=_told(name))
+        if arguments.leave_one_out:
+            warm = warm_table(table, {k: t for k, t in tables.items() if k != name})
+            results[WARM] = compare(warm, [OURS], setting, seeds=seeds, jobs=arguments.jobs, told=_told(name))[OURS.label]
+        found["tables"][name] = document(table, results) | {"exhaustive_h": table.exhaustive_s / 3600}
+        found["tables"][name]["ratio"] = ratios(found["tables"][name], setting.limits.seconds / 3600)
+        _write(arguments, found)
+    print(json.dumps({name: t["ratio"] for name, t in found["tables"].items()} | {"all": overall(found)}, indent=2))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    here = Path(__file__).resolve().parent
+    parser.add_argument("--tables", type=Path, default=here / "tables")
+    parser.add_argument("--out", type=Path, default=here / "results" / "search.json")
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument(
+        "--times", type=float, default=3.0, help="a search ends after so many times the exhaustive sweep's time"
+    )
+    parser.add_argument("--enough", type=float, default=0.99, help="or with this share of the hypervolume, or after 150 trials")
+    parser.add_argument("--quick", action="store_true", help="without GP")
+    parser.add_argument("--leave-one-out", action="store_true")
+    return parser.parse_args()
+
+
+def _told(name: str) -> Any:
+    def told(r: Replay) -> None:
+        print(f"{name}: {r.contestant}, seed {r.seed}: {r.time_to(GOAL) / 60:.2f} min to {GOAL:.0%}", file=sys.stderr)
+
+    return told
+
+
+def warm_table(table: SweepTable, others: Mapping[str, SweepTable]) -> SweepTable:
+    """The table whose priors, after the engines' defaults, are the fronts of the others' sweeps moved into its space."""
+    space = table.space()
+    hints: dict[Candidate, None] = {}
+    fronts = [_front(other) for other in others.values()]
+    for rank in range(max(map(len, fronts), default=0)):
+        for front in fronts:
+            params = params_from_candidate(front[rank], space) if rank < len(front) else None
+            if params is not None:
+                hints[candidate_from_params(params)] = None
+    return replace(table, priors=(*table.plan().defaults, *list(hints)[:_MOST_HINTS]))
+
+
+def _front(table: SweepTable) -> list[Candidate]:
+    """The exhaustive sweep's front, the fastest first."""
+    truth = Truth(table, table.spec())
+    candidates = list(truth.values)
+    mask = front_mask(np.stack([truth.values[c] for c in candidates]))
+    return sorted((c for c, on in zip(candidates, mask, strict=True) if on), key=lambda c: -truth.rate[c])
+
+
+def ratios(found: Mapping[str, Any], end_h: float) -> dict[str, Any]:
+    """How many times longer than ours the best plain search takes, alone and with the same caches and priors."""
+    contestants = found["contestants"]
+    ours = contestants[OURS.label]["hours_to_goal"]["median"]
+    groups = {"alone": [], "with the same caches and priors": []}  # type: dict[str, list[tuple[float, bool, str]]]
+    for label, result in contestants.items():
+        if not label.startswith("cost-aware"):
+            group = "alone" if label.endswith("alone") else "with the same caches and priors"
+            median = result["hours_to_goal"]["median"]
+            groups[group].append((end_h if median is None else median, median is None, label))
+    answer: dict[str, Any] = {"ours_minutes": None if ours is None else 60 * ours}
+    for group, times in groups.items():
+        hours, is_bound, label = min(times)
+        answer[group] = {
+            "best": label,
+            "minutes": 60 * hours,
+            "at_least": is_bound,
+            "ratio": None if ours is None else hours / ours,
+        }
+    return answer
+
+
+def overall(found: Mapping[str, Any]) -> dict[str, float | None]:
+    """Geometric means over the tables; None where ours did not arrive on one of them."""
+    means: dict[str, float | None] = {}
+    for group in ("alone", "with the same caches and priors"):
+        values: Sequence[float | None] = [t["ratio"][group]["ratio"] for t in found["tables"].values()]
+        known = [v for v in values if v is not None]
+        means[group] = math.exp(sum(map(math.log, known)) / len(known)) if len(known) == len(values) else None
+    return means
+
+
+def _write(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
+    """After each table, so that a long run that is ended early has told something."""
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+    picture = arguments.picture or arguments.out.with_suffix(".png")
+    draw_searches(list(found["tables"].values()), picture)
+
+
+if __name__ == "__main__":
+    main()
