@@ -163,7 +163,7 @@ def test_attention_is_quantized_in_its_stored_products_alone(tmp_path: Path, sch
     weights = {n.output[0] for n in nodes if n.op_type == "DequantizeLinear" and n.input[0] in stored}
     assert sum(n.op_type == "MatMul" and n.input[1] in weights for n in nodes) == 4
     assert not any(made_of.get(i) == "DequantizeLinear" for n in nodes if n.op_type in ("Softmax", "Add") for i in n.input)
-    assert relative_error(tiny.outputs(variant.path, data), tiny.outputs(tmp_path / "m.onnx", data)) <= 0.05
+    assert relative_error(tiny.outputs(variant.path, data), tiny.outputs(tmp_path / "m.onnx", data)) <= 0.1
     assert "attention: only the 4 products with stored weights are quantized" in variant.info.notes
 
 
