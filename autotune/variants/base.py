@@ -16,7 +16,7 @@ from autotune.fingerprint import digest_of, file_digest, library_version, onnxru
 from autotune.spec.model import ModelSpec
 from autotune.spec.onnx_file import ModelFault, checked_onnx, files_of
 from autotune.variants.canonical import canonical
-from autotune.variants.graph import MODEL_FILE, all_nodes, inputs_of, n_macs, n_params
+from autotune.variants.graph import MODEL_FILE, all_nodes, has_attention, inputs_of, n_macs, n_params
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -29,8 +29,8 @@ _REVISION = 2
 def base_model(model: ModelSpec, cache: Cache) -> Artifact:
     """The model as `model.onnx` in an artifact: checked, self-contained, its batch dynamic.
 
-    Facts: digest (of the file), params, macs (per sample, or null), bytes. Raises SpecError where the file is not a model
-    that can be deployed in batches.
+    Facts: digest (of the file), params, macs (per sample, or null), attention (whether activations are multiplied), bytes.
+    Raises SpecError where the file is not a model that can be deployed in batches.
     """
     versions = {"onnx": library_version("onnx"), **({"torch": library_version("torch")} if model.path is None else {})}
     key = digest_of({"revision": _REVISION, **versions, **model_identity(model)})
@@ -81,6 +81,7 @@ def _finish(graph: ModelProto, folder: Path, model: ModelSpec) -> dict[str, Any]
         "digest": file_digest(target),
         "params": n_params(graph),
         "macs": n_macs(graph),
+        "attention": has_attention(graph),
         "bytes": target.stat().st_size,
     }
 

@@ -75,6 +75,12 @@ def n_params(model: ModelProto) -> int:
     )
 
 
+def has_attention(model: ModelProto) -> bool:
+    """True where some matrix product multiplies two activations, as attention does."""
+    stored = {t.name for t in model.graph.initializer}
+    return any(n.op_type == "MatMul" and not stored.intersection(n.input) for n in model.graph.node)
+
+
 def n_macs(model: ModelProto) -> int | None:
     """Multiply-accumulates of convolutions and matrix products for one sample; None where a shape stays unknown."""
     total = 0

@@ -23,6 +23,7 @@ __all__ = ["InputSpec", "VariantRequest", "base_model", "make_variant", "model_i
 _PRUNE_REVISION = 1
 _SPARSE_REVISION = 1
 _PRECISION_REVISION = 1
+_ATTENTION_REVISION = 1
 """Parts of the keys: raised when the same request would give another file."""
 _PRUNE_DISTRIBUTIONS = ("onnx", "onnx2torch", "torch", "torch-pruning")
 
@@ -67,7 +68,7 @@ def make_variant(
     ready = pruned
     if recipe_for(request.precision).sparse:
         ready = stages["sparse"] = _sparsified(request, pruned, lessons, cache, report)
-    final = stages["variant"] = _converted(request, ready, calibration, cache, report)
+    final = stages["variant"] = _converted(request, ready, base.facts["attention"], calibration, cache, report)
     hits = tuple(name for name, artifact in stages.items() if artifact.hit)
     info = _info(request, list(stages.values()), pruned)
     return ModelVariant(key=final.key, path=final.folder / MODEL_FILE, info=info), hits
@@ -140,7 +141,7 @@ def _sparsified(request: VariantRequest, dense: Artifact, data: Dataset | None, 
 
 
 def _converted(
-    request: VariantRequest, pruned: Artifact, calibration: Dataset | None, cache: Cache, report: Report
+    request: VariantRequest, pruned: Artifact, attention: bool, calibration: Dataset | None, cache: Cache, report: Report
 ) -> Artifact:
     recipe = recipe_for(request.precision)
     key = digest_of(
@@ -151,6 +152,7 @@ def _converted(
             "scheme": request.scheme.name if recipe.schemed else None,
             "calibration": calibration.digest if recipe.calibrated and calibration is not None else None,
             "versions": {d: library_version(d) for d in recipe.distributions},
+            **({"attention": _ATTENTION_REVISION} if attention and recipe.calibrated else {}),
         }
     )
 

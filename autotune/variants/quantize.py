@@ -13,8 +13,9 @@ from autotune.data.dataset import Arrays, Dataset
 from autotune.errors import BuildFailed, Unsupported
 from autotune.spec.inputs import InputSpec
 from autotune.variants.calibration import calibration_batches, n_used, require_calibration
-from autotune.variants.graph import model_inputs, name_nodes
+from autotune.variants.graph import has_attention, model_inputs, name_nodes
 from autotune.variants.opset import at_opset, drop_unused_domains, opset_of
+from autotune.variants.placement import placement_of
 from autotune.variants.variant import QuantScheme
 
 if TYPE_CHECKING:
@@ -29,21 +30,23 @@ def int8_from_fp32(
 ) -> tuple[str, ...]:
     """`target` is `source` with Q/DQ nodes: int8 weights per channel or per tensor, activations as the scheme says.
 
-    Weights are symmetric. Ranges are the minimum and maximum over the calibration samples; of each batch only these two
-    numbers per tensor are kept, so memory does not grow with the split. Raises Unsupported without calibration data,
-    BuildFailed where ONNX Runtime's quantizer gives up.
+    In a graph with attention only products with stored weights are quantized: what lies between them (softmax, normalization,
+    masks of −3·10³⁸) has ranges that 8 bits cannot hold. Weights are symmetric. Ranges are the minimum and maximum over the
+    calibration samples; of each batch only these two numbers per tensor are kept, so memory does not grow with the split.
+    Raises Unsupported without calibration data, BuildFailed where ONNX Runtime's quantizer gives up.
     """
     calibration = require_calibration("int8", calibration)
     try:
-        _quantize(source, target, scheme=scheme, calibration=calibration, per_channel=per_channel)
+        notes = _quantize(source, target, scheme=scheme, calibration=calibration, per_channel=per_channel)
     except Exception as exc:
         raise BuildFailed(
             f"ONNX Runtime could not quantize the graph with {scheme.name}: {type(exc).__name__}: {exc}", stage="variant"
         ) from exc
-    return (f"ranges: min-max over {n_used(calibration)} calibration samples",)
+    return (f"ranges: min-max over {n_used(calibration)} calibration samples", *notes)
 
 
-def _quantize(source: Path, target: Path, *, scheme: QuantScheme, calibration: Dataset, per_channel: bool) -> None:
+def _quantize(source: Path, target: Path, *, scheme: QuantScheme, calibration: Dataset, per_channel: bool) -> tuple[str, ...]:
+    import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -51,6 +54,8 @@ def _quantize(source: Path, target: Path, *, scheme: QuantScheme, calibration: D
     with tempfile.TemporaryDirectory() as folder, quiet_root_logger():
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(str(_quantizable(source, Path(folder))), str(prepared), skip_symbolic_shape=True)
+        model = onnx.load(str(prepared))
+        chosen = [p.node for p in placement_of(model, lambda product: "").products] if has_attention(model) else None
         quantize_static(
             str(prepared),
             str(target),
@@ -60,12 +65,14 @@ def _quantize(source: Path, target: Path, *, scheme: QuantScheme, calibration: D
             activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
+            nodes_to_quantize=chosen,
             extra_options={
                 "ActivationSymmetric": symmetric,
                 "WeightSymmetric": True,
                 "QuantizeBias": scheme.quantize_bias,
             },
         )
+    return () if chosen is None else (f"attention: only the {len(chosen)} products with stored weights are quantized",)
 
 
 def prepared_model(source: Path, folder: Path, opset: int, precision: str) -> ModelProto:

@@ -151,6 +151,22 @@ def test_keys_of_what_was_made_before_stay(tmp_path: Path, precision: str, schem
     assert variant.key == digest_of(parts)
 
 
+@pytest.mark.parametrize("scheme", [QuantScheme(), QuantScheme(activations="int8", quantize_bias=False)])
+def test_attention_is_quantized_in_its_stored_products_alone(tmp_path: Path, scheme: QuantScheme) -> None:
+    """A mask of −3·10³⁸ has no scale that leaves anything of the scores: softmax and sums between the products stay fp32."""
+    noise = np.random.default_rng(2).standard_normal((64, 6, 16)).astype(np.float32)
+    data = Dataset(arrays={"tokens": noise}, labels=None, preprocess=None, digest="tokens")
+    variant = made(tmp_path, tiny.attention(), "int8", data, scheme)
+    graph = onnx.load(str(variant.path)).graph
+    nodes, stored = graph.node, {t.name for t in graph.initializer}
+    made_of = {n.output[0]: n.op_type for n in nodes}
+    weights = {n.output[0] for n in nodes if n.op_type == "DequantizeLinear" and n.input[0] in stored}
+    assert sum(n.op_type == "MatMul" and n.input[1] in weights for n in nodes) == 4
+    assert not any(made_of.get(i) == "DequantizeLinear" for n in nodes if n.op_type in ("Softmax", "Add") for i in n.input)
+    assert relative_error(tiny.outputs(variant.path, data), tiny.outputs(tmp_path / "m.onnx", data)) <= 0.1
+    assert "attention: only the 4 products with stored weights are quantized" in variant.info.notes
+
+
 def test_an_old_opset_is_raised_for_int8(tmp_path: Path) -> None:
     """A model of opset 11 can be quantized per channel, which ONNX defines from opset 13 on."""
     data = tiny.images()

@@ -120,6 +120,17 @@ def token_mlp() -> onnx.ModelProto:
     return w.model(kinds, x, ["batch", 8])
 
 
+def attention() -> onnx.ModelProto:
+    """One head of self-attention over 6 tokens of 16 numbers, an additive mask that hides the last token, then a classifier."""
+    w = GraphWriter()
+    q, k, v = (w.node("MatMul", "tokens", w.weight(name, 16, 16)) for name in ("q", "k", "v"))
+    scores = w.node("MatMul", q, w.node("Transpose", k, perm=[0, 2, 1]))
+    hidden = w.constant("hidden", np.array([[0, 0, 0, 0, 0, np.finfo(np.float32).min]], np.float32))
+    mixed = w.node("MatMul", w.node("Softmax", w.node("Add", scores, hidden), axis=-1), v)
+    pooled = w.node("ReduceMean", mixed, axes=[1], keepdims=0)
+    return w.model({"tokens": (FLOAT, ["batch", 6, 16])}, w.node("MatMul", pooled, w.weight("fc", 16, 4)), ["batch", 4])
+
+
 def linear_model() -> onnx.ModelProto:
     """One layer, whose outputs are the model's: nothing can be pruned."""
     w = GraphWriter()
