@@ -101,7 +101,7 @@ def warm_table(table: SweepTable, others: Mapping[str, SweepTable]) -> SweepTabl
             params = params_from_candidate(front[rank], space) if rank < len(front) else None
             if params is not None:
                 hints[candidate_from_params(params)] = None
-    return replace(table, priors=(*table.plan().defaults, *list(hints)[:_MOST_HINTS]))
+    return replace(table, priors=(*table.plan().certain, *list(hints)[:_MOST_HINTS]))
 
 
 def _front(table: SweepTable) -> list[Candidate]:

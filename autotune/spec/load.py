@@ -55,6 +55,7 @@ def load_spec(path: Path, overrides: Mapping[str, Any] = _NO_OVERRIDES) -> Study
     _resolve_paths(values, folder, faults)
     _check_names(values, faults)
     _check_shares(values, faults)
+    own_priors = values.get("priors") or ()
     space = _space(values, folder, faults)
     _check_calibration(values, space.knobs, faults)
     if "file" in values:
@@ -63,7 +64,7 @@ def load_spec(path: Path, overrides: Mapping[str, Any] = _NO_OVERRIDES) -> Study
     spec = _validated(values, faults)
     if spec is None or faults.problems:
         raise SpecError(sorted(dict.fromkeys(faults.problems), key=lambda p: (p.file != str(path), p.file, p.line or 0)))
-    return spec.placed(positions)
+    return spec.placed(positions, len(own_priors))
 
 
 def _overridden(values: dict[str, Any], positions: Positions, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], Positions]:

@@ -254,6 +254,7 @@ class StudySpec(Section):
     price_per_hour: float | None = Field(None, gt=0, description="of this device, in any currency; for the objective cost")
     seed: int = 0
     file: Path | None = Field(None, exclude=True)
+    _n_own_priors: int | None = PrivateAttr(default=None)
 
     @field_validator("finalists", "canary", "warm_start", mode="before")
     @classmethod
@@ -273,10 +274,16 @@ class StudySpec(Section):
             raise ValueError("the objective cost needs price_per_hour, what this device costs per hour")
         return self
 
-    def placed(self, positions: Positions) -> StudySpec:
-        """This study, whose sections now know where they were read."""
+    def placed(self, positions: Positions, n_own_priors: int) -> StudySpec:
+        """This study, whose sections now know where they were read, and which of its priors the file itself names."""
         self.placed_at(positions, "")
+        self._n_own_priors = n_own_priors
         return self
+
+    @property
+    def own_priors(self) -> tuple[Mapping[str, Any], ...]:
+        """The priors that the study file names; the others are its preset's. All of them where no file was read."""
+        return self.priors if self._n_own_priors is None else self.priors[: self._n_own_priors]
 
     def domain(self, knob: str) -> Domain:
         """The domain of a knob: the study's, or the knob's default as the only choice. Raises KeyError on no such knob."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +27,9 @@ from autotune.telemetry.host import host_probes
 class StudyPlan:
     """A study made ready for this machine: its space after the capability filter, the reference and the first candidates.
 
-    `doubts`: precision → why it is searched here, but seldom leads; their priors are the last.
+    `doubts`: precision → why it is searched here, but seldom leads; their priors are the last. `certain`: those of the priors
+    that every strategy tries first, the engines' defaults and what the study file names. The others are its preset's; a
+    strategy may weigh them by itself.
     """
 
     spec: StudySpec
@@ -38,12 +40,7 @@ class StudyPlan:
     priors: tuple[Candidate, ...]
     doubts: Mapping[str, str]
     cache_root: Path
-
-    @property
-    def defaults(self) -> tuple[Candidate, ...]:
-        """Those of the priors that are an engine's defaults; the first prior where none is."""
-        engines = {self.space.default_candidate(engine) for engine in self.space.engines}
-        return tuple(c for c in self.priors if c in engines) or self.priors[:1]
+    certain: tuple[Candidate, ...] = ()
 
     @property
     def cache(self) -> Cache:
@@ -84,8 +81,9 @@ def make_plan(spec: StudySpec) -> StudyPlan:
         backends={name: backend for name, (backend, _) in able.items()},
         fingerprint=device_fingerprint(kind, distributions),
         reference=space.default_candidate(next(iter(able))),
-        priors=tuple(sorted(_priors(spec, space), key=lambda c: c.precision in doubts)),
+        priors=_priors(spec.priors, spec, space, doubts),
         doubts=doubts,
+        certain=_priors(spec.own_priors, spec, space, doubts),
         cache_root=spec.cache or default_cache_root(),
     )
 
@@ -133,15 +131,20 @@ def _doubts(kind: str, space: SearchSpace) -> dict[str, str]:
     return found
 
 
-def _priors(spec: StudySpec, space: SearchSpace) -> tuple[Candidate, ...]:
-    """Each engine's defaults, then the priors that were spelled out; one that leaves the engine open stands for all of them."""
+def _priors(
+    named: Sequence[Mapping[str, Any]], spec: StudySpec, space: SearchSpace, doubts: Mapping[str, str]
+) -> tuple[Candidate, ...]:
+    """Each engine's defaults, then the priors that are named, those in doubtful precisions last.
+
+    One that leaves the engine open stands for all of them.
+    """
     wanted = [space.default_candidate(engine, precision) for engine, precision in space.pairs]
     defaults = [c for c in wanted if c.precision == "fp32"] or wanted[:1]
-    spelled = [full for prior in spec.priors for full in _completed(prior, space)]
+    spelled = [full for prior in named for full in _completed(prior, space)]
     n = spec.load.samples_per_query
     # A batch that no query fills is padded in every single request: no configuration that anybody would deploy.
     useful = [c for c in spelled if n is None or c.batch_size <= n]
-    return tuple(dict.fromkeys((*defaults, *useful)))
+    return tuple(sorted(dict.fromkeys((*defaults, *useful)), key=lambda c: c.precision in doubts))
 
 
 def _completed(prior: Mapping[str, Any], space: SearchSpace) -> list[Candidate]:

@@ -111,8 +111,8 @@ class Proposer:
 
     @property
     def first_priors(self) -> tuple[Candidate, ...]:
-        """The priors to ask for before the search: all, or the engines' defaults where the strategy weighs the others."""
-        return self._plan.defaults if self._strategy.weighs_priors else self._plan.priors
+        """The priors to ask for before the search: all, or only the certain ones where the strategy weighs the others."""
+        return self._plan.certain if self._strategy.weighs_priors else self._plan.priors
 
     def enqueue_first(self, candidates: Iterable[Candidate]) -> None:
         """These are asked for first, in this order; each is enqueued once in the life of a study."""

@@ -16,6 +16,7 @@ from autotune.cuda.select import VARIABLE
 from autotune.devices import gpu as devices
 from autotune.errors import EnvironmentProblem, SpecError
 from autotune.registry import ENGINES, RUNTIMES
+from autotune.spec.positions import Positions
 from autotune.study.cost_aware import favoured_priors
 from autotune.study.plan import make_plan
 
@@ -59,6 +60,16 @@ def test_priors_begin_with_the_defaults_and_are_completed() -> None:
         candidate(precision="fp16", streams=2, worker_threads=1),
         candidate(streams=2, worker_threads=1),  # memory_pool_mib is not in this study's space
     )
+    assert plan.certain == plan.priors, "no file was read, so all of them are the study's own"
+
+
+def test_a_presets_priors_are_not_certain() -> None:
+    """Of three priors the file names the first: it and the engine's defaults are tried first, the preset's may be weighed."""
+    space = {"precision": Choices(values=("fp32", "fp16")), "streams": Choices(values=(1, 2, 3))}
+    priors = ({"streams": 2}, {"streams": 3}, {"precision": "fp16"})
+    plan = make_plan(study(space=space, priors=priors).placed(Positions(), 1))
+    assert len(plan.priors) == 4
+    assert plan.certain == (candidate(streams=1, worker_threads=1), candidate(streams=2, worker_threads=1))
 
 
 class OnGpu(Absent):
