@@ -55,13 +55,14 @@ class Costs:
         """Expected seconds of each candidate, shape (n,). `passes`: the probability that it comes to the end of its stages."""
         total = np.full(len(rows), self._overhead_s)
         for stage in self._stages:
-            keys = [stage.key_of(row) for row in rows]
-            new = np.array([key is not None and key not in self.made[stage.name] for key in keys])
-            old = np.array([key is not None and key in self.made[stage.name] for key in keys])
+            groups = self._encoding.groups(rows, stage.name, stage.key_of)
             again = self._again[stage.name]
-            total += np.where(old, float(np.mean(again)) if again else 0.0, 0.0)
-            if new.any():
-                total += np.where(new, self._predicted(self._first[stage.name], rows, stage.parameters), 0.0)
+            each = np.full(len(groups.keys), float(np.mean(again)) if again else 0.0)
+            each[[i for i, key in enumerate(groups.keys) if key is None]] = 0.0
+            new = [i for i, key in enumerate(groups.keys) if key is not None and key not in self.made[stage.name]]
+            if new:
+                each[new] = self._predicted(self._first[stage.name], [rows[groups.first[i]] for i in new], stage.parameters)
+            total += each[groups.of_row]
         return np.maximum(total + passes * self._predicted(self._rest, rows, None), _LEAST_S)
 
     def _predicted(self, known: Sequence[tuple[Params, float]], rows: Sequence[Params], only: tuple[str, ...] | None) -> Array:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autotune.search.gaussian import Inputs
 
@@ -19,7 +20,25 @@ Params = Mapping[str, Any]
 _STRETCH = 4.0
 """Choices that are positive numbers with a larger ratio than this between the ends are seen on a logarithmic scale."""
 _MOST_LEVELS = 16
+_MOST_ENUMERATED = 8000
 _ABSENT = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Rows that share a key. `keys`: each once. `of_row`: shape (n,), the place of each row's key. `first`: a row per key."""
+
+    keys: list[Hashable]
+    of_row: NDArray[np.intp]
+    first: list[int]
+
+    @staticmethod
+    def of(keys: Sequence[Hashable]) -> Groups:
+        """The groups of rows with these keys."""
+        at: dict[Hashable, int] = {}
+        of_row = np.array([at.setdefault(key, len(at)) for key in keys], dtype=np.intp)
+        first = {int(place): i for i, place in reversed(list(enumerate(of_row)))}
+        return Groups(list(at), of_row, [first[place] for place in range(len(at))])
 
 
 @dataclass(slots=True)
@@ -33,14 +52,28 @@ class Encoding:
     factors: Mapping[str, Callable[[Any], tuple[Hashable, ...]]] = field(default_factory=dict)
     absent: Callable[[Params], frozenset[str]] = lambda params: frozenset()
     _codes: dict[Hashable, int] = field(default_factory=dict)
-    _known: dict[Hashable, tuple[Sequence[Params], Inputs]] = field(default_factory=dict)
+    _everything: list[dict[str, Any]] | None = None
+    _kept: dict[Hashable, tuple[Sequence[Params], Any]] = field(default_factory=dict)
 
     def inputs(self, rows: Sequence[Params], only: tuple[str, ...] | None = None) -> Inputs:
         """The rows as the models' inputs, of all parameters or of `only` some. The rows must not be changed afterwards."""
-        # The rows are kept along with their inputs, so that no other list can come to have the same id.
-        if (id(rows), only) not in self._known:
-            self._known[id(rows), only] = (rows, self._encoded(rows, only))
-        return self._known[id(rows), only][1]
+        found: Inputs = self._once(rows, only, lambda: self._encoded(rows, only))
+        return found
+
+    def groups(self, rows: Sequence[Params], name: str, key: Callable[[Params], Hashable]) -> Groups:
+        """The rows by their `key`; `name` tells keys apart. The rows must not be changed afterwards."""
+        found: Groups = self._once(rows, name, lambda: Groups.of([key(row) for row in rows]))
+        return found
+
+    def _once(self, rows: Sequence[Params], what: Hashable, make: Callable[[], Any]) -> Any:
+        # The rows are kept along with what is made of them, so that no other list can come to have the same id.
+        if (id(rows), what) not in self._kept:
+            self._kept[id(rows), what] = (rows, make())
+        return self._kept[id(rows), what][1]
+
+    def forget(self) -> None:
+        """Of all rows but those of an enumerated space, what was made of them is let go."""
+        self._kept = {k: (rows, made) for k, (rows, made) in self._kept.items() if rows is self._everything}
 
     def _encoded(self, rows: Sequence[Params], only: tuple[str, ...] | None) -> Inputs:
         names = [n for n in self.space if only is None or n in only]
@@ -67,20 +100,30 @@ class Encoding:
         gone = self.absent(params)
         return {k: v for k, v in params.items() if k in self.space and k not in gone}
 
-    def candidates(self, most: int, rng: np.random.Generator, around: Sequence[Params]) -> list[dict[str, Any]]:
-        """All candidates where they are at most so many, else a draw of that size with the neighbours of `around` in it."""
-        levels = {name: levels_of(d) for name, d in self.space.items()}
-        if all(found is not None for found in levels.values()):
-            lists = [found or [] for found in levels.values()]
-            if math.prod(len(found) for found in lists) <= 4 * most:
-                everything = (dict(zip(levels, values, strict=True)) for values in itertools.product(*lists))
-                unique = {key_of(t): t for t in map(self.trimmed, everything)}
-                if len(unique) <= most:
-                    return list(unique.values())
+    def candidates(
+        self, most: int, rng: np.random.Generator, around: Sequence[Params], also: Sequence[Params] = ()
+    ) -> list[dict[str, Any]]:
+        """All candidates, the same list each time, where they are at most _MOST_ENUMERATED.
+
+        Else a draw of `most`, up to half of them neighbours of `around`, and those of `also`.
+        """
+        if self._everything is None:
+            self._everything = self._enumerated()
+        if self._everything:
+            return self._everything
         near = [moved for params in around for moved in self._neighbours(params)]
         drawn = [near[i] for i in rng.permutation(len(near))[: most // 2]]
         drawn += [self._drawn(rng) for _ in range(most - len(drawn))]
-        return list({key_of(t): t for t in map(self.trimmed, drawn)}.values())
+        return list({key_of(t): t for t in map(self.trimmed, [*also, *drawn])}.values())
+
+    def _enumerated(self) -> list[dict[str, Any]]:
+        """Every candidate; empty where they are too many or a parameter is continuous."""
+        levels = {name: levels_of(d) for name, d in self.space.items()}
+        lists = [found for found in levels.values() if found is not None]
+        if len(lists) < len(levels) or math.prod(map(len, lists)) > _MOST_ENUMERATED:
+            return []
+        rows = (dict(zip(levels, values, strict=True)) for values in itertools.product(*lists))
+        return list({key_of(t): t for t in map(self.trimmed, rows)}.values())
 
     def _drawn(self, rng: np.random.Generator) -> dict[str, Any]:
         return {name: _drawn(d, rng) for name, d in self.space.items()}

@@ -34,12 +34,14 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 Array = NDArray[np.float64]
-MOST_CANDIDATES = 2500
+Absence = Mapping[tuple[str, Any], frozenset[str]]
+MOST_CANDIDATES = 1500
 FAVOUR = 3.0
 """What a favoured candidate's score is multiplied by. In replays 3 beat both 1 and asking for all of them first."""
 _AROUND = 24
 """Front members whose neighbours are among the candidates where those cannot be enumerated."""
 _BEYOND = 0.1
+_LEAST = 1e-12
 
 
 class CostAwareSampler(BaseSampler):
@@ -72,6 +74,8 @@ class CostAwareSampler(BaseSampler):
         self._factors, self._absent, self._overhead_s = dict(factors or {}), absent, overhead_s
         self._favoured = [dict(params) for params in favoured]
         self._history = History()
+        self._encoding: Encoding | None = None
+        self._gone: Absence | None = None
         self._surrogate = Surrogate(stages=self._stages)
 
     @property
@@ -104,8 +108,7 @@ class CostAwareSampler(BaseSampler):
         if not search_space or set(search_space) <= set(fixed):
             return {}
         trials = study.get_trials(deepcopy=False)
-        absent = self._absent or _learnt_absence(trials)
-        encoding = Encoding(search_space, self._factors, absent)
+        encoding = self._encoding_of(search_space, trials)
         self._history.update(study._study_id, trials, trial.number, encoding.trimmed)
         if len(self._history.seen) < self._n_startup:
             return {}
@@ -125,20 +128,29 @@ class CostAwareSampler(BaseSampler):
             return {}
         front, corner, members = self._front(minimize)
         known = history.keys()
-        pool = encoding.candidates(MOST_CANDIDATES, self._rng, members)
-        wished = [encoding.trimmed(params) for params in self._favoured]
-        pool = [row for row in {key_of(r): r for r in (*pool, *wished)}.values() if key_of(row) not in known]
-        if not pool:
+        pool = encoding.candidates(MOST_CANDIDATES, self._rng, members, self._favoured)
+        keys = encoding.groups(pool, "candidate", key_of)
+        favoured = {key_of(encoding.trimmed(params)) for params in self._favoured}
+        # What is known stays in the pool, which is the same list each time, and gets a score of nothing.
+        weights = np.array([0.0 if key in known else FAVOUR if key in favoured else 1.0 for key in keys.keys])[keys.of_row]
+        if not np.any(weights > 0):
             return {}
         keeps, passes = surrogate.feasible(pool)
         gain = expected_improvement(front, corner, surrogate.objectives(pool, minimize))
         seconds = Costs(self._stages, encoding, history, self._overhead_s).of(pool, passes)
-        score = gain * keeps / seconds
-        favoured = {key_of(row) for row in wished}
-        score = score * np.array([FAVOUR if key_of(row) in favoured else 1.0 for row in pool])
+        score = weights * gain * keeps / seconds
         if not np.any(score > 0):
-            score = keeps / seconds
-        return pool[int(np.argmax(score))]
+            score = weights * (keeps + _LEAST) / seconds
+        encoding.forget()
+        return dict(pool[int(np.argmax(score))])
+
+    def _encoding_of(self, search_space: Mapping[str, BaseDistribution], trials: Sequence[FrozenTrial]) -> Encoding:
+        """The encoding of the last proposal, or a new one where the space, or what is known to be absent, has changed."""
+        gone = None if self._absent is not None else _learnt_absence(trials)
+        if self._encoding is None or self._encoding.space != search_space or self._gone != gone:
+            absent = self._absent or (lambda params: _absent_from(params, gone or {}))
+            self._encoding, self._gone = Encoding(dict(search_space), self._factors, absent), gone
+        return self._encoding
 
     def _front(self, minimize: Sequence[bool]) -> tuple[Array, Array, list[Params]]:
         """Expected objectives of the feasible trials and the pending ones, signs turned; the corner; the best candidates."""
@@ -175,23 +187,20 @@ def _is_feasible(seen: Seen, n_objectives: int) -> bool:
     return kept and not seen.failed and seen.failed_in is None and all(i in seen.values for i in range(n_objectives))
 
 
-def _learnt_absence(trials: Sequence[FrozenTrial]) -> Callable[[Params], frozenset[str]]:
-    """By the choices of a candidate, the parameters that no trial with one of these choices had, though others did."""
+def _learnt_absence(trials: Sequence[FrozenTrial]) -> Absence:
+    """By a parameter's choice, the parameters that no trial with this choice had, though others did."""
     finished = [t for t in trials if t.state.is_finished() and t.params]
     names = {name for t in finished for name in t.params}
     if all(len(t.params) == len(names) for t in finished):
-        return lambda params: frozenset()
+        return {}
     having: dict[tuple[str, Any], set[str]] = {}
     for t in finished:
         for name, value in t.params.items():
             if hasattr(t.distributions[name], "choices"):
                 having.setdefault((name, value), set()).update(t.params)
+    return {choice: frozenset(names - had) for choice, had in having.items() if names - had}
 
-    def absent(params: Params) -> frozenset[str]:
-        gone: set[str] = set()
-        for name, value in params.items():
-            if (name, value) in having:
-                gone |= names - having[name, value]
-        return frozenset(gone)
 
-    return absent
+def _absent_from(params: Params, gone: Absence) -> frozenset[str]:
+    """The parameters that a candidate with these choices does not have."""
+    return frozenset(lacking for choice in params.items() for lacking in gone.get(choice, ()))

@@ -42,6 +42,7 @@ class Surrogate:
     _processes: dict[Response, GaussianProcess] = field(default_factory=dict)
     _models: dict[Response, _Model] = field(default_factory=dict)
     _dead: dict[str, set[Hashable]] = field(default_factory=dict)
+    _encoding: Encoding = field(default_factory=lambda: Encoding({}))
 
     def fit(self, encoding: Encoding, history: History, n_objectives: int) -> None:
         """The models explain the history; pending candidates count as measured where they are expected to be."""
@@ -52,7 +53,7 @@ class Surrogate:
             for stage in self.stages:
                 if seen.failed_in == stage.name:
                     self._dead[stage.name].add(stage.key_of(seen.params))
-        self._models = {}
+        self._models, self._encoding = {}, encoding
         for response in (*range(n_objectives), *names):
             decided = next((s for s in self.stages if response in s.decides), None)
             process = self._processes.setdefault(response, GaussianProcess(work=self.work))
@@ -77,7 +78,8 @@ class Surrogate:
         for stage in self.stages:
             dead = self._dead[stage.name]
             if dead:
-                alive = np.array([stage.key_of(row) not in dead for row in rows], dtype=np.float64)
+                groups = self._encoding.groups(rows, stage.name, stage.key_of)
+                alive = np.array([key not in dead for key in groups.keys], dtype=np.float64)[groups.of_row]
                 keeps, passes = keeps * alive, passes * alive
         for response, model in self._models.items():
             if isinstance(response, str) and (model.stage is not None or model.is_uncertain):
@@ -135,15 +137,12 @@ class _Model:
             mean, sd = self._process.predict(self._encoding.inputs(rows))
             return Prediction(mean, sd, self.log, minimize)
         # Many candidates share few results of the stage.
-        keys = [self.stage.key_of(row) for row in rows]
-        first = {key: i for i, key in reversed(list(enumerate(keys)))}
-        mean, sd = self._process.predict(self._encoding.inputs([rows[i] for i in first.values()], self._only))
-        at = {key: i for i, key in enumerate(first)}
-        for key, value in self._exact.items():
-            if key in at:
-                mean[at[key]], sd[at[key]] = value, _EXACT_SD
-        index = np.array([at[key] for key in keys], dtype=np.intp)
-        return Prediction(mean[index], sd[index], self.log, minimize)
+        groups = self._encoding.groups(rows, self.stage.name, self.stage.key_of)
+        mean, sd = self._process.predict(self._encoding.inputs([rows[i] for i in groups.first], self._only))
+        for i, key in enumerate(groups.keys):
+            if key in self._exact:
+                mean[i], sd[i] = self._exact[key], _EXACT_SD
+        return Prediction(mean[groups.of_row], sd[groups.of_row], self.log, minimize)
 
     def _transformed(self, values: Array) -> Array:
         if isinstance(self._response, str):

@@ -216,3 +216,13 @@ def test_stages_by_key() -> None:
     prune = Stage(name="prune", parameters=("ratio",), key=lambda p: p.get("ratio") or None)
     assert prune.key_of({"ratio": 0.0}) is None and prune.key_of({"ratio": 0.5}) == 0.5
     assert Stage(name="build", parameters=("a", "b")).key_of({"a": 1, "c": 2}) == (1, None)
+
+
+def test_a_favoured_candidate_is_looked_at_in_a_space_too_large_to_enumerate() -> None:
+    """Of a continuous space only some candidates are drawn, and the favoured one is always among them."""
+    space = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}
+    of = study(CostAwareSampler(seed=0, search_space=space, favoured=[{"x": 0.123, "y": 0.456}]), n=1)
+    for x in (0.1, 0.9):
+        of.add_trial(optuna.create_trial(params={"x": x, "y": 0.5}, distributions=space, value=1.0))
+    asked = [of.ask(space).params for _ in range(3)]
+    assert {"x": 0.123, "y": 0.456} in asked
