@@ -101,6 +101,10 @@ class Replay:
         """The hypervolume after so many virtual seconds."""
         return max((h for t, h in zip(self.times_s, self.hypervolume, strict=True) if t <= seconds), default=0.0)
 
+    def best_at(self, seconds: float) -> float:
+        """The best feasible throughput after so many virtual seconds, items/s."""
+        return max((b for t, b in zip(self.times_s, self.best, strict=True) if t <= seconds), default=0.0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:

@@ -143,7 +143,7 @@ def test_modelled_overhead_is_that_of_the_measured_table() -> None:
 
 def curve(seed: int, *steps: tuple[float, float]) -> Replay:
     times, shares = zip(*steps, strict=True)
-    return Replay(contestant="x", seed=seed, times_s=times, hypervolume=shares, best=(0.0,) * len(steps), n_repeated=0)
+    return Replay(contestant="x", seed=seed, times_s=times, hypervolume=shares, best=(7.0,) * len(steps), n_repeated=0)
 
 
 def test_time_to_the_goal_over_seeds() -> None:
@@ -160,4 +160,4 @@ def test_curves_are_steps() -> None:
     """The hypervolume holds until the next trial ends; the median of one seed is the seed."""
     drawn = curves([curve(0, (30.0, 0.2), (60.0, 0.8))], 60.0)
     assert drawn["median"][28] == 0.0 and drawn["median"][29] == 0.2 and drawn["median"][-1] == 0.8
-    assert drawn["hours"][-1] == pytest.approx(60 / 3600)
+    assert drawn["hours"][-1] == pytest.approx(60 / 3600) and drawn["best"][-1] == 7.0
