@@ -152,7 +152,7 @@ def dry_run_report(study_file: str, trials: int | None, *, as_json: bool) -> Non
         click.echo(f"  {knob}: {domain}{' ' + KNOBS[knob].unit if KNOBS[knob].unit not in ('', '1') else ''}{only}")
     for removal in plan.space.removed:
         click.echo(f"  not searched: {removal}")
-    click.echo(f"  {len(plan.priors)} priors are tried first")
+    click.echo(f"  {len(plan.priors)} priors, {len(plan.certain)} of them tried first whatever the strategy")
     for precision, reason in plan.doubts.items():
         click.echo(f"  priors in {precision} come last: {reason}")
     click.echo(
