@@ -55,7 +55,9 @@ class Run:
         fake.autotune(folder, "start", "study.yaml")
         listed = json.loads(fake.autotune(folder, "trials", "study.yaml", "--json").stdout)
         self.trials = {
-            (t["candidate"]["engine"], t["candidate"]["precision"]): t["number"] for t in listed if t["state"] == "complete"
+            (t["candidate"]["engine"], t["candidate"]["precision"]): t["number"]
+            for t in reversed(listed)  # the file's own priors come first, and are meant: kernels differ by batch
+            if t["state"] == "complete"
         }
 
     def explain(self, pair: tuple[str, str], against: tuple[str, str] | None = None) -> Any:
@@ -100,13 +102,11 @@ def test_the_same_work_is_matched(run: Run, ours: tuple[str, str], theirs: tuple
 
 
 def test_what_int8_costs_at_the_models_ends_is_named(run: Run) -> None:
-    """Q at the input and DQ at the output are layers of their own in both engines, and are not blamed as missed fusions."""
-    for pair in (ORT_INT8, OV_INT8):
+    """Q at the input and DQ at the output are no missed fusions. OpenVINO runs the latter inside the last product or after it."""
+    ends = {"at the model's input, where it is needed", "at the model's output, where it is needed"}
+    for pair, certain in ((ORT_INT8, ends), (OV_INT8, {"at the model's input, where it is needed"})):
         unfused = run.explain(pair)["trial"]["unfused"]
-        assert {f["why"] for f in unfused if f["role"] == "quantize"} == {
-            "at the model's input, where it is needed",
-            "at the model's output, where it is needed",
-        }
+        assert certain <= {f["why"] for f in unfused if f["role"] == "quantize"} <= ends
 
 
 def test_a_sum_that_one_engine_fuses_and_the_other_does_not(run: Run) -> None:
