@@ -102,7 +102,7 @@ def test_the_same_work_is_matched(run: Run, ours: tuple[str, str], theirs: tuple
 
 
 def test_what_int8_costs_at_the_models_ends_is_named(run: Run) -> None:
-    """Q at the input and DQ at the output are no missed fusions. OpenVINO runs the latter inside the last product or after it."""
+    """Q at the input and DQ at the output are no missed fusions. OpenVINO runs the latter in the last product or after it."""
     ends = {"at the model's input, where it is needed", "at the model's output, where it is needed"}
     for pair, certain in ((ORT_INT8, ends), (OV_INT8, {"at the model's input, where it is needed"})):
         unfused = run.explain(pair)["trial"]["unfused"]
