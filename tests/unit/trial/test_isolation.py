@@ -143,9 +143,9 @@ def test_preparing_the_samples_may_hang_or_crash(process: TrialProcess, spec: St
     """A user's module that never returns meets the deadline too, and one that ends its process is a crash of that trial."""
     (tmp_path / "hanging_net.py").write_text("import time\ntime.sleep(600)\n")
     (tmp_path / "dying_net.py").write_text("import os\nos.abort()\n")
-    for name, state in (("hanging_net", "rejected"), ("dying_net", "crashed")):
+    for name, state, deadline_s in (("hanging_net", "rejected", 3), ("dying_net", "crashed", 60)):
         model = ModelSpec(torch=f"{name}:make", input_shape=(2,))
-        bad = with_limits(spec, deadline_s=3).model_copy(update={"model": model, "file": tmp_path / "study.yaml"})
+        bad = with_limits(spec, deadline_s=deadline_s).model_copy(update={"model": model, "file": tmp_path / "study.yaml"})
         assert process.run(request(bad, fake_candidate(), number=21)).state == state
         assert_usable(process, spec)
         assert _children(process) == []
