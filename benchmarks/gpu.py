@@ -15,9 +15,10 @@
 | energy | J per inference by NVML's energy counter against its power readings; peak memory against NVML |
 
 Each stage runs in a process of its own, within 8 minutes, and writes DIR/STAGE.json with device, driver and versions. What
-failed is recorded there with its error, and the others go on; the same command again runs only what is not done. A study that
-does not end in time goes on in the next run. DIR/work keeps models, studies and engines between runs. Exit codes: 0 all that
-was asked for is done, 1 some stage failed or is unfinished, 3 this machine lacks a GPU or a library, and nothing was run.
+failed is recorded there with its error, and the others go on; then what is not done runs again, up to `--runs` times in all. A
+study that does not end in its time goes on from where it was. DIR/work keeps models, studies and engines between runs. Exit
+codes: 0 all that was asked for is done, 1 some stage failed or is unfinished, 3 this machine lacks a GPU or a library, and
+nothing was run.
 
 FOLDER holds mobilenet_v2_1.0_224.onnx, images/ and labels.csv (splits calib and val); without --data mobilenet is left out.
 Needs: pip install '.[cuda,cuda-core]' and TensorRT (docs/nvidia.md), and pytest for the contracts.
@@ -51,7 +52,10 @@ def main() -> int:
         if arguments.in_process:
             return run_one(bench, names[0])
         require_gpu()
-        return run_stages(bench, names, again=arguments.again)
+        code = run_stages(bench, names, again=arguments.again)
+        for _ in range(arguments.runs - 1):
+            code = code and run_stages(bench, names)
+        return code
     except AutotuneError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return exc.exit_code
@@ -67,6 +71,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--engine", action="append", help="engines of the studies; default: all that this machine can run")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and check it; needs no GPU")
     parser.add_argument("--again", action="store_true", help="run stages that are done, too")
+    parser.add_argument("--runs", type=int, default=3, help="what is not done is begun again, at most so often (default 3)")
     parser.add_argument("--quick", action="store_true", help="short loads, to try the script out: its figures are noise")
     parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
