@@ -35,9 +35,12 @@ Figures = dict[str, float | None]
 
 def main() -> None:
     """Runs the rounds, prints the ratios, writes everything."""
-    arguments = arguments_of(__doc__ or "", rounds={"type": int, "default": 7}, seed={"type": int, "default": 0})
+    arguments = arguments_of(
+        __doc__ or "", rounds={"type": int, "default": 7}, seed={"type": int, "default": 0},
+        seconds={"type": float, "default": 15.0},
+    )  # fmt: skip
     rounds = 1 if arguments.quick else arguments.rounds
-    seconds = 1.0 if arguments.quick else 15.0
+    seconds = 1.0 if arguments.quick else arguments.seconds
     rows = []
     with benches(arguments.data, arguments.work, arguments.models) as found:
         for bench in found:

@@ -18,10 +18,10 @@ from typing import Any
 from autotune.candidate import Candidate
 from autotune.cli.running import checked_plan
 from autotune.records import TrialRecord
+from autotune.study.apart import run_apart
 from autotune.study.lock import device_lock
 from autotune.study.plan import StudyPlan
 from autotune.trial.isolation import TrialProcess
-from autotune.trial.request import TrialRequest
 
 VALUES: dict[str, tuple[Any, ...]] = {
     "precision": ("fp32", "fp16", "bf16", "int8"),
@@ -78,17 +78,7 @@ def _line(knob: str, record: TrialRecord) -> str:
 
 def _run(plan: StudyPlan, process: TrialProcess, candidate: Candidate, scores: str | None) -> TrialRecord:
     unconstrained = plan.spec.model_copy(update={"constraints": type(plan.spec.constraints)()})
-    return process.run(
-        TrialRequest(
-            spec=unconstrained,
-            number=0,
-            role="bench",
-            candidate=candidate,
-            cache_root=plan.cache_root,
-            log_path=plan.cache_root / "logs" / "knobs.log",
-            reference_scores=scores,
-        )
-    )
+    return run_apart(plan, process, candidate, scores, spec=unconstrained)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ The folder holds mobilenet_v2_1.0_224.onnx, images/ and labels.csv (splits calib
    benchmark_app -hint throughput on the fp32 file (in its default precision, which is bf16 where the CPU can, and in fp32) and
    on an int8 file made by NNCF's defaults, and the sweep's best.
 
-Ratios are medians over the rounds with their range. Needs: pip install 'autotune[cpu]' nncf
+Ratios are medians over the rounds, with their order-statistic 95 % interval (from 6 rounds on) and their range.
+Needs: pip install 'autotune[cpu]' nncf
 """
 
 from __future__ import annotations
@@ -30,18 +31,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from autotune.bench.statistics import percentile_estimate
 from autotune.candidate import Candidate
 from autotune.cli.progress import PlainProgress
 from autotune.cli.running import checked_plan
 from autotune.records import TrialRecord
 from autotune.store.repository import open_store
 from autotune.store.worker import this_worker
+from autotune.study.apart import run_apart
 from autotune.study.lock import device_lock
 from autotune.study.loop import StopSwitch, StudyResult, run_study
 from autotune.study.plan import StudyPlan
 from autotune.study.scoring import best
 from autotune.trial.isolation import TrialProcess
-from autotune.trial.request import TrialRequest
 
 MODEL = "mobilenet_v2_1.0_224.onnx"
 STUDY = """
@@ -115,7 +119,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out")
     parser.add_argument("--work", help="folder for the study, its cache and database; default: a new temporary one")
     parser.add_argument("--trials", type=int, default=40)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--preset", default="cpu", help="cpu, or cpu-runtime to leave pruning out")
     parser.add_argument("--quick", action="store_true", help="every ninth point of the grid, to try the script out")
@@ -158,16 +162,7 @@ def run_candidate(
 ) -> TrialRecord:
     """One candidate outside the study, paired with the reference; `load` replaces keys of the study's load section."""
     spec = plan.spec.model_copy(update={"load": plan.spec.load.model_copy(update=load)})
-    request = TrialRequest(
-        spec=spec,
-        number=0,
-        role="bench",
-        candidate=candidate,
-        cache_root=plan.cache_root,
-        log_path=plan.cache_root / "logs" / "benchmark.log",
-        reference_scores=reference.scores_key if reference else None,
-    )
-    return process.run(request)
+    return run_apart(plan, process, candidate, reference.scores_key if reference else None, spec=spec)
 
 
 def _per_tensor(plan: StudyPlan, process: TrialProcess, reference: TrialRecord) -> dict[str, Any]:
@@ -265,8 +260,15 @@ def _side_by_side(
         "autotune_candidate": ours.as_json(),
         "sweep_candidate": swept.as_json(),
         "items_per_s": rates,
-        "ratio": {n: {"median": statistics.median(r), "min": min(r), "max": max(r)} for n, r in ratios.items()},
+        "ratio": {name: _spread(values) for name, values in ratios.items()},
     }
+
+
+def _spread(ratios: list[float]) -> dict[str, float]:
+    """Median, range, and from six rounds on the median's 95 % interval."""
+    found = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+    interval = percentile_estimate(np.array(ratios), 50)
+    return found if interval is None else found | {"low": interval.low, "high": interval.high}
 
 
 _ORT_LOOP = """

@@ -33,12 +33,12 @@ from autotune.spec.load import load_spec
 from autotune.spec.model import see_users_modules
 from autotune.store.repository import open_store
 from autotune.store.worker import this_worker
+from autotune.study.apart import run_apart
 from autotune.study.lock import device_lock
 from autotune.study.loop import StopSwitch, StudyResult, run_study
 from autotune.study.plan import StudyPlan, make_plan
 from autotune.study.scoring import best, best_ties
 from autotune.trial.isolation import TrialProcess
-from autotune.trial.request import TrialRequest
 
 AIM = 0.05
 """Two studies of the same kind agree on the best configuration's throughput within 5 %."""
@@ -123,17 +123,7 @@ def _later(studies: Sequence[Finished], rounds: int) -> dict[Candidate, dict[Has
 
 
 def _measured(process: TrialProcess, home: Finished, candidate: Candidate) -> TrialRecord:
-    return process.run(
-        TrialRequest(
-            spec=home.plan.spec,
-            number=0,
-            role="bench",
-            candidate=candidate,
-            cache_root=home.plan.cache_root,
-            log_path=home.plan.cache_root / "logs" / "repeatability.log",
-            reference_scores=home.result.reference.scores_key,
-        )
-    )
+    return run_apart(home.plan, process, candidate, home.result.reference.scores_key)
 
 
 def _agreement(studies: Sequence[Finished]) -> dict[str, Any]:

@@ -230,10 +230,10 @@ def replayed(data: Path, orders: int, seed: int, work: str | None) -> dict[str, 
 def _measured(data: Path, folder: Path) -> tuple[dict[str, Scores], str]:
     """The top-1 score of every validation sample by precision, and the digest of the samples."""
     from autotune.cli.running import checked_plan
+    from autotune.study.apart import run_apart
     from autotune.study.lock import device_lock
     from autotune.trial.isolation import TrialProcess
     from autotune.trial.known_accuracy import known_answers, per_sample
-    from autotune.trial.request import TrialRequest
     from autotune.trial.stages import bound_split
 
     study = folder / "study.yaml"
@@ -243,12 +243,7 @@ def _measured(data: Path, folder: Path) -> tuple[dict[str, Scores], str]:
     with TrialProcess(plan.preload) as process, device_lock(plan.lock_name):
         for precision in ("fp32", "int8", "int8-tensor"):
             candidate = replace(plan.reference, precision=precision, batch_size=8)
-            record = process.run(
-                TrialRequest(
-                    spec=plan.spec, number=0, role="bench", candidate=candidate, cache_root=plan.cache_root,
-                    log_path=folder / "trial.log", with_load=False,
-                )
-            )  # fmt: skip
+            record = run_apart(plan, process, candidate, with_load=False)
             if record.scores_key is None:
                 raise SystemExit(f"{precision} could not be measured: {record.reject}")
             found[precision] = per_sample(known_answers(plan.cache, record.scores_key).scores)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autotune.candidate import Choices
-from autotune.cli.running import candidate_from_settings, checked_plan, parsed_settings, run_once
+from autotune.cli.running import candidate_from_settings, checked_plan, parsed_settings
 from autotune.devices.build_target import BuildTarget, parse_target, set_build_target
 from autotune.devices.gpu import visible_gpus
 from autotune.engines.build import load_backend
@@ -14,6 +14,7 @@ from autotune.errors import EnvironmentProblem
 from autotune.records import TrialRecord
 from autotune.registry import ENGINES
 from autotune.spec.model import StudySpec
+from autotune.study.apart import run_apart
 from autotune.study.lock import device_lock
 from autotune.trial.isolation import TrialProcess
 
@@ -39,7 +40,7 @@ def build_candidate(study_file: str, settings: Sequence[str], capabilities: Sequ
     plan = checked_plan(study_file, changed)
     candidate = candidate_from_settings(plan, settings)
     with TrialProcess(plan.preload) as process, device_lock(plan.lock_name):
-        return run_once(plan, process, candidate, None, build_only=True)
+        return run_apart(plan, process, candidate, None, build_only=True)
 
 
 def _lacks_a_gpu(able: Capabilities) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,7 +13,7 @@ from typing import Any
 import click
 
 from autotune.bench.metrics import load_metric
-from autotune.candidate import KNOBS, Candidate, Range
+from autotune.candidate import KNOBS, Candidate
 from autotune.cli.progress import LiveProgress, PlainProgress
 from autotune.cli.render import emit_json, print_front_notes, print_trials
 from autotune.data.study_data import load_study_data
@@ -25,13 +24,12 @@ from autotune.spec.load import load_spec
 from autotune.spec.model import StudySpec, see_users_modules
 from autotune.store.repository import open_store
 from autotune.store.worker import this_worker
-from autotune.study.finalists import limit_s
+from autotune.study.apart import run_apart
 from autotune.study.lock import device_lock
 from autotune.study.loop import StopSwitch, StudyResult, run_study
 from autotune.study.plan import StudyPlan, make_plan
 from autotune.study.warm_start import WarmStartGain
 from autotune.trial.isolation import TrialProcess
-from autotune.trial.request import TrialRequest
 
 
 def checked_plan(study_file: str, changed: Callable[[StudySpec], StudySpec] = lambda spec: spec) -> StudyPlan:
@@ -124,106 +122,24 @@ def front_document(
     }
 
 
-def dry_run_report(study_file: str, trials: int | None, *, as_json: bool) -> None:
-    """The space after the capability filter with the reasons, and what the study will about cost."""
-    plan = checked_plan(study_file)
-    estimate = _estimated_cost(plan, trials or plan.spec.budget.trials)
-    document = {
-        "study": plan.spec.study,
-        "device": plan.fingerprint.device,
-        "engines_precisions": [f"{e}/{p}" for e, p in plan.space.pairs],
-        "knobs": {knob: str(domain) for knob, domain in plan.space.domains.items()},
-        "engine_knobs": {engine: sorted(knobs) for engine, knobs in plan.space.knobs_of.items()},
-        "removed": [str(r) for r in plan.space.removed],
-        "reference": plan.reference.as_json(),
-        "doubts": dict(plan.doubts),
-        "priors": [c.as_json() for c in plan.priors],
-        "estimate": estimate,
-    }
-    if as_json:
-        emit_json(document)
-        return
-    click.echo(f"study {plan.spec.study} on {plan.fingerprint.device}")
-    click.echo(f"  reference: {plan.reference}")
-    click.echo(f"  engine/precision: {', '.join(document['engines_precisions'])}")  # type: ignore[arg-type]  # a list of str
-    for knob, domain in plan.space.domains.items():
-        takers = [e for e in plan.space.engines if plan.space.has(e, knob)]
-        only = "" if len(takers) == len(plan.space.engines) else f"   ({', '.join(takers)} only)"
-        click.echo(f"  {knob}: {domain}{' ' + KNOBS[knob].unit if KNOBS[knob].unit not in ('', '1') else ''}{only}")
-    for removal in plan.space.removed:
-        click.echo(f"  not searched: {removal}")
-    click.echo(f"  {len(plan.priors)} priors, {len(plan.certain)} of them tried first whatever the strategy")
-    for precision, reason in plan.doubts.items():
-        click.echo(f"  priors in {precision} come last: {reason}")
-    click.echo(
-        f"  estimate: {estimate['trials']} trials, {estimate['minutes_low']:.0f} to {estimate['minutes_high']:.0f} minutes, "
-        f"up to {estimate['disk_mib']:.0f} MiB in {plan.cache_root}"
-    )
-
-
-def _estimated_cost(plan: StudyPlan, trials: int) -> dict[str, float]:
-    """Bounds from the load plan alone: the shortest and the longest measurement; variants and engines at the model's size."""
-    load = plan.spec.load
-    low = trials * (load.warmup_s + load.min_windows * load.window_s)
-    high = trials * (10 * max(1.0, load.warmup_s) + load.longest_s)
-    pruning = plan.space.domains["pruning_ratio"]
-    ratios = 6 if isinstance(pruning, Range) else len(pruning.values)
-    high += plan.spec.recovery.max_s * (ratios - 1)
-    if plan.spec.finalists.rounds:
-        high += limit_s(plan.spec, high)
-    model_file = plan.spec.model.path or plan.spec.model.weights
-    size_mib = model_file.stat().st_size / 2**20 if model_file else 0.0
-    return {
-        "trials": trials,
-        "minutes_low": low / 60,
-        "minutes_high": high / 60,
-        "disk_mib": size_mib * (1 + 2 * ratios * len(plan.space.pairs)),
-    }
-
-
 def bench_candidate(study_file: str, settings: Sequence[str]) -> TrialRecord:
     """The record of one candidate, paired with a reference whose predictions are made first if the cache lacks them."""
     plan = checked_plan(study_file)
     candidate = candidate_from_settings(plan, settings)
     with TrialProcess(plan.preload) as process, device_lock(plan.lock_name):
         if candidate == plan.reference:
-            return run_once(plan, process, candidate, None)
-        reference = run_once(plan, process, plan.reference, None, with_load=False)
+            return run_apart(plan, process, candidate, None)
+        reference = run_apart(plan, process, plan.reference, None, with_load=False)
         if reference.state != "complete":
             return reference
-        return run_once(plan, process, candidate, reference.scores_key)
+        return run_apart(plan, process, candidate, reference.scores_key)
 
 
 def bench_candidates(plan: StudyPlan, candidates: Mapping[str, Candidate]) -> dict[str, TrialRecord]:
     """The records of several candidates, by the names given to them, paired with the reference as in `bench_candidate`."""
     with TrialProcess(plan.preload) as process, device_lock(plan.lock_name):
-        scores = run_once(plan, process, plan.reference, None, with_load=False).scores_key
-        return {name: run_once(plan, process, candidate, scores) for name, candidate in candidates.items()}
-
-
-def run_once(
-    plan: StudyPlan,
-    process: TrialProcess,
-    candidate: Candidate,
-    scores: str | None,
-    *,
-    with_load: bool = True,
-    build_only: bool = False,
-) -> TrialRecord:
-    """The record of one trial of no study. The device must be locked."""
-    with tempfile.TemporaryDirectory() as folder:
-        request = TrialRequest(
-            spec=plan.spec,
-            number=0,
-            role="bench",
-            candidate=candidate,
-            cache_root=plan.cache_root,
-            log_path=Path(folder) / "bench.log",
-            reference_scores=scores,
-            with_load=with_load,
-            build_only=build_only,
-        )
-        return process.run(request)
+        scores = run_apart(plan, process, plan.reference, None, with_load=False).scores_key
+        return {name: run_apart(plan, process, candidate, scores) for name, candidate in candidates.items()}
 
 
 def candidate_from_settings(plan: StudyPlan, settings: Sequence[str]) -> Candidate:

@@ -55,10 +55,11 @@ def start(
     as_json: bool,
 ) -> int:
     """Run a study, or resume it to its target."""
-    from autotune.cli.running import checked_plan, dry_run_report, print_result, run_here
+    from autotune.cli.dry_run import dry_run_report
+    from autotune.cli.running import checked_plan, print_result, run_here
 
     if dry_run:
-        dry_run_report(study_file, trials, as_json=as_json)
+        dry_run_report(study_file, trials, storage, as_json=as_json)
         return 0
     plan = checked_plan(study_file)
     options = _options(trials, hours, storage)

@@ -46,6 +46,11 @@ def shown(url: URL) -> str:
     return url.render_as_string(hide_password=True)
 
 
+def shown_url(text: str) -> str:
+    """The URL `text` for messages and logs. Raises StoreError where it is none."""
+    return shown(parse_url(text))
+
+
 def cause_of(exc: DBAPIError, url: URL) -> str:
     """The driver's own words on one line, without the SQL, its parameters or the password."""
     text = " ".join(str(exc.orig).split()) or type(exc.orig).__name__

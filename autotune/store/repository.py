@@ -51,6 +51,20 @@ def open_store(url: str, *, create: bool = True, retry_s: float = RETRY_S) -> St
     return Store(engine, retry_s=retry_s)
 
 
+def existing_store(url: str) -> Store | None:
+    """As `open_store`, but None where that would make a file or tables. Nothing is written."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).is_file():
+        return None
+    engine = make_engine(parsed)
+    found = schema.connected_revision(engine)
+    if found is None:
+        engine.dispose()
+        return None
+    schema.require_head(found, parsed)
+    return Store(engine)
+
+
 def upgrade(url: str) -> tuple[str | None, str]:
     """The tables at `url` are of the newest revision; returns the revisions before (None: there were none) and after.
 
@@ -111,6 +125,12 @@ class Store:
         """
         given = (name, spec_json, spec_digest, model_digest, objectives, environment, target)
         return self._write(lambda c: studies.ensure(c, *given))
+
+    def study_alike(
+        self, name: str, spec_json: Mapping[str, Any], spec_digest: str, model_digest: str, objectives: Sequence[str]
+    ) -> StudyRow | None:
+        """The study that `ensure_study` would go on with, None where it would make one. Raises SpecError as that does."""
+        return self._read(lambda c: studies.find_alike(c, name, spec_json, spec_digest, model_digest, objectives))
 
     def study(self, name: str) -> StudyRow | None:
         """The study of that name, None where there is none."""

@@ -54,14 +54,26 @@ def ensure(
     }
     changing: dict[str, Any] = {"spec": dict(spec), "target_trials": target}
     insert_missing(connection, studies, {"name": name, **values, **changing})
-    found = find(connection, name)
+    found = find_alike(connection, name, spec, spec_digest, model_digest, objectives)
     if found is None:
         raise StoreError(f"the study {name} vanished while it was being opened; start it again.")
-    problems = list(_differences(found, spec, spec_digest, model_digest, tuple(objectives)))
-    if problems:
-        raise SpecError(problems)
     connection.execute(update(studies).where(studies.c.id == found.id).values(**changing))
     return replace(found, spec=dict(spec), target_trials=target)
+
+
+def find_alike(
+    connection: Connection,
+    name: str,
+    spec: Mapping[str, Any],
+    spec_digest: str,
+    model_digest: str,
+    objectives: Sequence[str],
+) -> StudyRow | None:
+    """The study of that name, if there is one. Raises SpecError where what may not change did."""
+    found = find(connection, name)
+    if found is not None and (problems := list(_differences(found, spec, spec_digest, model_digest, tuple(objectives)))):
+        raise SpecError(problems)
+    return found
 
 
 def insert_environment(connection: Connection, environment: DeviceFingerprint) -> None:

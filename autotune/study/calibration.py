@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +13,10 @@ from autotune.candidate import Candidate
 from autotune.errors import EnvironmentProblem, SpecError
 from autotune.records import Estimate, Rejection, TrialRecord
 from autotune.spec.model import ConstraintsSpec
+from autotune.study.apart import run_apart
 from autotune.study.plan import StudyPlan
 from autotune.trial.isolation import TrialProcess
-from autotune.trial.request import CalibrationSubset, TrialRequest
+from autotune.trial.request import CalibrationSubset
 from autotune.trial.stages import bound_split
 from autotune.variants.calibration import MAX_SAMPLES
 from autotune.variants.precision import PRECISIONS, recipe_for
@@ -139,16 +138,5 @@ def _measured(
     plan: StudyPlan, process: TrialProcess, candidate: Candidate, scores: str | None, subset: CalibrationSubset | None
 ) -> TrialRecord:
     """The record of the candidate's accuracy on all samples, whatever the study allows: there is nothing to reject here."""
-    with tempfile.TemporaryDirectory() as folder:
-        request = TrialRequest(
-            spec=plan.spec.model_copy(update={"constraints": ConstraintsSpec()}),
-            number=0,
-            role="bench",
-            candidate=candidate,
-            cache_root=plan.cache_root,
-            log_path=Path(folder) / "calibration.log",
-            reference_scores=scores,
-            with_load=False,
-            calibration=subset,
-        )
-        return process.run(request)
+    unconstrained = plan.spec.model_copy(update={"constraints": ConstraintsSpec()})
+    return run_apart(plan, process, candidate, scores, spec=unconstrained, with_load=False, calibration=subset)

@@ -35,7 +35,7 @@ from autotune.trial.isolation import TrialProcess
 from autotune.trial.request import Rival
 from autotune.variants.base import model_identity
 
-__all__ = ["StopSwitch", "StudyResult", "outcome_line", "register_study", "run_study"]
+__all__ = ["StopSwitch", "StudyResult", "outcome_line", "register_study", "registered_study", "run_study"]
 
 _log = logging.getLogger(__name__)
 _MAX_CRASHES_IN_A_ROW = 8
@@ -63,24 +63,25 @@ class StudyResult:
 
 def register_study(plan: StudyPlan, store: Store, target: int) -> StudyRow:
     """The study's row, made or found. Raises SpecError where it began with another model or other objectives."""
-    spec = plan.spec
+    return store.ensure_study(**_identity(plan.spec), environment=plan.fingerprint, target=target)
+
+
+def registered_study(plan: StudyPlan, store: Store) -> StudyRow | None:
+    """The row with which the study would go on, None where it would begin. Raises as `register_study`."""
+    return store.study_alike(**_identity(plan.spec))
+
+
+def _identity(spec: StudySpec) -> dict[str, Any]:
+    """The study's name and document, and what may not change while it lives."""
     document = spec.model_dump(mode="json")
-    return store.ensure_study(
-        name=spec.study,
-        spec_json=document,
-        spec_digest=digest_of(
-            {
-                "data": document["data"],
-                "constraints": document["constraints"],
-                **_metric_code(spec),
-                **_load_identity(spec),
-            }
-        ),
-        model_digest=digest_of(model_identity(spec.model)),
-        objectives=spec.objectives,
-        environment=plan.fingerprint,
-        target=target,
-    )
+    fixed = {"data": document["data"], "constraints": document["constraints"]}
+    return {
+        "name": spec.study,
+        "spec_json": document,
+        "spec_digest": digest_of({**fixed, **_metric_code(spec), **_load_identity(spec)}),
+        "model_digest": digest_of(model_identity(spec.model)),
+        "objectives": spec.objectives,
+    }
 
 
 def _metric_code(spec: StudySpec) -> dict[str, str | None]:

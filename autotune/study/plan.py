@@ -17,6 +17,7 @@ from autotune.engines.protocol import Backend, Capabilities
 from autotune.errors import EnvironmentProblem
 from autotune.fingerprint import DeviceFingerprint
 from autotune.space.capability import SHARED_KNOBS, EngineView, SearchSpace, filtered_space
+from autotune.space.sampling import candidate_from_params, params_from_candidate
 from autotune.spec.model import StudySpec
 from autotune.study.machine import engines_here, lock_name
 from autotune.telemetry.gpu import gpu_probes
@@ -75,15 +76,16 @@ def make_plan(spec: StudySpec) -> StudyPlan:
     distributions = tuple(
         dict.fromkeys(d for _, found in able.values() for d in (*found.distributions, *found.run_distributions))
     )
+    reference = space.default_candidate(next(iter(able)))
     return StudyPlan(
         spec=spec,
         space=space,
         backends={name: backend for name, (backend, _) in able.items()},
         fingerprint=device_fingerprint(kind, distributions),
-        reference=space.default_candidate(next(iter(able))),
-        priors=_priors(spec.priors, spec, space, doubts),
+        reference=reference,
+        priors=_news(_priors(spec.priors, spec, space, doubts), reference, space),
         doubts=doubts,
-        certain=_priors(spec.own_priors, spec, space, doubts),
+        certain=_news(_priors(spec.own_priors, spec, space, doubts), reference, space),
         cache_root=spec.cache or default_cache_root(),
     )
 
@@ -145,6 +147,19 @@ def _priors(
     # A batch that no query fills is padded in every single request: no configuration that anybody would deploy.
     useful = [c for c in spelled if n is None or c.batch_size <= n]
     return tuple(sorted(dict.fromkeys((*defaults, *useful)), key=lambda c: c.precision in doubts))
+
+
+def _news(priors: tuple[Candidate, ...], reference: Candidate, space: SearchSpace) -> tuple[Candidate, ...]:
+    """The priors without the reference where the space knows it only with its open knobs at their largest values.
+
+    Such as the memory pool: the largest limit does what none does, and would be measured a second time for it.
+    """
+    params = params_from_candidate(reference, space)
+    nearest = reference if params is None else candidate_from_params(params)
+    moved = {k for k, v in nearest.as_json().items() if v != getattr(reference, k)}
+    if not moved or any(getattr(reference, k) is not None for k in moved):
+        return priors
+    return tuple(c for c in priors if c != reference)
 
 
 def _completed(prior: Mapping[str, Any], space: SearchSpace) -> list[Candidate]:

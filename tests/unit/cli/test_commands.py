@@ -324,6 +324,18 @@ def test_a_dry_run_says_what_is_left_out_and_why(call: Any, study: Path, tmp_pat
     assert not (tmp_path / "s" / "study.db").exists()
 
 
+def test_a_dry_run_says_where_the_study_stands(call: Any, tmp_path: Path) -> None:
+    """It begins; then three of twelve trials are there; then a change that may not be made is refused, with nothing written."""
+    file = fake.write_study(tmp_path / "s")
+    assert json.loads(call("start", file, "--dry-run", "--json").out)["finished_trials"] is None
+    assert call("start", file, "--trials", 3).code == 0
+    said = call("start", file, "--dry-run", "--trials", 12)
+    assert said.code == 0 and "goes on: 3 of 12 trials are there" in said.out and "estimate: 9 trials" in said.out
+    file.write_text(file.read_text() + "objectives: [accuracy, latency_p99]\n")
+    said = call("start", file, "--dry-run")
+    assert said.code == 2 and "objectives" in said.err
+
+
 def test_start_prints_one_json_document(tmp_path: Path) -> None:
     """start --json ends with the front; progress is on stderr."""
     fake.write_study(tmp_path, ("trials: 12", "trials: 1"))

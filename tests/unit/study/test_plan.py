@@ -72,6 +72,18 @@ def test_a_presets_priors_are_not_certain() -> None:
     assert plan.certain == (candidate(streams=1, worker_threads=1), candidate(streams=2, worker_threads=1))
 
 
+def test_the_reference_is_no_prior_where_only_an_open_knob_would_be_closed() -> None:
+    """No memory pool and the largest pool are one measurement; one stream that becomes two is another configuration."""
+    pool: dict[str, Choices | Range] = {
+        "memory_pool_mib": Range(low=64, high=4096, log=True),
+        "worker_threads": Choices(values=(1, 2)),
+    }
+    prior = ({"worker_threads": 2},)
+    assert make_plan(study(space=pool, priors=prior)).priors == (candidate(streams=1, worker_threads=2),)
+    moved = make_plan(study(space=pool | {"streams": Range(low=2, high=4)}, priors=prior))
+    assert moved.priors[0] == moved.reference
+
+
 class OnGpu(Absent):
     """An engine for NVIDIA GPUs that can run."""
 
