@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -157,7 +158,8 @@ def outcome_text(record: TrialRecord, reference: TrialRecord | None) -> str:
         return f"{head}: {reject_line(record)}"
     rate, base = record.throughput_items_per_s, reference.throughput_items_per_s if reference else None
     gain = f" ({rate.value / base.value:.2f}×)" if rate and base and base.value > 0 and record.role != "reference" else ""
-    accuracy = f", {record.metric} {record.accuracy.value:.4f}" if record.accuracy else ""
+    value = record.accuracy.value if record.accuracy else math.nan
+    accuracy = f", {record.metric} {value:{'.4f' if abs(value) >= 1e-3 or value == 0 else '.3g'}}" if record.accuracy else ""
     return f"{head}: {with_interval(rate)} items/s{gain}{accuracy}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 DASH = "–"
 _WIDE, _LOPSIDED = 0.25, 1.25
 """Half-width against the value, and one side against the other, from where ± would misinform."""
+_MOST_DECIMALS = 9
 
 
 def emit_json(document: Any) -> None:
@@ -36,14 +38,20 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def with_interval(estimate: Estimate | None, digits: int = 1, factor: float = 1.0) -> str:
-    """ "812.3 ±4.1", or "812.3 [402.1, 1640.0]" where the interval is wide and lopsided, or a dash."""
+    """ "812.3 ±4.1", or "812.3 [402.1, 1640.0]" where the interval is wide and lopsided, or a dash.
+
+    `digits`: decimals, or as many more as a narrow interval needs to be seen.
+    """
     if estimate is None:
         return DASH
+    half_width = estimate.half_width * factor
+    if half_width > 0 and math.isfinite(half_width):
+        digits = max(digits, min(1 - math.floor(math.log10(half_width)), _MOST_DECIMALS))
     below, above = estimate.value - estimate.low, estimate.high - estimate.value
     if estimate.half_width > _WIDE * abs(estimate.value) and max(below, above) > _LOPSIDED * min(below, above):
         low, high = estimate.low * factor, estimate.high * factor
         return f"{estimate.value * factor:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-    return f"{estimate.value * factor:.{digits}f} ±{estimate.half_width * factor:.{digits}f}"
+    return f"{estimate.value * factor:.{digits}f} ±{half_width:.{digits}f}"
 
 
 def _number(value: float | None, digits: int = 1) -> str:

@@ -14,6 +14,7 @@ from autotune.records import Estimate
         (812.3, 808.2, 816.4, "812.3 ±4.1"),
         (100.0, 90.0, 115.0, "100.0 ±12.5"),  # lopsided, but narrow
         (100.0, 60.0, 140.0, "100.0 ±40.0"),  # wide, but even
+        (0.0123, 0.0083, 0.0163, "0.0123 ±0.0040"),  # a narrow one has as many decimals as it needs
         (11811.0, 4367.0, 31941.0, "11811.0 [4367.0, 31941.0]"),  # ±13787 would reach below zero
     ],
 )
