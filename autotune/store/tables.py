@@ -33,7 +33,7 @@ from autotune.candidate import KNOBS, Candidate, Knob
 
 PREFIX = "at_"
 VERSION_TABLE = "at_schema_version"
-HEAD = "0005"
+HEAD = "0006"
 """The revision in `storage/versions/` that makes these tables; a test compares."""
 
 
