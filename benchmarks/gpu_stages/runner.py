@@ -54,16 +54,16 @@ def run_until_done(bench: Bench, names: Sequence[str], *, runs: int, again: bool
     0 when all are done, else 1.
     """
     failed: dict[str, int] = {}
-    pending, code = list(names), 1
+    pending = list(names)
     for _ in range(runs):
-        code = run_stages(bench, pending, again=again)
+        run_stages(bench, pending, again=again)
         again = False
         for name in pending:
             failed[name] = failed.get(name, 0) + (state_of(bench, name) == "failed")
         pending = [n for n in pending if state_of(bench, n) != "done" and failed[n] < 2]
         if not pending:
             break
-    return 0 if code == 0 or all(state_of(bench, name) == "done" for name in names) else 1
+    return 0 if all(state_of(bench, name) == "done" for name in names) else 1
 
 
 def run_stages(bench: Bench, names: Sequence[str], *, again: bool = False) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,7 +45,9 @@ class OnDouble(EngineContract):
         facts.mkdir()
         (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: {_VERSION}\n")
         (facts / "top_level.txt").write_text("onnxruntime\n")
-        monkeypatch.syspath_prepend(str(site))
+        # Not syspath_prepend, which would take back the folder that onnxruntime.transformers adds for modules of its own.
+        sys.path.insert(0, str(site))
+        importlib.invalidate_caches()
         fake_nvml.install(monkeypatch, fake_nvml.FakeGpu(name="A GPU", capability=(9, 0)))
         monkeypatch.setenv("AUTOTUNE_TEST_GPU", "9.0")
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aaaa")
@@ -52,6 +56,7 @@ class OnDouble(EngineContract):
         fake_onnxruntime_gpu.install(monkeypatch)
         library_version.cache_clear()
         yield
+        sys.path.remove(str(site))
         library_version.cache_clear()
 
     def backend(self) -> Backend:
