@@ -135,7 +135,7 @@ def checked(provider: str, options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _computing(model: Any) -> Any:
-    """The model on the CPU, which has no kernels for bfloat16, and whose optimizations take Q/DQ in 16 bits for something else."""
+    """The model on the CPU, which has no bfloat16, and whose optimizations compute Q/DQ in 16 bits wrongly."""
     import onnx
     import onnxruntime as ort
 
