@@ -104,6 +104,9 @@ def report_from_events(
         e.domain, made = (known[e.name].domain, known[e.name].outputs) if e.name in known else ("", ())
         hints.append(LayerHint(names=inside.get(e.name, (e.name,)), outputs=made, kind=e.kind))
     members = nodes_by_layer(outline, hints)
+    if any(e.is_subgraph and e.name not in inside for e in executed):
+        # What is not named may lie in a subgraph of which nothing is known, and must not be guessed into another layer.
+        members = tuple(tuple(n for n in nodes if n == e.name) for e, nodes in zip(executed, members, strict=True))
     ops = {n.name: n.op for n in outline}
     layers = [
         _layer(e, nodes, [ops[n] for n in nodes], _time_us(e, len(runs), on_gpu, has_kernels))
