@@ -13,6 +13,7 @@
     ├── Unstable             the engine ran but gave wrong, missing or non-finite results
     ├── DeadlineExceeded     the trial took longer than it may
     ├── WorkerCrashed        the trial's process died (signal, exit code)
+    ├── DeviceFault          the device failed in a way that its process cannot recover from
     ├── AccuracyTooLow       measured, and under the study's constraint
     └── BuiltOnly            the engine was built, as asked, and nothing was measured
 
@@ -73,6 +74,12 @@ class StoreError(AutotuneError):
     exit_code = 4
 
 
+class StoreAway(StoreError):
+    """The user stopped the study while it waited for a database that is away; nothing measured is lost."""
+
+    exit_code = 130
+
+
 class ExportError(AutotuneError):
     """A deployment bundle is incomplete, damaged or misses its promise."""
 
@@ -131,6 +138,13 @@ class WorkerCrashed(CandidateRejected):
     """The trial's process died: a signal, an exit code, or an unexpected exception whose traceback is the message."""
 
     reason = "worker_crashed"
+    deterministic = False
+
+
+class DeviceFault(CandidateRejected):
+    """The device failed so that the process can do nothing more with it: what CUDA calls a sticky error."""
+
+    reason = "device_fault"
     deterministic = False
 
 

@@ -47,9 +47,27 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             _child(conn, task, request, details, zygote)
+        _lead_a_group(pid)
         conn.send(("started", pid))
         _, status = os.waitpid(pid, 0)
+        _end_what_it_left(pid)
         conn.send(("exit", status))
+
+
+def _lead_a_group(pid: int) -> None:
+    """The child leads a process group of its own, so that what it starts can be ended with it. Parent and child both ask."""
+    try:
+        os.setpgid(pid, pid)
+    except OSError:
+        pass  # the other was first, or the child is gone already
+
+
+def _end_what_it_left(pid: int) -> None:
+    """Processes that the ended child started and left behind are killed: they would load the device in the next trial."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
 
 
 def _warm(request: Any) -> None:
@@ -100,6 +118,7 @@ def die_with_parent(parent: int) -> None:
 def _child(conn: Connection, task: str, request: Any, details: list[Any], parent: int) -> None:
     """Does the task and leaves the process without running the parent's exit handlers."""
     die_with_parent(parent)
+    _lead_a_group(0)
     status = 1
     try:
         _redirect_output(request.log_path)
