@@ -84,7 +84,7 @@ def left_behind(folder: Path, me: WorkerIdentity) -> list[Path]:
 
 
 def read(path: Path) -> Pages:
-    """The file's entries. Damaged lines are set aside, each with a warning; a last line that was cut off by a kill is dropped."""
+    """The file's entries. Damaged lines are set aside with a warning; a last line that a kill cut off is dropped."""
     entries, damaged = _lines(path)
     if damaged:
         _log.warning("journal=%s n_damaged=%d set aside in %s", path, len(damaged), path.with_suffix(".damaged"))

@@ -60,7 +60,7 @@ def is_dead(trial: RunningTrial) -> bool:
 
 
 class Silence:
-    """Who is dead, by more than one look: a worker of this host by its process, one of another by a heartbeat that stands still."""
+    """Who is dead, by more than one look: here a worker without a process, elsewhere one whose heartbeat stands still."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

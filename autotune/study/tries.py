@@ -13,7 +13,7 @@ from autotune.trial.pipeline import now_utc
 from autotune.trial.request import TrialRequest
 
 MAX_TRIES = 2
-"""One failure may be the machine's (its out-of-memory killer chose badly, a driver was restarted), a second is the candidate's."""
+"""One failure may be the machine's (its out-of-memory killer, a driver that was restarted), a second is the candidate's."""
 
 
 def tried(run: StudySession, request: TrialRequest, once: Callable[[], TrialRecord]) -> TrialRecord:

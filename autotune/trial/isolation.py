@@ -26,7 +26,7 @@ from autotune.trial.request import TrialRequest
 _log = logging.getLogger(__name__)
 _POLL_S = 0.1
 _REAP_S = 10.0
-"""A killed process is gone in milliseconds. Where it is not, it hangs in the kernel, or the process that waits for it is stopped."""
+"""A killed process is gone in milliseconds. Where it is not, it hangs in the kernel, or its parent is stopped."""
 _DEFAULT_MEMORY_SHARE = 0.9
 
 

@@ -11,6 +11,7 @@ and its child.
 from __future__ import annotations
 
 import ctypes
+import errno
 import faulthandler
 import gc
 import importlib
@@ -128,14 +129,27 @@ def _child(conn: Connection, task: str, request: Any, details: list[Any], parent
     except BaseException as exc:
         from autotune.errors import AutotuneError
 
-        kind = type(exc).__name__ if isinstance(exc, AutotuneError) else "bug"
+        kind, message = type(exc).__name__ if isinstance(exc, AutotuneError) else "bug", str(exc) or type(exc).__name__
+        if kind == "bug" and _is_full_disk(exc):
+            kind, message = "EnvironmentProblem", f"a disk is full: {exc}. Free space there, then start the study again."
         text = traceback.format_exc()
+        conn.send(("error", kind, message, text))
         sys.stderr.write(text)
-        conn.send(("error", kind, str(exc) or type(exc).__name__, text))
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:
+                pass  # the disk of the log is full
         os._exit(status)
+
+
+def _is_full_disk(exc: BaseException) -> bool:
+    """True where no candidate is at fault, and the next one would fail alike."""
+    seen: BaseException | None = exc
+    while seen is not None and not (isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT)):
+        seen = seen.__cause__ or seen.__context__
+    return seen is not None
 
 
 def _answer(conn: Connection, task: str, request: Any, details: list[Any]) -> tuple[Any, ...]:
