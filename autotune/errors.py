@@ -11,9 +11,9 @@
     ├── BuildFailed          the engine's builder or the variant's maker gave up
     ├── OutOfMemory          the engine or the trial's process needs more than it may have
     ├── Unstable             the engine ran but gave wrong, missing or non-finite results
+    │   └── DeviceFault      the device failed in a way that its process cannot recover from
     ├── DeadlineExceeded     the trial took longer than it may
     ├── WorkerCrashed        the trial's process died (signal, exit code)
-    ├── DeviceFault          the device failed in a way that its process cannot recover from
     ├── AccuracyTooLow       measured, and under the study's constraint
     └── BuiltOnly            the engine was built, as asked, and nothing was measured
 
@@ -141,11 +141,10 @@ class WorkerCrashed(CandidateRejected):
     deterministic = False
 
 
-class DeviceFault(CandidateRejected):
+class DeviceFault(Unstable):
     """The device failed so that the process can do nothing more with it: what CUDA calls a sticky error."""
 
     reason = "device_fault"
-    deterministic = False
 
 
 class AccuracyTooLow(CandidateRejected):

@@ -138,9 +138,11 @@ class Proposer:
     def _tell(self, number: int, record: TrialRecord, known: Sequence[TrialRecord], note: Mapping[str, Any]) -> None:
         import optuna
 
-        trial = optuna.trial.Trial(self._study, self._frozen(number)._trial_id)
+        frozen = self._frozen(number)
+        trial = optuna.trial.Trial(self._study, frozen._trial_id)
         for name, value in violations(record, self._plan.spec).items():
-            trial.set_constraint(name, value)
+            if name not in frozen.constraints:  # a call that is repeated has set some already
+                trial.set_constraint(name, value)
         told = outcome_of(record, self._plan.spec, duplicate="duplicate_of" in note)
         for name, value in {**_attributes(record), **note, OUTCOME: told}.items():
             trial.set_user_attr(name, value)

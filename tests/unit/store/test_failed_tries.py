@@ -57,7 +57,7 @@ def test_a_late_record_is_stored_where_its_trial_waits(store: Store, study_id: i
     begun = store.begin_trial(study_id, 0, "search", complete(0).candidate, WORKER)
     assert store.bring_trial(study_id, begun, complete(0), WORKER) == "stored"
     assert store.bring_trial(study_id, begun, complete(0), WORKER) == "known"
-    assert store.trials(study_id) == [complete(0)]
+    assert store.trials(study_id) == [complete(0, telemetry=())]
 
 
 def test_a_late_record_is_stored_although_its_trial_was_put_back(store: Store, study_id: int) -> None:

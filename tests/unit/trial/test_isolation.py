@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -15,12 +16,13 @@ import psutil
 import pytest
 from faulty_study import fake_candidate, fake_spec, request
 
-from autotune.errors import DeadlineExceeded, EnvironmentProblem, SpecError
+from autotune.errors import DeadlineExceeded, SpecError
 from autotune.records import PROCESS_ENDED, Rejection, TrialRecord
 from autotune.spec.model import LimitsSpec, LoadSpec, ModelSpec, StudySpec
 from autotune.trial import isolation
 from autotune.trial.isolation import Interrupted, TrialProcess, _Watch
 from autotune.trial.request import TrialRequest
+from autotune.trial.zygote import _is_full_disk
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +256,8 @@ def test_what_a_trial_started_ends_with_it(process: TrialProcess, spec: StudySpe
     )
     model = ModelSpec(torch="starting_net:make", input_shape=(2,))
     bad = spec.model_copy(update={"model": model, "file": tmp_path / "study.yaml"})
-    process.run(request(bad, fake_candidate(), number=25))
+    with pytest.raises(SpecError):
+        process.run(request(bad, fake_candidate(), number=25))
     started = [line.split() for line in (tmp_path / "pid").read_text().splitlines()]
     in_trial = [int(pid) for pid, group, parent in started if group == parent]
     assert in_trial and _gone(in_trial)
@@ -263,17 +266,13 @@ def test_what_a_trial_started_ends_with_it(process: TrialProcess, spec: StudySpe
             os.kill(int(pid), signal.SIGKILL)
 
 
-def test_a_full_disk_is_the_studys_fault(process: TrialProcess, spec: StudySpec, tmp_path: Path) -> None:
-    """ENOSPC is raised in the study's process with what to do, and not stored as a candidate's crash."""
-    (tmp_path / "full_net.py").write_text(
-        "import errno\ndef make():\n    try:\n        raise OSError(errno.ENOSPC, 'No space left on device')\n"
-        "    except OSError as exc:\n        raise RuntimeError('could not export') from exc\n"
-    )
-    model = ModelSpec(torch="full_net:make", input_shape=(2,))
-    full = spec.model_copy(update={"model": model, "file": tmp_path / "study.yaml"})
-    with pytest.raises(EnvironmentProblem, match=r"a disk is full: .*Free space"):
-        process.run(request(full, fake_candidate(), number=26))
-    assert_usable(process, spec)
+def test_a_full_disk_is_no_candidates_fault() -> None:
+    """ENOSPC, also deep in a chain of other errors, stops the study with what to do, instead of counting as a crash."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    outer = RuntimeError("could not export")
+    outer.__cause__ = full
+    assert _is_full_disk(full) and _is_full_disk(outer)
+    assert not _is_full_disk(OSError(errno.ENOENT, "no such file")) and not _is_full_disk(ValueError("no"))
 
 
 # The deadline of the load stage, on a clock of its own
