@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from autotune.candidate import Candidate
+from autotune.space.sampling import candidate_from_params, params_from_candidate
 from autotune.spec.load import load_spec
 from autotune.study.plan import make_plan
 
@@ -72,8 +73,10 @@ def write_study(folder: Path, name: str, data: Path, cache: Path, deadline_s: fl
 
 
 def candidates_of(path: Path) -> tuple[Candidate, ...]:
-    """What the study asks for first, and, with this budget, at all."""
-    return make_plan(load_spec(path)).priors
+    """What the study asks for first, and, with this budget, at all: its priors, as the space knows them."""
+    plan = make_plan(load_spec(path))
+    params = (params_from_candidate(c, plan.space) for c in plan.priors)
+    return tuple(dict.fromkeys(candidate_from_params(p) for p in params if p is not None))
 
 
 def clean(folder: Path) -> Path:
