@@ -13,7 +13,7 @@ supervisor starts it again as systemd would, until so many faults have struck. A
 * the front is that of the study without faults, apart from ties (fault_injection/judgement.py says how).
 
 A configuration is struck fatally once at most: a second time it is rejected by design. Speeds are measured with loads far too
-short to be quoted. ENOSPC needs root, for a small tmpfs for each of cache and database; without it those two faults are left out.
+short to be quoted. ENOSPC needs root, for a small tmpfs each for cache and database; without it those two are left out.
 """
 
 from __future__ import annotations
@@ -138,9 +138,7 @@ def _fits(left: Sequence[Kind], launch: str) -> bool:
     return any(k.name != "kill -9 of the daemon" for k in left) or launch == "daemon"
 
 
-def _arena(
-    name: str, database: Database, disk: Disk, cache: Disk, data: Path, folder: Path, deadline_s: float
-) -> Arena:
+def _arena(name: str, database: Database, disk: Disk, cache: Disk, data: Path, folder: Path, deadline_s: float) -> Arena:
     clean(folder / name)
     clean(cache.folder / "cache")
     study = write_study(folder / name, name, data, cache.folder / "cache", deadline_s)
@@ -167,7 +165,7 @@ def _under_fire(
     done = False
     try:
         while not done and left:
-            arena.wait_for(lambda wanted=rng.choice(STAGES): arena.now()["stage"] == wanted, rng.uniform(0.2, 2.5))  # type: ignore[misc]
+            _await(arena, rng.choice(STAGES), rng.uniform(0.2, 2.5))
             time.sleep(rng.uniform(0, 0.3))
             done = arena.supervise()
             if not done and (found := _one_fault(arena, left, rng)) is not None:
@@ -188,6 +186,11 @@ def _under_fire(
         "seconds": round(time.monotonic() - began), "unused_damage": len(damaged_artifacts(arena.cache.folder / "cache")),
         "violations": [f"{arena.database.name} {arena.study}: {w}" for w in wrong],
     }  # fmt: skip
+
+
+def _await(arena: Arena, stage: str, limit_s: float) -> None:
+    """The study is in that stage, or the time is up."""
+    arena.wait_for(lambda: arena.now()["stage"] == stage, limit_s)
 
 
 def _one_fault(arena: Arena, left: list[Kind], rng: random.Random) -> Struck | None:
@@ -228,7 +231,7 @@ def _went_on(arena: Arena, seen: int, codes: int) -> str:
         return "was done"
     seen = len(arena.events)
     begun = arena.wait_for(
-        lambda: bool(arena.look()) and any(e["event"] == "planned" for e in arena.events[seen:]) or arena.main() is None, 90
+        lambda: (bool(arena.look()) and any(e["event"] == "planned" for e in arena.events[seen:])) or arena.main() is None, 90
     )
     return "started again" if begun else "NOT STARTED in 90 s"
 

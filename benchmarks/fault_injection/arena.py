@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
 from fault_injection.databases import Database
 from fault_injection.disks import Disk
 from fault_injection.study import ROOT
@@ -64,7 +65,9 @@ class Arena:
         with (self.folder / "start.log").open("ab") as log:
             if launch == "daemon":
                 words += ["--detach", "--workers", "2"]
-                told = subprocess.run(words, env=self.environment, cwd=self.folder, stderr=subprocess.PIPE, text=True, check=False)
+                told = subprocess.run(
+                    words, env=self.environment, cwd=self.folder, stderr=subprocess.PIPE, text=True, check=False
+                )
                 log.write(told.stderr.encode())
                 found = re.search(r"runs as process (\d+)", told.stderr)
                 self._daemon = int(found[1]) if found else None
@@ -160,9 +163,8 @@ class Arena:
         self.look()
         speaker = pid or (self.events[-1]["pid"] if self.events else None)
         state: Event = dict(NOBODY)
-        alive = {p.pid for p in self.workers()}
-        for event in self.events:
-            if event["pid"] != speaker or speaker not in alive:
+        for event in self.events if speaker is not None and _runs(speaker) else []:
+            if event["pid"] != speaker:
                 continue
             if event["event"] == "trial_began":
                 state = {k: event[k] for k in ("role", "number", "candidate")} | {"stage": "begun"}
@@ -202,6 +204,13 @@ def _names(state: Event) -> Iterator[str]:
     if "role" in state:
         yield state["candidate"]
         yield f"{state['role']} {state['number']}"
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def _is(process: psutil.Process, module: str) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
 from fault_injection.arena import Arena, NotNow
 
 OUTAGE_S = 30.0
@@ -146,7 +147,8 @@ def terminate_in_outage(arena: Arena, rng: random.Random) -> str:
         took_s, kept = time.monotonic() - began, arena.journal() is not None
     if not left:
         return "still there after 60 s"
-    return f"left with {arena.code()} {'at once' if took_s < 10 else f'after {took_s:.0f} s'}, journal {'kept' if kept else 'EMPTY'}"
+    when = "within 10 s" if took_s < 10 else f"after {took_s:.0f} s"
+    return f"left with {arena.code()} {when}, journal {'kept' if kept else 'EMPTY'}"
 
 
 def kill_in_outage(arena: Arena, rng: random.Random) -> str:

@@ -89,7 +89,7 @@ def test_a_full_disk_is_waited_for_shortly_even_where_patience_has_no_end() -> N
     """15 s are for logs that rotate; then a person must act, and is told where."""
     for url, fault in ((SQLITE, gone("database or disk is full")), (SQLITE, gone("disk I/O error"))):
         clock = Clock()
-        with pytest.raises(StoreError, match="disk of the database .* is full"):
+        with pytest.raises(StoreError, match=r"disk of the database .* is full"):
             with_retry(Flaky(1000, fault), url=url, patience=Patience(for_s=math.inf, clock=clock, sleep=clock.sleep))
         assert 10 < clock.now <= 15
 

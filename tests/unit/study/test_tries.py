@@ -106,7 +106,9 @@ def test_a_sticky_device_error_is_tried_in_a_fresh_process(run: StudySession) ->
 
 
 def failing(reasons: Sequence[str]) -> list[TrialRecord]:
-    return [replace(rejected(i), reject=Rejection(reason=r, stage="load", message=f"message {i}")) for i, r in enumerate(reasons)]
+    return [
+        replace(rejected(i), reject=Rejection(reason=r, stage="load", message=f"message {i}")) for i, r in enumerate(reasons)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def test_a_process_that_is_stopped_ends_at_the_deadline(process: TrialProcess, s
 
 
 def test_a_stopped_parent_is_replaced(spec: StudySpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The warm process is stopped: the child's answer stands although nobody reaps the child, and the next trial has a parent."""
+    """The warm process is stopped: the child's answer stands although nobody reaps it, and the next trial has a parent."""
     monkeypatch.setattr(isolation, "_REAP_S", 0.5)
     with TrialProcess() as opened:
         opened.run(request(spec, fake_candidate(), number=23))
