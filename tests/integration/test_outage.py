@@ -1,4 +1,4 @@
-"""A database that goes away in the middle of a study: it pauses, and keeps what it measured, whatever becomes of the process."""
+"""A database that goes away in the middle of a study: it pauses and keeps what it measured, whatever becomes of the process."""
 
 from __future__ import annotations
 
