@@ -25,6 +25,7 @@ from autotune.study.giving_up import rivals
 from autotune.study.heartbeat import heartbeat
 from autotune.study.lock import asking_lock, presence, workers_here
 from autotune.study.observer import Observer
+from autotune.study.pinning import pin_front
 from autotune.study.plan import StudyPlan
 from autotune.study.proposer import Proposal, Proposer
 from autotune.study.recovery import carry_over, recover
@@ -32,7 +33,7 @@ from autotune.study.regimes import note_changes
 from autotune.study.reporting import learn
 from autotune.study.scoring import front, ties_of
 from autotune.study.session import StopSwitch, StudySession
-from autotune.study.under_way import claimed, measured, reference_of, stored
+from autotune.study.under_way import claimed, measured, reference_of, still_usable, stored
 from autotune.study.warm_start import WarmStartGain, kin_of, warm_candidates, warm_flags, warm_start_gain
 from autotune.trial.isolation import TrialProcess
 from autotune.trial.request import Rival
@@ -81,7 +82,7 @@ def registered_study(plan: StudyPlan, store: Store) -> StudyRow | None:
 
 def _identity(spec: StudySpec) -> dict[str, Any]:
     """The study's name and document, and what may not change while it lives."""
-    document = spec.model_dump(mode="json")
+    document = spec.as_stored()
     fixed = {"data": document["data"], "constraints": document["constraints"]}
     return {
         "name": spec.study,
@@ -177,6 +178,7 @@ def _run(run: StudySession, hours: float | None) -> StudyResult:
         elif len(records) + len(run.under_way()) >= run.target:
             _wait_for_others(run)
         else:
+            reference = still_usable(run, reference)
             run_canary(run, reference, records)
             ended = _one_trial(run, reference, records)
     # They get what was reserved for them even where the last trial ran over.
@@ -209,10 +211,12 @@ def _result(run: StudySession, ended: Ended) -> StudyResult:
     records = run.store.trials(run.study.id, FINISHED, SEARCHED)
     found = front(records, run.plan.spec)
     run.store.set_front(run.study.id, [r.number for r in found])
+    reference = run.store.trials(run.study.id, ["complete"], ["reference"])[-1]
+    pin_front(run, [reference, *found])
     run.proposer.note_finalists(records)
     return StudyResult(
         ended=ended,
-        reference=run.store.trials(run.study.id, ["complete"], ["reference"])[-1],
+        reference=reference,
         records=records,
         front=found,
         ties=ties_of(found, records, run.plan.spec),
@@ -297,6 +301,7 @@ def _finished(
 def _announce(run: StudySession, record: TrialRecord, records: list[TrialRecord], reference: TrialRecord) -> None:
     found = front(records, run.plan.spec)
     run.timed("store", run.store.set_front, run.study.id, [r.number for r in found])
+    pin_front(run, [reference, *found])
     run.observer.trial_ended(record, found, reference)
     _log.info("%s", outcome_line(record))
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "autotune"
 
 ORDER: tuple[tuple[str, ...], ...] = (
-    ("errors", "fingerprint", "candidate", "registry", "assets", "pareto", "records", "cache", "user_code"),
+    ("errors", "fingerprint", "redact", "candidate", "registry", "assets", "pareto", "records", "cache", "user_code"),
     ("devices",),
     ("cuda",),
     ("spec",),
@@ -76,7 +76,8 @@ LIBRARIES: dict[str, set[str]] = {
     "click": {"cli"},
     "pydantic": {"spec", "simulator"},
     "yaml": {"spec", "cli"},
-    "filelock": {"cache", "study", "engines"},  # engines: the timings that builds share
+    "fsspec": {"cache"},
+    "filelock": {"study", "engines"},  # engines: the timings that builds share
     "pynvml": {"devices"},
     "cuda": {"cuda"},
     "pycuda": {"cuda"},
