@@ -14,7 +14,7 @@ from autotune.cache.artifact import MANIFEST
 from autotune.cache.locks import locked
 
 PINS = "pins"
-NOT_KINDS = frozenset({"logs", "timings", "journals", PINS})
+NOT_KINDS = frozenset({"logs", "timings", "journal", PINS})
 """Folders of a cache that hold no artifacts."""
 _SCRATCH = re.compile(r"^\.(?P<key>.+)-[a-z0-9_]{8}\.part$")
 _OLDER_SCRATCH = re.compile(r"^\.(?P<key>[0-9a-f]{24})-[a-z0-9_]{8}$")
