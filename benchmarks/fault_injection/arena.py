@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from autotune.cli.options import PASSED_STORAGE
 from fault_injection.databases import Database
 from fault_injection.disks import Disk
 from fault_injection.study import ROOT
@@ -56,7 +57,7 @@ class Arena:
         path = [str(ROOT), str(here.parent), str(here / "plugin"), os.environ.get("PYTHONPATH", "")]
         return {
             **os.environ, "XDG_RUNTIME_DIR": str(runtime), "AUTOTUNE_FAULTS": str(self.folder),
-            "PYTHONPATH": os.pathsep.join(p for p in path if p), "COLUMNS": "200", "AUTOTUNE_STORAGE": self.database.url,
+            "PYTHONPATH": os.pathsep.join(p for p in path if p), "COLUMNS": "200", PASSED_STORAGE: self.database.url,
         }  # fmt: skip
 
     def start(self, launch: str = "start") -> None:
