@@ -68,7 +68,7 @@ class Journal:
         """The database has all that was added: nothing waits any more."""
         self.n_waiting = 0
         try:
-            self.path.unlink(missing_ok=True)
+            remove(self.path)
         except OSError as exc:
             _log.warning("journal=%s is stored already, but stays: %s", self.path, exc)
 
@@ -81,6 +81,12 @@ def left_behind(folder: Path, me: WorkerIdentity) -> list[Path]:
         if all(o.worker_id == me.worker_id or is_alive(o) is not True for o in owners):
             found.append(path)
     return found
+
+
+def remove(path: Path) -> None:
+    """The file is gone, and was not while another process looked at it."""
+    with exclusive(path.parent):
+        path.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Pages:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from autotune.records import FINISHED, TrialRecord
-from autotune.store.journal import exclusive, left_behind, read
+from autotune.store.journal import exclusive, left_behind, read, remove
 from autotune.store.repository import SEARCHED, Store
 from autotune.store.trials import RunningTrial
 from autotune.store.worker import WorkerIdentity
@@ -49,18 +49,19 @@ def carry_over(store: Store, study_id: int, folder: Path, me: WorkerIdentity, no
     if not folder.is_dir():
         return
     with exclusive(folder):
-        for path in left_behind(folder, me):
-            found = read(path)
-            for entry in found.entries:
-                kept = store.bring_trial(study_id, entry.trial_id, entry.record, entry.worker)
-                what = f"{entry.record.role} trial {entry.record.number}"
-                if kept == "stored":
-                    note(f"{what} was measured and not stored when its worker ended; it is carried over from the journal")
-                elif kept == "superseded":
-                    note(f"{what} of the journal was measured again meanwhile; that measurement stays")
-            if found.n_damaged:
-                note(f"{found.n_damaged} damaged lines of the journal are set aside in {path.with_suffix('.damaged')}")
-            path.unlink(missing_ok=True)
+        found = {path: read(path) for path in left_behind(folder, me)}
+    # Without the lock: the database may go away again, and others need their journals then. Storing twice does no harm.
+    for path, pages in found.items():
+        for entry in pages.entries:
+            kept = store.bring_trial(study_id, entry.trial_id, entry.record, entry.worker)
+            what = f"{entry.record.role} trial {entry.record.number}"
+            if kept == "stored":
+                note(f"{what} was measured and not stored when its worker ended; it is carried over from the journal")
+            elif kept == "superseded":
+                note(f"{what} of the journal was measured again meanwhile; that measurement stays")
+        if pages.n_damaged:
+            note(f"{pages.n_damaged} damaged lines of the journal are set aside in {path.with_suffix('.damaged')}")
+        remove(path)
 
 
 def _put_back_abandoned(store: Store, study_id: int, proposer: Proposer, numbers: set[int]) -> None:

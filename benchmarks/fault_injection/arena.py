@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from autotune.cli.options import PASSED_STORAGE
 from fault_injection.databases import Database
 from fault_injection.disks import Disk
 from fault_injection.study import ROOT
@@ -56,12 +57,12 @@ class Arena:
         path = [str(ROOT), str(here.parent), str(here / "plugin"), os.environ.get("PYTHONPATH", "")]
         return {
             **os.environ, "XDG_RUNTIME_DIR": str(runtime), "AUTOTUNE_FAULTS": str(self.folder),
-            "PYTHONPATH": os.pathsep.join(p for p in path if p), "COLUMNS": "200",
+            "PYTHONPATH": os.pathsep.join(p for p in path if p), "COLUMNS": "200", PASSED_STORAGE: self.database.url,
         }  # fmt: skip
 
     def start(self, launch: str = "start") -> None:
         """The study's process runs, or will soon."""
-        words = [sys.executable, "-m", "autotune.cli.main", "-v", "start", str(self.study_file), "--storage", self.database.url]
+        words = [sys.executable, "-m", "autotune.cli.main", "-v", "start", str(self.study_file)]
         with (self.folder / "start.log").open("ab") as log:
             if launch == "daemon":
                 words += ["--detach", "--workers", "2"]

@@ -48,7 +48,6 @@ budget: {{trials: {trials}}}
 finalists: {{rounds: 2, at_most: 4, max_s: 30}}
 canary: {{every_trials: 4, every_minutes: 100000}}
 limits: {{deadline_s: {deadline_s:g}, memory_mib: 1500}}
-storage: sqlite:///unused.db
 cache: {cache}
 seed: 0
 """
