@@ -19,7 +19,7 @@ def export(study: str, trial: str | None, target: str | None, out: Path, storage
     """Write a deployment bundle: model, settings, manifest with checksums and intervals, and a script that runs it."""
     from autotune.cache import Cache, default_cache_root
     from autotune.cli.context import open_study
-    from autotune.cli.query_commands import best_of
+    from autotune.cli.query_commands import best_in
     from autotune.engines.build import load_backend
     from autotune.errors import CandidateRejected, ExportError
     from autotune.export.bundle import BundleSource, export_bundle
@@ -28,7 +28,7 @@ def export(study: str, trial: str | None, target: str | None, out: Path, storage
 
     found = open_study(study, storage)
     see_users_modules(found.spec)
-    record = found.trial(trial) if trial else best_of(found.records(), found.spec, None)
+    record = found.trial(trial) if trial else best_in(found, None)
     try:
         materials = materialize(found.spec, record.candidate, Cache(found.spec.cache or default_cache_root()))
     except CandidateRejected as exc:

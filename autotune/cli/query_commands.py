@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from autotune.cli.options import json_option, storage_option, study_argument
 from autotune.errors import EnvironmentProblem, SpecError
 from autotune.records import TrialRecord
+
+if TYPE_CHECKING:
+    from autotune.cli.context import OpenStudy
 
 
 @click.command()
@@ -70,20 +73,15 @@ def front(study: str, storage: str | None, as_json: bool) -> None:
     from autotune.cli.context import open_study
     from autotune.cli.render import emit_json, print_front_notes, print_trials
     from autotune.cli.running import front_document
-    from autotune.study.scoring import front as front_of
-    from autotune.study.scoring import ties_of
-    from autotune.study.warm_start import warm_start_gain
 
     found = open_study(study, storage)
-    records, reference = found.records(), found.reference()
-    members = front_of(records, found.spec)
-    ties, regimes = ties_of(members, records, found.spec), found.store.regimes(found.row.id)
-    gain = warm_start_gain(records, found.spec)
+    standing, reference, regimes = found.standing(), found.reference(), found.store.regimes(found.row.id)
+    members, ties, gain, counts = standing.front, standing.ties(), standing.warm_start(), found.store.counts(found.row.id)
     if as_json:
-        emit_json({"study": found.row.name} | front_document(reference, members, records, ties, regimes, gain))
+        emit_json({"study": found.row.name} | front_document(reference, members, counts, ties, regimes, gain))
         return
-    print_trials(members, reference, f"{found.row.name}: Pareto front of {len(records)} trials")
-    print_front_notes(members, records, ties, regimes, gain)
+    print_trials(members, reference, f"{found.row.name}: Pareto front of {len(standing)} trials")
+    print_front_notes(members, len(standing), standing.n_rounds(), ties, regimes, gain)
     if not members:
         click.echo("no trial keeps to the constraints yet", err=True)
 
@@ -97,12 +95,11 @@ def best(study: str, prefer: str | None, storage: str | None, as_json: bool) -> 
     """One configuration under the constraints; among statistical ties the simplest."""
     from autotune.cli.context import open_study
     from autotune.cli.render import emit_json, print_ties, print_trials
-    from autotune.study.scoring import best_ties, preferred
+    from autotune.study.scoring import preferred
 
     found = open_study(study, storage)
-    records = found.records()
-    chosen = best_of(records, found.spec, prefer)
-    ties = [r.number for r in best_ties(records, found.spec, prefer or "") if r.number != chosen.number]
+    chosen = best_in(found, prefer)
+    ties = [n for n in found.standing(prefer or "").best_ties(prefer or "") if n != chosen.number]
     if as_json:
         emit_json(chosen.as_json() | {"ties": ties})
         return
@@ -140,21 +137,21 @@ def trials(study: str, storage: str | None, as_json: bool) -> None:
         print_trials(records, found.reference())
 
 
-def best_of(records: list[TrialRecord], spec: Any, prefer: str | None) -> TrialRecord:
+def best_in(found: OpenStudy, prefer: str | None) -> TrialRecord:
     """The best feasible trial. Raises SpecError when `prefer` is no objective or nothing keeps to the constraints."""
     from autotune.study.objectives import OBJECTIVES
-    from autotune.study.scoring import best as best_in
-    from autotune.study.scoring import is_feasible
 
+    spec = found.spec
     known = [*OBJECTIVES, *(["cost"] if spec.price_per_hour is not None else [])]
     if prefer and prefer not in known:
         raise SpecError(f"--prefer {prefer}: allowed: {', '.join(known)}")
-    chosen = best_in(records, spec, prefer or "")
-    if chosen is None and any(is_feasible(r, spec) for r in records):
+    standing = found.standing(prefer or "")
+    chosen = standing.best(prefer or "")
+    if chosen is None and standing.feasible.any():
         raise SpecError(f"--prefer {prefer}: it was not measured in any trial that keeps to the constraints")
     if chosen is None:
         limits = spec.constraints.model_dump(exclude_none=True)
-        raise SpecError(f"none of {len(records)} trials keeps to the constraints {limits}; see: autotune trials {spec.study}")
+        raise SpecError(f"none of {len(standing)} trials keeps to the constraints {limits}; see: autotune trials {spec.study}")
     return chosen
 
 

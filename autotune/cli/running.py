@@ -18,7 +18,7 @@ from autotune.cli.progress import LiveProgress, PlainProgress
 from autotune.cli.render import emit_json, print_front_notes, print_trials
 from autotune.data.study_data import load_study_data
 from autotune.errors import SpecError
-from autotune.records import Regime, TrialRecord
+from autotune.records import FINISHED, Regime, TrialRecord, TrialState
 from autotune.spec.check import check_load, check_model
 from autotune.spec.load import load_spec
 from autotune.spec.model import StudySpec, see_users_modules
@@ -84,12 +84,13 @@ def print_result(result: StudyResult, *, as_json: bool) -> None:
     """The front beside the reference, and where the time went."""
     if as_json:
         emit_json(
-            front_document(result.reference, result.front, result.records, result.ties, result.regimes, result.warm_start)
+            front_document(result.reference, result.front, result.n_trials, result.ties, result.regimes, result.warm_start)
             | {"ended": result.ended, "wall_s": result.wall_s}
         )
         return
-    print_trials(result.front, result.reference, f"Pareto front of {len(result.records)} trials ({result.ended})")
-    print_front_notes(result.front, result.records, result.ties, result.regimes, result.warm_start)
+    n_trials = sum(result.n_trials.values())
+    print_trials(result.front, result.reference, f"Pareto front of {n_trials} trials ({result.ended})")
+    print_front_notes(result.front, n_trials, result.n_rounds, result.ties, result.regimes, result.warm_start)
     click.echo("  ".join(f"{name} {share:.1%}" for name, share in time_shares(result).items()))
 
 
@@ -106,19 +107,18 @@ def time_shares(result: StudyResult) -> dict[str, float]:
 def front_document(
     reference: TrialRecord | None,
     front: Sequence[TrialRecord],
-    records: Sequence[TrialRecord],
+    n_trials: Mapping[TrialState, int],
     ties: Mapping[int, Sequence[int]],
     regimes: Sequence[Regime],
     warm_start: WarmStartGain | None,
 ) -> dict[str, Any]:
     """The document of `front --json`, without the study's name. Each member of the front names its ties."""
-    counts = {state: sum(r.state == state for r in records) for state in ("complete", "rejected", "crashed")}
     return {
         "reference": reference.as_json() if reference else None,
         "front": [r.as_json() | {"ties": list(ties[r.number])} for r in front],
         "regimes": [asdict(r) for r in regimes],
         "warm_start": asdict(warm_start) if warm_start else None,
-        "n_trials": counts,
+        "n_trials": {state: n_trials[state] for state in FINISHED},
     }
 
 

@@ -138,7 +138,8 @@ def contenders(records: Sequence[TrialRecord], regimes: Sequence[Regime], spec: 
     Trials of earlier regimes are set against the others at the speed that the machine's changes suggest.
     """
     searched = comparable([r for r in records if r.role == "search"], spec)
-    adjusted = [at_present_speed(r, records, regimes) for r in searched]
+    twice = [r for r in records if r.repetitions]  # only these can have run under two regimes
+    adjusted = [at_present_speed(r, twice, regimes) for r in searched]
     if not adjusted:
         return []
     objective = objective_named(preferred(spec), spec)

@@ -10,7 +10,7 @@ import logging
 import random
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,24 +46,30 @@ class Proposal:
 class Proposer:
     """The search of one study. Not safe for threads; any number of processes may each have one on the same database.
 
-    `storage`: a database's URL, or a storage of Optuna's that is open already. `strategy` replaces the study's.
+    `storage`: a database's URL, or a storage of Optuna's that is open already. `strategy` replaces the study's. `remember`: as
+    `TrialWindow` takes it, for a study that may be long already.
     """
 
     def __init__(
-        self, plan: StudyPlan, storage: str | optuna.storages.BaseStorage, worker_id: str, strategy: str | None = None
+        self,
+        plan: StudyPlan,
+        storage: str | optuna.storages.BaseStorage,
+        worker_id: str,
+        strategy: str | None = None,
+        remember: Collection[int] = (),
     ) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._plan, self._worker_id = plan, worker_id
         self._strategy = strategy_named(strategy or plan.spec.search.strategy, plan)
-        self._study = _open_study(plan, storage)
+        self._study = _open_study(plan, storage, remember)
         self._check_pairs()
-        self._random = random.Random(fresh_seed(plan.spec.seed, worker_id, len(self._study.trials)))
+        self._random = random.Random(fresh_seed(plan.spec.seed, worker_id, self._n_begun()))
 
     def ask(self, n_finished: int) -> Proposal:
         """The next candidate; enqueued ones come first. `n_finished` decides which sampler proposes."""
-        seed = fresh_seed(self._plan.spec.seed, self._worker_id, len(self._study.get_trials(deepcopy=False)))
+        seed = fresh_seed(self._plan.spec.seed, self._worker_id, self._n_begun())
         self._study.sampler = self._strategy.sampler(n_finished, seed)
         trial = self._study.ask()
         return Proposal(number=trial.number, candidate=suggest(trial, self._plan.space))
@@ -71,7 +77,10 @@ class Proposer:
     def tell(
         self, number: int, record: TrialRecord, known: Sequence[TrialRecord], note: Mapping[str, Any] | None = None
     ) -> None:
-        """Optuna knows the trial's values and constraints. Telling a trial twice changes nothing."""
+        """Optuna knows the trial's values and constraints. Telling a trial twice changes nothing.
+
+        `known`: the trials whose worst value stands for one that was not measured; those that hold the worst do.
+        """
         if not self.is_running(number):
             return
         try:
@@ -121,7 +130,7 @@ class Proposer:
             if params is not None:
                 self._study.enqueue_trial(params, skip_if_exists=True)
 
-    def enqueue_unseen(self, seen: Set[Candidate]) -> bool:
+    def enqueue_unseen(self, seen: Container[Candidate]) -> bool:
         """A random candidate that is not in `seen` is asked for next; False when 200 draws found none."""
         for _ in range(200):
             candidate = random_candidate(self._plan.space, self._random)
@@ -187,7 +196,13 @@ class Proposer:
         return {t.number: candidate_from_params(t.params) if PAIR in t.params else None for t in running}
 
     def _frozen(self, number: int) -> optuna.trial.FrozenTrial:
-        return self._study.get_trials(deepcopy=False)[number]
+        storage = self._study._storage  # by number: a window holds not every trial
+        return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number))
+
+    def _n_begun(self) -> int:
+        """How many trials Optuna has numbered."""
+        trials = self._study.get_trials(deepcopy=False)
+        return trials[-1].number + 1 if trials else 0
 
     def _check_pairs(self) -> None:
         """A study keeps its engines and precisions: Optuna cannot change the choices of a parameter."""
@@ -209,15 +224,17 @@ class Proposer:
             )
 
 
-def _open_study(plan: StudyPlan, storage: str | optuna.storages.BaseStorage) -> optuna.Study:
+def _open_study(plan: StudyPlan, storage: str | optuna.storages.BaseStorage, remember: Collection[int]) -> optuna.Study:
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
+
+    from autotune.study.trial_window import TrialWindow
 
     objectives = objectives_of(plan.spec)
     try:
         study = optuna.create_study(
             study_name=plan.spec.study,
-            storage=_open_storage(storage) if isinstance(storage, str) else storage,
+            storage=TrialWindow(_open_storage(storage), remember) if isinstance(storage, str) else storage,
             directions=["maximize" if o.maximize else "minimize" for o in objectives],
             load_if_exists=True,
         )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from autotune.records import FINISHED, TrialRecord
-from autotune.store.repository import SEARCHED, Store
+from autotune.store.repository import Store
 from autotune.store.trials import RunningTrial
 from autotune.store.worker import is_alive
 from autotune.study.proposer import Proposer
@@ -14,19 +14,19 @@ SILENT_S = 600.0
 """A worker on another host that was not heard of for so long counts as dead: twenty missed heartbeats."""
 
 
-def recover(store: Store, study_id: int, proposer: Proposer, note: Callable[[str], None]) -> list[TrialRecord]:
-    """The finished trials of the search, once every trial of a dead worker is told to Optuna or put back."""
+def recover(
+    store: Store, study_id: int, proposer: Proposer, note: Callable[[str], None], worst: Sequence[TrialRecord] = ()
+) -> None:
+    """Every trial of a dead worker is told to Optuna or put back. `worst`: as `known` of `Proposer.tell`."""
     for trial in store.running(study_id):
         if is_dead(trial) and store.discard_trial(trial.trial_id):
             again = "its candidate is put back" if trial.role == "search" else "it will be measured again"
             note(f"{trial.role} trial {trial.number} was under way when its worker died; {again}")
     unfinished = proposer.unfinished()
-    records = store.trials(study_id, FINISHED, SEARCHED)
-    finished = {r.number: r for r in records}
-    for number in unfinished.keys() & finished.keys():
-        proposer.tell(number, finished[number], records)
+    finished = {r.number: r for r in store.numbered(study_id, unfinished) if r.state in FINISHED}
+    for number, record in finished.items():
+        proposer.tell(number, record, [*worst, *finished.values()])
     _put_back_abandoned(store, study_id, proposer, set(unfinished) - set(finished))
-    return records
 
 
 def _put_back_abandoned(store: Store, study_id: int, proposer: Proposer, numbers: set[int]) -> None:
@@ -39,7 +39,7 @@ def _put_back_abandoned(store: Store, study_id: int, proposer: Proposer, numbers
     measured = {t.number for t in store.running(study_id) if t.role == "search"}
     suspects = {n for n in sorted(numbers - measured) if proposer.suspect(n)}
     if suspects:
-        begun = {r.number for r in store.trials(study_id, None, SEARCHED)}
+        begun = {r.number for r in store.numbered(study_id, suspects)}
         for number in sorted(suspects - begun):
             proposer.put_back(number)
 

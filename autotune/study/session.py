@@ -12,6 +12,7 @@ from autotune.store.repository import Store
 from autotune.store.studies import StudyRow
 from autotune.store.trials import RunningTrial
 from autotune.store.worker import WorkerIdentity
+from autotune.study.known_trials import KnownTrials
 from autotune.study.observer import Observer
 from autotune.study.plan import StudyPlan
 from autotune.study.proposer import Proposer
@@ -37,7 +38,7 @@ class StopSwitch:
 
 @dataclass(slots=True, kw_only=True)
 class StudySession:
-    """What never changes while a worker runs, and its clocks.
+    """What never changes while a worker runs, what it knows of the trials so far, and its clocks.
 
     `again`: candidates that were measured are measured again when they are proposed, and so are the finalists, beyond the
     `rounds_before` that were. `regime`: the machine's present one. `warm`: candidates taken over from earlier studies, with
@@ -60,6 +61,10 @@ class StudySession:
     warm: Mapping[Candidate, str] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)
     last_beat: float = 0.0
+    known: KnownTrials = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.known = KnownTrials(self.store, self.study.id, self.plan.spec)
 
     def beat_and_ask(self) -> bool:
         """True when the trial under way is to end now; on the way other hosts hear that this worker lives."""
