@@ -69,6 +69,11 @@ def open_study(study: str, storage: str | None) -> OpenStudy:
     if row is None:
         known = ", ".join(s.name for s in store.studies()) or "none"
         raise SpecError(f"no study {name!r} in {store.shown_url}; studies there: {known}. Begin one: autotune start STUDY.yaml")
+    return opened(store, row, spec)
+
+
+def opened(store: Store, row: StudyRow, spec: StudySpec | None = None) -> OpenStudy:
+    """The study of that row; `spec`: of a file, if one was named."""
     return OpenStudy(store=store, row=row, spec=spec or StudySpec.model_validate(row.spec))
 
 

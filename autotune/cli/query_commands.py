@@ -10,7 +10,9 @@ import click
 
 from autotune.cli.options import json_option, storage_option, study_argument
 from autotune.errors import EnvironmentProblem, SpecError
-from autotune.records import TrialRecord
+from autotune.records import FINISHED, TrialRecord, TrialState
+
+SHOWN, UNLIMITED = 200, 1_000_000_000
 
 if TYPE_CHECKING:
     from autotune.cli.context import OpenStudy
@@ -24,15 +26,14 @@ def status(study: str | None, storage: str | None, as_json: bool) -> None:
     """What runs, since when, how far, best so far; of one study, or of all in the database."""
     from autotune.cli.context import open_study, storage_from_environment
     from autotune.cli.render import emit_json
-    from autotune.cli.status import print_status, status_document
+    from autotune.cli.status import all_documents, print_status, status_document
     from autotune.store.repository import open_store
 
     if study is not None:
-        names = [open_study(study, storage)]
+        documents = [status_document(open_study(study, storage))]
     else:
         store = open_store(storage or storage_from_environment(), create=False)
-        names = [open_study(row.name, storage or storage_from_environment()) for row in store.studies()]
-    documents = [status_document(found) for found in names]
+        documents = all_documents(store, whole=as_json)
     if as_json:
         emit_json(documents[0] if study is not None else documents)
     else:
@@ -122,19 +123,34 @@ def show(study: str, trial: str, storage: str | None, as_json: bool) -> None:
 
 @click.command()
 @study_argument
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="At most the N newest of them.")
+@click.option("--before", type=click.IntRange(0), metavar="NUMBER", help="Only trials of lower numbers: the page before.")
+@click.option("--state", type=click.Choice(["complete", "rejected", "crashed"]), help="Only trials in this state.")
+@click.option("--all", "everything", is_flag=True, help=f"Also where they are many; else a table shows the {SHOWN} newest.")
 @storage_option
 @json_option
-def trials(study: str, storage: str | None, as_json: bool) -> None:
-    """All trials, rejected ones with their reasons."""
+def trials(
+    study: str,
+    limit: int | None,
+    before: int | None,
+    state: TrialState | None,
+    everything: bool,
+    storage: str | None,
+    as_json: bool,
+) -> None:
+    """All trials, rejected ones with their reasons; of very many the table shows the newest, JSON always all."""
     from autotune.cli.context import open_study
     from autotune.cli.render import emit_json, print_trials
 
     found = open_study(study, storage)
-    records = found.records()
+    most = limit or (UNLIMITED if as_json or everything else SHOWN)
+    records = found.store.last(found.row.id, most, FINISHED if state is None else (state,), before)
     if as_json:
         emit_json([r.as_json() for r in records])
-    else:
-        print_trials(records, found.reference())
+        return
+    print_trials(records, found.reference())
+    if len(records) == most and limit is None:
+        click.echo(f"the {most} newest; earlier ones: --before {records[0].number}, or --all", err=True)
 
 
 def best_in(found: OpenStudy, prefer: str | None) -> TrialRecord:

@@ -73,11 +73,18 @@ def fetch_repeated(connection: Connection, study_id: int) -> list[TrialRecord]:
     return fetch(connection, *ours, or_(trials.c.role == "reference", again))
 
 
-def fetch_last(connection: Connection, study_id: int, n: int, states: Collection[TrialState] = FINISHED) -> list[TrialRecord]:
-    """The `n` search trials of the highest numbers in these states, by number."""
-    ours = (trials.c.study_id == study_id, trials.c.role == "search", trials.c.state.in_(tuple(states)))
+def fetch_last(
+    connection: Connection,
+    study_id: int,
+    n: int,
+    states: Collection[TrialState] = FINISHED,
+    before: int | None = None,
+) -> list[TrialRecord]:
+    """The `n` search trials of the highest numbers in these states, only numbers below `before` if given; by number."""
+    ours = [trials.c.study_id == study_id, trials.c.role == "search", trials.c.state.in_(tuple(states))]
+    ours += [] if before is None else [trials.c.number < before]
     highest = select(trials.c.number).where(*ours).order_by(trials.c.number.desc()).limit(n)
-    return fetch(connection, *ours, trials.c.number.in_(highest))
+    return fetch_numbered(connection, study_id, list(connection.execute(highest).scalars()))
 
 
 def fetch_ended_after(connection: Connection, study_id: int, instant: str) -> list[TrialRecord]:
@@ -91,6 +98,31 @@ def fetch_flagged(connection: Connection, study_id: int, flag: str) -> list[Tria
     ours = (trials.c.study_id == study_id, trials.c.role == "search", trials.c.state.in_(FINISHED))
     wanted = select(trials.c.number).where(*ours, cast(trials.c.flags, Text).contains(flag, autoescape=True))
     return fetch_numbered(connection, study_id, list(connection.execute(wanted).scalars()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RejectedTrials:
+    """Finished search trials without a result that share state, reason and stage; the message is the first one's."""
+
+    state: TrialState
+    reason: str
+    stage: str
+    n: int
+    message: str
+
+
+def fetch_rejections(connection: Connection, study_id: int) -> list[RejectedTrials]:
+    """By state, reason and stage, the most frequent first."""
+    ours = (trials.c.study_id == study_id, trials.c.role == "search", trials.c.state.in_(("rejected", "crashed")))
+    kinds = (trials.c.state, trials.c.reject_reason, trials.c.reject_stage)
+    grouped = connection.execute(select(*kinds, func.count(), func.min(trials.c.id)).where(*ours).group_by(*kinds)).all()
+    wanted = select(trials.c.id, trials.c.reject_message).where(trials.c.id.in_([first for *_, first in grouped]))
+    said = {trial_id: message for trial_id, message in connection.execute(wanted)}
+    found = [
+        RejectedTrials(state=state, reason=reason or "", stage=stage or "", n=n, message=said.get(first) or "")
+        for state, reason, stage, n, first in grouped
+    ]
+    return sorted(found, key=lambda r: (-r.n, r.reason, r.stage))
 
 
 def fetch_measured_s(connection: Connection, study_id: int, roles: Collection[TrialRole]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,7 @@ class Outcomes:
     """
 
     number: NDArray[np.int64]
+    precision: Sequence[str]
     complete: Mask
     regime: NDArray[np.int64]
     repeated: Mask
@@ -54,7 +55,7 @@ def fetch_outcomes(connection: Connection, study_id: int, metrics: Iterable[str]
     clock = RegimeClock(connection, study_id)
     source: FromClause = trials.outerjoin(loads, loads.c.trial_id == trials.c.id)
     wanted: list[ColumnElement[object]] = [
-        trials.c.id, trials.c.number, trials.c.state, trials.c.peak_memory_mib, loads.c.slo_percentile,
+        trials.c.id, trials.c.number, trials.c.state, trials.c.peak_memory_mib, loads.c.slo_percentile, trials.c.precision,
     ]  # fmt: skip
     for name in names:
         source, columns = _with_estimate(source, name)
@@ -77,6 +78,7 @@ def fetch_outcomes(connection: Connection, study_id: int, metrics: Iterable[str]
             failed[i] = any(r.state != "complete" for r in repetitions)
     return Outcomes(
         number=np.array(found[1], dtype=np.int64),
+        precision=found[5],
         complete=np.array([state == "complete" for state in found[2]], dtype=bool),
         regime=regime,
         repeated=repeated,
@@ -85,7 +87,7 @@ def fetch_outcomes(connection: Connection, study_id: int, metrics: Iterable[str]
         slo_percentile=_floats(found[4]),
         measured={
             name: Column(value=_floats(found[i]), low=_floats(found[i + 1]), high=_floats(found[i + 2]))
-            for name, i in zip(names, range(5, 5 + 3 * len(names), 3), strict=True)
+            for name, i in zip(names, range(6, 6 + 3 * len(names), 3), strict=True)
         },
     )
 

@@ -20,6 +20,7 @@ from autotune.store.outcomes import Outcomes, fetch_outcomes
 from autotune.store.repetitions import BegunRepetition, begin_repetition
 from autotune.store.retry import with_retry
 from autotune.store.studies import StudyRow
+from autotune.store.summaries import StudySummary, fetch_summaries
 from autotune.store.tables import pareto, trials
 from autotune.store.trials import RunningTrial
 from autotune.store.worker import WorkerIdentity
@@ -142,6 +143,10 @@ class Store:
         """Every study, by name."""
         return self._read(studies.find_all)
 
+    def summaries(self) -> list[StudySummary]:
+        """How far every study is, and the best of its stored front, by name."""
+        return self._read(fetch_summaries)
+
     def set_study_state(self, study_id: int, state: str) -> None:
         """The study is in `state`, a word of at most 16 letters."""
         self._write(lambda c: studies.set_state(c, study_id, state))
@@ -263,9 +268,11 @@ class Store:
         """The finished search trials that ended after that instant (ISO 8601), by number."""
         return self._read(lambda c: changes.fetch_ended_after(c, study_id, instant))
 
-    def last(self, study_id: int, n: int, states: Collection[TrialState] = FINISHED) -> list[TrialRecord]:
-        """The `n` search trials of the highest numbers in these states, by number."""
-        return self._read(lambda c: changes.fetch_last(c, study_id, n, states))
+    def last(
+        self, study_id: int, n: int, states: Collection[TrialState] = FINISHED, before: int | None = None
+    ) -> list[TrialRecord]:
+        """The `n` search trials of the highest numbers in these states, only numbers below `before` if given; by number."""
+        return self._read(lambda c: changes.fetch_last(c, study_id, n, states, before))
 
     def numbered(self, study_id: int, numbers: Collection[int]) -> list[TrialRecord]:
         """Those search trials, by number; numbers that are not stored are left out."""
@@ -274,6 +281,10 @@ class Store:
     def flagged(self, study_id: int, flag: str) -> list[TrialRecord]:
         """The finished search trials one of whose own flags holds this text, by number."""
         return self._read(lambda c: changes.fetch_flagged(c, study_id, flag))
+
+    def rejections(self, study_id: int) -> list[changes.RejectedTrials]:
+        """The finished search trials without a result, by state, reason and stage, the most frequent first."""
+        return self._read(lambda c: changes.fetch_rejections(c, study_id))
 
     def digests(self, study_id: int) -> list[tuple[int, str]]:
         """Number and candidate's digest of every finished search trial, by number."""

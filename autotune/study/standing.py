@@ -116,6 +116,10 @@ class Standing:
         rounds = [sum(p.role == "final" for p in r.repetitions) for r in self._again]
         return [n for n in rounds if n]
 
+    def n_repetitions(self) -> int:
+        """How often search trials were measured again."""
+        return sum(len(r.repetitions) for r in self._again)
+
     def rates(self) -> dict[int, float]:
         """Reported throughput of every feasible trial that has one, items/s, by number."""
         rate = self.outcomes.measured[_RATE].value
