@@ -86,7 +86,10 @@ class KnownTrials:
 
     def learn(self) -> None:
         """The database reports what all measurements so far tell, as `reporting.learn` with the spread known here."""
-        self._spread = learn(self._store, self._study_id, known=self._spread)
+        found = learn(self._store, self._study_id, known=self._spread)
+        if found is not self._spread:
+            self._spread = found
+            self._load()  # what is reported of every trial has changed
 
     def report(self, number: int) -> TrialRecord:
         """The trial that this worker has just finished, as it is reported from now on, also in the database."""
