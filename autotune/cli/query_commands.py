@@ -72,8 +72,8 @@ def stop(study: str, storage: str | None) -> None:
 def front(study: str, storage: str | None, as_json: bool) -> None:
     """The Pareto front with intervals, and the reference beside it."""
     from autotune.cli.context import open_study
+    from autotune.cli.front import front_document
     from autotune.cli.render import emit_json, print_front_notes, print_trials
-    from autotune.cli.running import front_document
 
     found = open_study(study, storage)
     standing, reference, regimes = found.standing(), found.reference(), found.store.regimes(found.row.id)

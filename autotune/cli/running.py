@@ -6,7 +6,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,12 @@ import click
 
 from autotune.bench.metrics import load_metric
 from autotune.candidate import KNOBS, Candidate
+from autotune.cli.front import front_document
 from autotune.cli.progress import LiveProgress, PlainProgress
 from autotune.cli.render import emit_json, print_front_notes, print_trials
 from autotune.data.study_data import load_study_data
 from autotune.errors import SpecError
-from autotune.records import FINISHED, Regime, TrialRecord, TrialState
+from autotune.records import TrialRecord
 from autotune.spec.check import check_load, check_model
 from autotune.spec.load import load_spec
 from autotune.spec.model import StudySpec, see_users_modules
@@ -28,7 +28,6 @@ from autotune.study.apart import run_apart
 from autotune.study.lock import device_lock
 from autotune.study.loop import StopSwitch, StudyResult, run_study
 from autotune.study.plan import StudyPlan, make_plan
-from autotune.study.warm_start import WarmStartGain
 from autotune.trial.isolation import TrialProcess
 
 
@@ -102,24 +101,6 @@ def time_shares(result: StudyResult) -> dict[str, float]:
     wall = max(result.wall_s, 1e-9)
     shares = {name: seconds / wall for name, seconds in spent.items()}
     return shares | {"everything else": max(0.0, 1 - sum(shares.values()))}
-
-
-def front_document(
-    reference: TrialRecord | None,
-    front: Sequence[TrialRecord],
-    n_trials: Mapping[TrialState, int],
-    ties: Mapping[int, Sequence[int]],
-    regimes: Sequence[Regime],
-    warm_start: WarmStartGain | None,
-) -> dict[str, Any]:
-    """The document of `front --json`, without the study's name. Each member of the front names its ties."""
-    return {
-        "reference": reference.as_json() if reference else None,
-        "front": [r.as_json() | {"ties": list(ties[r.number])} for r in front],
-        "regimes": [asdict(r) for r in regimes],
-        "warm_start": asdict(warm_start) if warm_start else None,
-        "n_trials": {state: n_trials[state] for state in FINISHED},
-    }
 
 
 def bench_candidate(study_file: str, settings: Sequence[str]) -> TrialRecord:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from autotune.records import FINISHED, TrialRecord
 from autotune.store.repository import Store
 from autotune.store.trials import RunningTrial
 from autotune.store.worker import is_alive
-from autotune.study.proposer import Proposer
+
+if TYPE_CHECKING:
+    from autotune.study.proposer import Proposer  # who asks only whether a worker is dead needs no search
 
 SILENT_S = 600.0
 """A worker on another host that was not heard of for so long counts as dead: twenty missed heartbeats."""

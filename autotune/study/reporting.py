@@ -94,7 +94,9 @@ class _Reporting:
     def reported(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
         """Those of the records that it was made from, with what is to be reported of them."""
         return [
-            _with_reported(r, self._grouped[r.role, r.number], self._enough if r.repetitions and r.role == "search" else self.spread)
+            _with_reported(
+                r, self._grouped[r.role, r.number], self._enough if r.repetitions and r.role == "search" else self.spread
+            )
             for r in records
         ]
 

@@ -122,7 +122,8 @@ def _flush(connection: Connection, pending: dict[Table, list[dict[str, Any]]]) -
 def _records(n: int, rng: random.Random) -> Iterator[TrialRecord]:
     unset = {"memory_pool_mib": None, "builder_level": None, "cuda_graph": None}
     default = Candidate.from_json(
-        {"engine": "fake", "precision": "fp32", "pruning_ratio": 0.0, "batch_size": 1, "streams": 1, "worker_threads": 1} | unset
+        {"engine": "fake", "precision": "fp32", "pruning_ratio": 0.0, "batch_size": 1, "streams": 1, "worker_threads": 1}
+        | unset
     )
     yield replace(_complete(0, default, rng), role="reference")
     for number in range(1, n + 1):

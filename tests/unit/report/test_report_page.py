@@ -74,9 +74,16 @@ def test_what_the_database_holds_is_no_markup() -> None:
     evil = replace(evil, candidate=replace(evil.candidate, engine=EVIL, precision=EVIL))
     text = report_page(
         content(
-            study=EVIL, front=[evil], cloud=cloud_of([evil]), best=None, reference=replace(evil, role="reference"), ties={},
-            regimes=[Regime(number=2, since=EVIL, steady_until="t", ratio=1.0, reason=EVIL)], searched={"precision": EVIL},
-            rejected=[Rejected(state=EVIL, reason=EVIL, stage=EVIL, n=1, example=EVIL)], facts={EVIL: EVIL},
+            study=EVIL,
+            front=[evil],
+            cloud=cloud_of([evil]),
+            best=None,
+            reference=replace(evil, role="reference"),
+            ties={},
+            regimes=[Regime(number=2, since=EVIL, steady_until="t", ratio=1.0, reason=EVIL)],
+            searched={"precision": EVIL},
+            rejected=[Rejected(state=EVIL, reason=EVIL, stage=EVIL, n=1, example=EVIL)],
+            facts={EVIL: EVIL},
             environment=DeviceFingerprint(device=EVIL, kind=EVIL, cores=2, memory_mib=4, system=EVIL, versions={EVIL: EVIL}),
         )  # fmt: skip
     )
@@ -110,4 +117,4 @@ def test_the_drawing_is_bounded() -> None:
     cloud = cloud_of([*many, top])
     assert len(cloud.thinned()) <= 3 * 400
     text = front_svg(cloud, [top], None)
-    assert text.count("<title>") == 1 and len(re.findall("<path d=\"M[^\"]*m0-2", text)) <= 3 * 400
+    assert text.count("<title>") == 1 and len(re.findall('<path d="M[^"]*m0-2', text)) <= 3 * 400

@@ -36,7 +36,7 @@ def check(study: StoredStudy) -> None:
 
 @pytest.mark.parametrize("seed", range(len(STUDIES)))
 def test_columns_tell_what_records_tell(seed: int, tmp_path: Path) -> None:
-    """Front, ties and best of thirty random trials, then with finalists, one of which fails, and after a change of the machine."""
+    """Front, ties and best of thirty random trials, then with finalists, one of which fails, and after the machine changed."""
     study = StoredStudy(tmp_path, seed, **STUDIES[seed])
     check(study)
     study.add(30)

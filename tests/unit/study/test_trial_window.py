@@ -83,7 +83,7 @@ def test_what_waits_or_runs_is_never_forgotten(backend: optuna.storages.RDBStora
 def test_a_long_study_is_opened_without_reading_it(
     backend: optuna.storages.RDBStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new process reads what it is told to remember, the first, the latest and some others; later trials it sees as before."""
+    """A new process reads what it is told to remember, the first, the latest and some others; later ones it sees as before."""
     first = opened(backend)
     running = first.ask(SPACE)
     fill(first, range(1, 120), best=57)

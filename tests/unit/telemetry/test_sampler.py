@@ -56,7 +56,7 @@ def test_a_probe_that_fails_midway_keeps_what_it_gave() -> None:
 
 
 def test_a_long_load_is_sampled_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full series loses every second sample, the first stays, and later ones come half as often; one that failed stays short."""
+    """A full series loses every second sample, the first stays, and later ones come half as often."""
     monkeypatch.setattr("autotune.telemetry.sampler.MOST_SAMPLES", 6)
     sampler = Sampler([FunctionProbe("one", "1", lambda: 1.0), FunctionProbe("gone", "1", lambda: 1.0)])
     sampler._seen = {"one": ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), "gone": ([0.1, 0.2], [7.0, 8.0])}
