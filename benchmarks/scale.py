@@ -7,9 +7,10 @@ reading: fills a SQLite file and, where a server is installed, a PostgreSQL data
 engine (scale_parts/filling.py), then runs `status`, `front`, `best`, `trials`, `show` and `report` on them as whole processes,
 interpreter and imports included: one run to warm up, then five; medians and maxima of the wall time. Aim: below 1 s each.
 
-endurance: trials of the fake engine in one study process, without their load, which would only sleep (scale_parts/endurance.py);
-every fifty trials the resident memory of the process and of the one that forks trials, open files, threads, database size, and
-what a trial took outside its own stages. It says for each whether it stayed flat after the first 500 trials, and by which rule.
+endurance: trials of the fake engine in one study process, without their load, which would only sleep
+(scale_parts/endurance.py); every fifty trials the resident memory of the process and of the one that forks trials, open files,
+threads, database size, and what a trial took outside its own stages. It says for each whether it stayed flat after the first
+500 trials, and by which rule.
 """
 
 from __future__ import annotations

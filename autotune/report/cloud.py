@@ -47,7 +47,7 @@ class Cloud:
             accuracy=self.accuracy[which],
             accuracy_low=self.accuracy_low[which],
             accuracy_high=self.accuracy_high[which],
-            precision=[self.precision[i] for i in np.flatnonzero(which)],
+            precision=[self.precision[int(i)] for i in np.flatnonzero(which)],
             older=self.older[which],
         )
 

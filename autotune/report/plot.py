@@ -18,7 +18,7 @@ OLDER, MEASURED, FRONT, REFERENCE = "#e2d5c3", "#9aa5b1", "#c2410c", "#1d4ed8"
 
 
 def draw_front(cloud: Cloud, front: Sequence[TrialRecord], reference: TrialRecord | None, path: Path) -> Path:
-    """The picture at `path`, whose suffix gives the format. `cloud`: all trials. Raises EnvironmentProblem without matplotlib."""
+    """The picture of all trials at `path`, whose suffix gives the format. Raises EnvironmentProblem without matplotlib."""
     try:
         import matplotlib
     except ImportError as exc:

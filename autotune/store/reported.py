@@ -65,7 +65,7 @@ def _row(trial_id: int, e: Estimate) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SingleRun:
-    """The throughput of a complete search trial that was never repeated: its own load's, and what is reported if that is more."""
+    """The throughput of a complete search trial that was never repeated: its own load's, and what is reported, if anything."""
 
     number: int
     own: Estimate

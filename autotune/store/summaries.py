@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, and_, func, select
+from sqlalchemy import Connection, RowMapping, and_, func, select
 
 from autotune.records import FINISHED, Regime, TrialRecord, TrialState
 from autotune.store.reported import AT_ONCE, OWN, REPORTED
@@ -104,18 +103,18 @@ def _best_by_study(connection: Connection, objectives: Mapping[int, Sequence[str
         if row["study_id"] not in chosen or worth > chosen[row["study_id"]][0]:
             chosen[row["study_id"]] = (worth, row["trial_id"])
     study_of = {trial_id: study_id for study_id, (_, trial_id) in chosen.items()}
-    ids, found = list(study_of), {}
+    ids, found = list(study_of), dict[int, TrialRecord]()
     for i in range(0, len(ids), AT_ONCE):
         records = fetch_by_id(connection, trials.c.id.in_(ids[i : i + AT_ONCE]))
         found |= {study_of[trial_id]: record for trial_id, record in records.items()}
     return found
 
 
-def _worth(row: Mapping[str, Any], objectives: Sequence[str]) -> float:
+def _worth(row: RowMapping, objectives: Sequence[str]) -> float:
     """How good the trial is in the objective by which one is chosen; more is better, −∞ where it was not measured."""
     objective = "throughput" if "throughput" in objectives else objectives[-1] if objectives else "throughput"
     column = {"throughput": "rate", "cost": "rate"}.get(objective, objective)
-    value = row[column] if column in row else None
+    value = row.get(column)
     if value is None:
         return -math.inf
     return -float(value) if objective in ("latency_p99", "energy", "memory") else float(value)

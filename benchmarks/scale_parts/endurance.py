@@ -1,7 +1,7 @@
 """Thousands of trials in one study process, and what they leave behind in it.
 
 The study is the product's own: proposer, database, canary, forked trials. Of a trial only the load is left out, because the
-fake engine sleeps through it; its throughput is the engine's closed formula with noise. No figure here says anything of an engine.
+fake engine sleeps through it; its throughput is the engine's closed formula with noise. No figure says anything of an engine.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ class _Watcher(Silent):
             "n_trials": self.n,
             "resident_mib": _resident_mib(os.getpid()),
             "forker_resident_mib": _resident_mib(forker) if forker is not None else float("nan"),
-            "open_files": len(os.listdir("/proc/self/fd")),
-            "threads": len(os.listdir("/proc/self/task")),
+            "open_files": len(list(Path("/proc/self/fd").iterdir())),
+            "threads": len(list(Path("/proc/self/task").iterdir())),
             "outside_median_s": statistics.median(self.outside_s),
             "outside_mean_s": statistics.fmean(self.outside_s),
             "outside_max_s": max(self.outside_s),

@@ -43,6 +43,7 @@ class Outline(HTMLParser):
 
 def content(**changes: object) -> ReportContent:
     records = [record(1, 10.0, 0.9), record(2, 20.0, 0.8), record(3, None, 0.7)]
+    device = DeviceFingerprint(device="a CPU", kind="cpu", cores=2, memory_mib=4, system="Linux", versions={"numpy": "2"})
     values: dict[str, object] = {
         "study": "s", "written_at": "2026-01-01T00:00:00+00:00", "n_trials": {"complete": 3, "rejected": 2, "crashed": 0},
         "target": 9, "cloud": cloud_of(records), "front": records[:2], "best": records[1],
@@ -50,7 +51,7 @@ def content(**changes: object) -> ReportContent:
         "regimes": [Regime(number=2, since="t", steady_until="t", ratio=0.8, reason="slower")],
         "searched": {"batch_size": "1 to 64"},
         "rejected": [Rejected(state="rejected", reason="build_failed", stage="engine", n=2, example="no tactic")],
-        "environment": DeviceFingerprint(device="a CPU", kind="cpu", cores=2, memory_mib=4, system="Linux", versions={"numpy": "2"}),
+        "environment": device,
         "facts": {"objectives": "accuracy, throughput", "warm start": ""},
     }  # fmt: skip
     return ReportContent(**(values | changes))  # type: ignore[arg-type]
@@ -61,8 +62,9 @@ def test_everything_the_study_knows_is_in_it() -> None:
     text = report_page(content())
     Outline(text)
     for expected in (
-        "20.0 [18.0, 22.0]", "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21 and 18 more", ">ref<", "slower", "1 to 64",
-        "build_failed", "no tactic", "a CPU", "numpy", "5 of 9 trials (3 complete, 2 rejected)", "best under the constraints is trial 2",
+        "20.0 [18.0, 22.0]", "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21 and 18 more", ">ref<", "slower",
+        "1 to 64", "build_failed", "no tactic", "a CPU", "numpy", "5 of 9 trials (3 complete, 2 rejected)",
+        "best under the constraints is trial 2",
     ):  # fmt: skip
         assert expected in text
     assert "warm start" not in text
@@ -85,7 +87,7 @@ def test_what_the_database_holds_is_no_markup() -> None:
             rejected=[Rejected(state=EVIL, reason=EVIL, stage=EVIL, n=1, example=EVIL)],
             facts={EVIL: EVIL},
             environment=DeviceFingerprint(device=EVIL, kind=EVIL, cores=2, memory_mib=4, system=EVIL, versions={EVIL: EVIL}),
-        )  # fmt: skip
+        )
     )
     assert "<script" not in text
     Outline(text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from store_samples import ENVIRONMENT, complete, estimate, rejected
 
@@ -67,7 +69,7 @@ def test_the_pulse_moves_with_every_change(store: Store, study_id: int) -> None:
     since = complete().started_at or ""
     store.add_regime(study_id, Regime(number=2, since=since, steady_until=since, ratio=0.9, reason="slower"))
     pulses.append(store.pulse(study_id))
-    assert all(a != b for a, b in zip(pulses[1:], pulses[2:], strict=False))
+    assert all(a != b for a, b in pairwise(pulses[1:]))
     assert pulses[-1].n_finished("search") == 7 and pulses[-1].n_finished("final", "reference") == 2
 
 
