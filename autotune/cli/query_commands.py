@@ -12,7 +12,7 @@ from autotune.cli.options import json_option, storage_option, study_argument
 from autotune.errors import EnvironmentProblem, SpecError
 from autotune.records import FINISHED, TrialRecord, TrialState
 
-SHOWN, UNLIMITED = 200, 1_000_000_000
+SHOWN, UNLIMITED = 100, 1_000_000_000
 
 if TYPE_CHECKING:
     from autotune.cli.context import OpenStudy

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import sqlite3
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -130,7 +131,7 @@ class _Watcher(Silent):
             "outside_median_s": statistics.median(self.outside_s),
             "outside_mean_s": statistics.fmean(self.outside_s),
             "outside_max_s": max(self.outside_s),
-            "database_bytes": float(sum(p.stat().st_size for p in self.database.parent.glob(f"{self.database.name}*"))),
+            "database_bytes": _database_bytes(self.database),
             "n_front": n_front,
         }
 
@@ -178,7 +179,7 @@ def judged(samples: Sequence[dict[str, float]]) -> dict[str, dict[str, Any]]:
         said = f"{1e3 * float(np.median(v)):.0f} ms a trial, trend {trend:+.1%} over the run; rule: less than 15 % more"
         found[name] = _verdict(trend < 0.15, said)
     size = np.array([s["database_bytes"] for s in settled])
-    middle = len(n) // 2
+    middle = (len(n) - 1) // 2
     first, second = ((size[b] - size[a]) / (n[b] - n[a]) for a, b in ((0, middle), (middle, len(n) - 1)))
     said = f"{first:.0f} bytes a trial in the first half, {second:.0f} in the second; rule: less than 10 % more"
     found["database_bytes_per_trial"] = _verdict(second < 1.1 * first, said)
@@ -193,6 +194,16 @@ def theil_sen(x: Any, y: Any) -> float:
 
 def _verdict(flat: bool, said: str) -> dict[str, Any]:
     return {"flat": bool(flat), "said": said}
+
+
+def _database_bytes(path: Path) -> float:
+    """Pages in use, those among them that still stand in the log, which itself is bounded."""
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        (pages,), (size,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
+    finally:
+        connection.close()
+    return float(pages * size)
 
 
 def _resident_mib(pid: int) -> float:
