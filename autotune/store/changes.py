@@ -126,8 +126,10 @@ def fetch_rejections(connection: Connection, study_id: int) -> list[RejectedTria
     return sorted(found, key=lambda r: (-r.n, r.reason, r.stage))
 
 
-def fetch_measured_s(connection: Connection, study_id: int, roles: Collection[TrialRole]) -> float:
-    """Seconds that the finished trials in these roles took together."""
-    ours = (trials.c.study_id == study_id, trials.c.role.in_(tuple(roles)), trials.c.state.in_(FINISHED))
+def fetch_measured_s(
+    connection: Connection, study_id: int, roles: Collection[TrialRole], states: Collection[TrialState]
+) -> float:
+    """Seconds that the trials in these roles and states took together."""
+    ours = (trials.c.study_id == study_id, trials.c.role.in_(tuple(roles)), trials.c.state.in_(tuple(states)))
     wanted = select(trials.c.started_at, trials.c.finished_at).where(*ours)
     return sum(seconds_between(began, ended) for began, ended in connection.execute(wanted))

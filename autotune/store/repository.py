@@ -302,9 +302,11 @@ class Store:
         """The throughput of every complete search trial that was never repeated, by number."""
         return self._read(lambda c: reported.fetch_single_runs(c, study_id))
 
-    def measured_s(self, study_id: int, roles: Collection[TrialRole]) -> float:
-        """Seconds that the finished trials in these roles took together."""
-        return self._read(lambda c: changes.fetch_measured_s(c, study_id, roles))
+    def measured_s(
+        self, study_id: int, roles: Collection[TrialRole], states: Collection[TrialState] = FINISHED
+    ) -> float:
+        """Seconds that the trials in these roles and states took together."""
+        return self._read(lambda c: changes.fetch_measured_s(c, study_id, roles, states))
 
     def running(self, study_id: int) -> list[RunningTrial]:
         """The trials that were begun and not finished, with who began them."""

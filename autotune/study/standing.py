@@ -126,6 +126,22 @@ class Standing:
         which = self.feasible & np.isfinite(rate)
         return dict(zip(map(int, self.outcomes.number[which]), map(float, rate[which]), strict=True))
 
+    def contending(self, n: int) -> list[TrialRecord]:
+        """The trials among which finalists are chosen: of every regime the front and the `n` best, all that were repeated, and
+        the last few. What is slower than these in its own regime is so at any speed of the machine.
+        """
+        objectives = objectives_of(self._spec)
+        usable = self.feasible & self._measured(objectives)
+        axes, best = [self._axis(o) for o in objectives], self._axis(objective_named(preferred(self._spec), self._spec))
+        chosen = self.outcomes.repeated | self.outcomes.failed_again
+        chosen[-_LAST:] = True
+        for regime in np.unique(self.outcomes.regime[usable]):
+            those = usable & (self.outcomes.regime == regime)
+            chosen |= _undominated(axes, those)
+            ranked = np.argsort(np.where(those, -best.value, np.inf), kind="stable")
+            chosen[ranked[: min(n, int(those.sum()))]] = True
+        return self._whole(self.outcomes.number[chosen])
+
     def warm_start(self) -> WarmStartGain | None:
         """As `warm_start.warm_start_gain`."""
         origins = origins_in(self._store.flagged(self._study_id, FLAG))
@@ -224,6 +240,7 @@ class Standing:
         return self._store.numbered(self._study_id, [int(n) for n in numbers])
 
 
+_LAST = 16
 _NEARLY = 0.1
 """More than what `scoring.simplest` lets a simpler trial cost, so that it sees all it may choose from."""
 
