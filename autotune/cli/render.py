@@ -18,13 +18,18 @@ if TYPE_CHECKING:
     from autotune.study.warm_start import WarmStartGain
 
 DASH = "–"
+_LONG = 50
 _WIDE, _LOPSIDED = 0.25, 1.25
 """Half-width against the value, and one side against the other, from where ± would misinform."""
 _MOST_DECIMALS = 9
 
 
 def emit_json(document: Any) -> None:
-    """One JSON document on stdout."""
+    """One JSON document on stdout; a long list has one element per line, which is sooner written."""
+    if isinstance(document, list) and len(document) > _LONG:
+        lines = (json.dumps(element, ensure_ascii=False, allow_nan=False) for element in document)
+        sys.stdout.write("[\n" + ",\n".join(lines) + "\n]\n")
+        return
     json.dump(document, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
     sys.stdout.write("\n")
 

@@ -302,9 +302,7 @@ class Store:
         """The throughput of every complete search trial that was never repeated, by number."""
         return self._read(lambda c: reported.fetch_single_runs(c, study_id))
 
-    def measured_s(
-        self, study_id: int, roles: Collection[TrialRole], states: Collection[TrialState] = FINISHED
-    ) -> float:
+    def measured_s(self, study_id: int, roles: Collection[TrialRole], states: Collection[TrialState] = FINISHED) -> float:
         """Seconds that the trials in these roles and states took together."""
         return self._read(lambda c: changes.fetch_measured_s(c, study_id, roles, states))
 
