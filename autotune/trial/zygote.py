@@ -63,6 +63,9 @@ def _warm(request: Any) -> None:
 
     spec, cache = request.spec, Cache(request.cache_root)
     if is_warm(spec, cache):
+        # What the last request left behind: after the freeze below a collection takes microseconds, but the collector's own
+        # next one is due only when a quarter of everything that was frozen has been left (0.8 KB a trial, 7 MB in 10,000).
+        gc.collect()
         return
     see_users_modules(spec)
     if not _done_in_a_child(lambda: warm(spec, cache), os.getpid()):
