@@ -111,6 +111,27 @@ class Candidate:
         choices=("off", "on"),
         later=True,
     )
+    layout: str | None = _knob(
+        "choice",
+        "engine",
+        "where the channels of activations lie in memory: before the pixels (nchw) or behind them (nhwc)",
+        choices=("nchw", "nhwc"),
+        later=True,
+    )
+    conv_search: str | None = _knob(
+        "choice",
+        "engine",
+        "how the algorithm of each convolution is chosen: by timing all, by a rule, or always the same",
+        choices=("exhaustive", "heuristic", "default"),
+        later=True,
+    )
+    arena_growth: str | None = _knob(
+        "choice",
+        "engine",
+        "by how much the engine's arena grows: to the next power of two, or by what is asked for",
+        choices=("doubling", "as_requested"),
+        later=True,
+    )
 
     def as_json(self) -> dict[str, Scalar | None]:
         """The knobs by name, in field order."""

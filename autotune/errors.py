@@ -11,6 +11,7 @@
     ├── BuildFailed          the engine's builder or the variant's maker gave up
     ├── OutOfMemory          the engine or the trial's process needs more than it may have
     ├── Unstable             the engine ran but gave wrong, missing or non-finite results
+    │   └── DeviceFault      the device failed in a way that its process cannot recover from
     ├── DeadlineExceeded     the trial took longer than it may
     ├── WorkerCrashed        the trial's process died (signal, exit code)
     ├── AccuracyTooLow       measured, and under the study's constraint
@@ -73,6 +74,12 @@ class StoreError(AutotuneError):
     exit_code = 4
 
 
+class StoreAway(StoreError):
+    """The user stopped the study while it waited for a database that is away; nothing measured is lost."""
+
+    exit_code = 130
+
+
 class ExportError(AutotuneError):
     """A deployment bundle is incomplete, damaged or misses its promise."""
 
@@ -132,6 +139,12 @@ class WorkerCrashed(CandidateRejected):
 
     reason = "worker_crashed"
     deterministic = False
+
+
+class DeviceFault(Unstable):
+    """The device failed so that the process can do nothing more with it: what CUDA calls a sticky error."""
+
+    reason = "device_fault"
 
 
 class AccuracyTooLow(CandidateRejected):

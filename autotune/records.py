@@ -18,6 +18,8 @@ FAILED_AGAIN = "failed_when_repeated"
 """Flag of a trial whose candidate ran once and did not in a later process: nothing to deploy."""
 GIVEN_UP = "given_up"
 """Flag of a trial whose load was ended early, because a faster one that is at least as accurate was known."""
+PROCESS_ENDED = "process_ended"
+"""Flag of a trial that could not write its own record: its process died, or was ended at a limit."""
 STOPPED_EARLY = "accuracy_stopped_early"
 """Flag of a rejected trial whose accuracy and drop are estimated from the first samples, because those were enough."""
 FINISHED: tuple[TrialState, ...] = ("complete", "rejected", "crashed")

@@ -56,8 +56,8 @@ ENGINES = Registry(
     {
         "onnxruntime": "autotune.engines.onnxruntime_cpu:OnnxRuntimeCpu",
         "openvino": "autotune.engines.openvino_cpu:OpenVinoCpu",
-        "onnxruntime-cuda": "autotune.engines.onnxruntime_gpu:OnnxRuntimeCuda",
-        "onnxruntime-tensorrt": "autotune.engines.onnxruntime_gpu:OnnxRuntimeTensorRt",
+        "onnxruntime-cuda": "autotune.engines.onnxruntime_cuda:OnnxRuntimeCuda",
+        "onnxruntime-tensorrt": "autotune.engines.onnxruntime_tensorrt:OnnxRuntimeTensorRt",
         "tensorrt": "autotune.engines.tensorrt_backend:TensorRt",
         "tensorrt-rtx": "autotune.engines.tensorrt_backend:TensorRtRtx",
         "torch": "autotune.engines.torch_cpu:TorchCpu",

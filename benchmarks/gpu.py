@@ -14,11 +14,12 @@
 | runtimes | do cuda-core, torch and PyCUDA give equal figures, and equal outputs? |
 | energy | J per inference by NVML's energy counter against its power readings; peak memory against NVML |
 
-Each stage runs in a process of its own, within 8 minutes, and writes DIR/STAGE.json with device, driver and versions. What
-failed is recorded there with its error, and the others go on; then what is not done runs again, up to `--runs` times in all. A
-study that does not end in its time goes on from where it was. DIR/work keeps models, studies and engines between runs. Exit
-codes: 0 all that was asked for is done, 1 some stage failed or is unfinished, 3 this machine lacks a GPU or a library, and
-nothing was run.
+Each stage runs in a process of its own, ends itself within 8 minutes (`--limit-s`), and writes DIR/STAGE.json with device,
+driver and versions: after every trial and every measurement, so that one that is killed loses only what was under way. The
+hours of a study follow from the limit; its finalists are in it. What failed is recorded with its error, and the others go on;
+what is unfinished goes on from where it was, up to `--runs` times in all, in this run or a later one. DIR/work keeps models,
+studies and engines between runs. Exit codes: 0 all that was asked for is done, 1 some stage failed or is unfinished, 3 this
+machine lacks a GPU or a library, and nothing was run.
 
 FOLDER holds mobilenet_v2_1.0_224.onnx, images/ and labels.csv (splits calib and val); without --data mobilenet is left out.
 Needs: pip install '.[cuda,cuda-core]' and TensorRT (docs/nvidia.md), and pytest for the contracts.
@@ -30,9 +31,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from gpu_stages.bench import Bench
+from gpu_stages.bench import LIMIT_S, Bench
 from gpu_stages.checks import dry_run, require_gpu
-from gpu_stages.runner import STAGES, run_one, run_stages
+from gpu_stages.runner import STAGES, run_one, run_until_done
 
 from autotune.errors import AutotuneError
 
@@ -52,10 +53,7 @@ def main() -> int:
         if arguments.in_process:
             return run_one(bench, names[0])
         require_gpu()
-        code = run_stages(bench, names, again=arguments.again)
-        for _ in range(arguments.runs - 1):
-            code = code and run_stages(bench, names)
-        return code
+        return run_until_done(bench, names, runs=arguments.runs, again=arguments.again)
     except AutotuneError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return exc.exit_code
@@ -71,7 +69,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--engine", action="append", help="engines of the studies; default: all that this machine can run")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and check it; needs no GPU")
     parser.add_argument("--again", action="store_true", help="run stages that are done, too")
-    parser.add_argument("--runs", type=int, default=3, help="what is not done is begun again, at most so often (default 3)")
+    parser.add_argument("--runs", type=int, default=8, help="what is not done goes on, at most so often (default 8)")
+    parser.add_argument("--limit-s", type=float, default=LIMIT_S, help=f"seconds that a stage may take (default {LIMIT_S:g})")
     parser.add_argument("--quick", action="store_true", help="short loads, to try the script out: its figures are noise")
     parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()

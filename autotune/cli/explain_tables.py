@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from autotune.cli.render import DASH, console
 from autotune.explain.comparison import Comparison, Matched, Side, compare
 from autotune.explain.document import CAVEATS
-from autotune.explain.explanation import Explanation, Finding, NodeTime, explain
+from autotune.explain.explanation import Explanation, Finding, NodeTime, Placed, explain
 from autotune.explain.subject import Subject
 from autotune.explain.verdict import comparison_verdict, verdict
 
@@ -85,6 +85,7 @@ def _side_us(side: Side) -> str:
 def _print_subject(subject: Subject, e: Explanation, top: int) -> None:
     shares = [(f"{s.name} layers", str(s.n_layers), f"{s.time_us:.0f}", f"{s.share:.1%}") for s in e.by_role]
     shares += [(f"computed in {s.name}", str(s.n_layers), f"{s.time_us:.0f}", f"{s.share:.1%}") for s in e.by_precision]
+    shares += [(f"run by {p.provider} ({p.n_nodes} nodes)", str(p.n_layers), *_provider_time(p)) for p in e.by_provider]
     shares.append(("between layers", DASH, f"{e.between.time_us:.0f}", f"{e.between.share:.1%}"))
     batch = f"batch {subject.batch_size}, profiled, {subject.report.n_runs} runs"
     _table(f"{subject.label}: where the time goes ({batch})", ("part", "layers", "µs", "share"), shares, ("part",))
@@ -101,6 +102,10 @@ def _print_subject(subject: Subject, e: Explanation, top: int) -> None:
     _table(f"{subject.label}: by node of the graph", columns, nodes, ("node", "work", "with"))
     if e.vanished:
         _say([f"{subject.label}: {len(e.vanished)} nodes are in no layer: {_few(e.vanished, top)}"])
+
+
+def _provider_time(p: Placed) -> tuple[str, str]:
+    return (DASH, DASH) if p.untimed == p.n_layers else (f"{p.time_us:.0f}", f"{p.share:.1%}")
 
 
 def _layer_row(f: Finding) -> Row:

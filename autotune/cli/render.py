@@ -67,7 +67,13 @@ def _knob(value: object) -> str:
     return DASH if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-_SELDOM = {"builder_level": "level", "cuda_graph": "graph"}
+_SELDOM = {
+    "builder_level": "level",
+    "cuda_graph": "graph",
+    "layout": "layout",
+    "conv_search": "search",
+    "arena_growth": "arena",
+}
 """Knobs that few engines have, with the heads of their columns, which appear only where some trial has a value."""
 
 

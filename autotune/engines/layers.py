@@ -26,6 +26,7 @@ class Layer:
 
     `precision`: the number format it computes in ("fp32", "int8", …), "" where unknown. `time_us`: mean time of one execution
     of the layer for the whole batch; None where it was not measured. `kernel`: the engine's own name of the implementation.
+    `provider`: which of several executors inside the engine ran it ("TensorRT", "CUDA", "CPU"), "" where there is only one.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Layer:
     time_us: float | None = None
     kernel: str = ""
     nodes: tuple[str, ...] = ()
+    provider: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

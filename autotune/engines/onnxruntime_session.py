@@ -10,6 +10,10 @@ from autotune.engines.protocol import Inputs, Outputs
 from autotune.errors import BuildFailed, CandidateRejected, OutOfMemory, Unstable, Unsupported
 
 Providers = Sequence[tuple[str, Mapping[str, str]]]
+NO_CPU = "session.disable_cpu_ep_fallback"
+"""Set, ONNX Runtime refuses a session of which one node would run on the CPU, instead of copying there and back."""
+FELL_TO_CPU = "fallback to CPU EP has been explicitly disabled"
+_NO_GRAPH = ("cannot use the graph capture feature", "cannot use the CUDA Graph feature")
 _OUT_OF_MEMORY = ("smaller than requested bytes", "bad_alloc", "Failed to allocate memory", "out of memory", "OUT_OF_MEMORY")
 
 
@@ -52,12 +56,15 @@ class OnnxRuntimeSession:
 def create_session(path: Path, options: Any, providers: Providers, *, stage: str, cap: str = "") -> Any:
     """An InferenceSession on exactly these providers. Raises Unsupported where ONNX Runtime took others.
 
-    Asked for CUDA without its libraries, ONNX Runtime logs a line and runs on the CPU, so what it took is compared.
+    Asked for CUDA without its libraries, ONNX Runtime logs a line and runs on the CPU, so what it took is compared. And where a
+    provider fails later, in a run, its Python session is made anew on the CPU (`enable_fallback`), unless that is switched off.
     """
     import onnxruntime as ort
 
+    asked_for = [(name, dict(values)) for name, values in providers]
     try:
-        session = ort.InferenceSession(str(path), options, providers=[(name, dict(values)) for name, values in providers])
+        session = ort.InferenceSession(str(path), options, providers=asked_for, enable_fallback=0)
+        session.disable_fallback()  # older releases have no such argument
     except Exception as exc:  # onnxruntime raises a dozen unrelated pybind classes
         raise rejection(exc, BuildFailed, stage, cap) from exc
     asked, taken = [name for name, _ in providers], list(session.get_providers())
@@ -72,6 +79,8 @@ def rejection(exc: Exception, otherwise: type[BuildFailed] | type[Unstable], sta
     if isinstance(exc, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
         limit = f" with {cap}" if cap else ""
         return OutOfMemory(f"ONNX Runtime's arena ran out{limit}: {text.rpartition('Stream*) ')[2] or text}", stage=stage)
-    if "NOT_IMPLEMENTED" in text or "fallback to CPU EP has been explicitly disabled" in text:
+    if any(sign in text for sign in _NO_GRAPH):
+        return Unsupported(f"cuda_graph=on: ONNX Runtime: {text}", stage=stage)
+    if "NOT_IMPLEMENTED" in text or FELL_TO_CPU in text:
         return Unsupported(f"ONNX Runtime: {text}", stage=stage)
     return otherwise(f"ONNX Runtime: {text}", stage=stage)

@@ -27,6 +27,22 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """What one of several executors inside the engine ran: its layers, the nodes of the graph in them, and their time.
+
+    `untimed`: layers of which no time is known, and which count nothing in `time_us`.
+    """
+
+    provider: str
+    n_layers: int
+    n_nodes: int
+    untimed: int
+    time_us: float
+    share: float
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """A layer about which there is something to say. `label`: its kind of work; `nodes`: Q, DQ and casts last.
 
@@ -65,7 +81,9 @@ class Explanation:
     """All lists are sorted by time, the longest first. `between`: the execution's time outside all layers.
 
     `stayed_wide`: computing layers in a wider format than the candidate's. `overhead`: layers that compute nothing. `unfused`:
-    Q, DQ, activations and sums that are layers of their own. `untold`: what the engine left open.
+    Q, DQ, activations and sums that are layers of their own. `untold`: what the engine left open. `by_provider`: what
+    each of the engine's executors took, in the order in which they come first; empty where there is one only, unless
+    that is TensorRT inside another engine.
     """
 
     by_role: tuple[Share, ...]
@@ -78,6 +96,7 @@ class Explanation:
     by_node: tuple[NodeTime, ...]
     vanished: tuple[str, ...]
     untold: tuple[str, ...]
+    by_provider: tuple[Placed, ...] = ()
 
 
 def explain(subject: Subject) -> Explanation:
@@ -101,6 +120,7 @@ def explain(subject: Subject) -> Explanation:
         by_node=_by_node(subject, graph, layers),
         vanished=subject.report.vanished,
         untold=_untold(subject, layers),
+        by_provider=_by_provider(subject),
     )
 
 
@@ -129,6 +149,30 @@ def _shares(subject: Subject, layers: Sequence[Layer], key: Callable[[Layer], st
         for name, members in groups.items()
     ]
     return tuple(sorted(found, key=lambda s: -s.time_us))
+
+
+def _by_provider(subject: Subject) -> tuple[Placed, ...]:
+    groups: dict[str, list[Layer]] = {}
+    for layer in subject.report.layers:
+        if layer.provider:
+            groups.setdefault(layer.provider, []).append(layer)
+    if len(groups) < 2 and "TensorRT" not in groups:
+        return ()
+    found = []
+    for provider, members in groups.items():
+        nodes = tuple(node for layer in members for node in layer.nodes)
+        found.append(
+            Placed(
+                provider=provider,
+                n_layers=len(members),
+                n_nodes=len(nodes),
+                untimed=sum(layer.time_us is None for layer in members),
+                time_us=(us := total_of(members)),
+                share=subject.share(us),
+                nodes=nodes,
+            )
+        )
+    return tuple(found)
 
 
 def _is_wide(subject: Subject, layer: Layer) -> bool:

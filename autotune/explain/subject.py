@@ -73,7 +73,10 @@ def main_node(nodes: Sequence[GraphNode]) -> GraphNode | None:
 
 
 def label_of(layer: Layer, nodes: Sequence[GraphNode]) -> str:
-    """What kind of work the layer is, for people: "Conv 3×3 depthwise"; the engine's word where its nodes are not known."""
+    """What kind of work the layer is, for people: "Conv 3×3 depthwise"; the engine's word where its nodes are not known, or
+    where it is a whole part of the graph with several convolutions or products."""
+    if sum(n.op in HEAVY for n in nodes) > 1 and layer.provider == "TensorRT":
+        return layer.kind
     node = main_node(nodes)
     return layer.kind if node is None else node.label
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from autotune.explain.comparison import Comparison, Matched
-from autotune.explain.explanation import Explanation, Finding
+from autotune.explain.explanation import Explanation, Finding, Placed
 from autotune.explain.subject import Subject, counted
 from autotune.records import Estimate
 
@@ -23,7 +23,29 @@ def verdict(subject: Subject, explanation: Explanation) -> tuple[str, ...]:
     plain = subject.plain_us
     alone = "" if plain is None else f" ({_us(plain.value)} without the profiler)"
     begin = f"{subject.label} takes {_us(subject.total_us)} per batch of {subject.batch_size} under the profiler{alone}."
-    return (begin, f"Of this, {_composition(subject, explanation)}.", *_unfused(explanation), *_open(explanation))
+    composed = f"Of this, {_composition(subject, explanation)}."
+    return (begin, composed, *_placed(explanation), *_unfused(explanation), *_open(explanation))
+
+
+def _placed(explanation: Explanation) -> tuple[str, ...]:
+    """Which executor inside the engine took what."""
+    parts = explanation.by_provider
+    if not parts:
+        return ()
+    told = "; ".join(map(_part, parts))
+    cpu = next((p for p in parts if p.provider == "CPU"), None)
+    fell = f" On the CPU: {', '.join(cpu.nodes[:_AT_MOST])}{', …' if len(cpu.nodes) > _AT_MOST else ''}." if cpu else ""
+    return (f"Inside the engine: {told}{'' if cpu else '; nothing fell to the CPU'}.{fell}",)
+
+
+def _part(placed: Placed) -> str:
+    """ "TensorRT has 50 nodes in 1 layer, 93 % of the time"."""
+    layers = "1 layer" if placed.n_layers == 1 else f"{placed.n_layers} layers"
+    nodes = "1 node" if placed.n_nodes == 1 else f"{placed.n_nodes} nodes"
+    if placed.untimed == placed.n_layers:
+        return f"{placed.provider} has {nodes} in {layers}, whose time is not known"
+    rest = f" ({placed.untimed} of them without a time)" if placed.untimed else ""
+    return f"{placed.provider} has {nodes} in {layers}, {_percent(placed.share)} of the time{rest}"
 
 
 def _unfused(explanation: Explanation) -> tuple[str, ...]:
@@ -43,6 +65,7 @@ def comparison_verdict(
     return (
         _speed(ours, theirs, comparison),
         *(f"Of {s.label}'s time, {_composition(s, e)}." for s, e in ((ours, our_parts), (theirs, their_parts)) if s.total_us),
+        *(f"{s.label}: {text}" for s, e in ((ours, our_parts), (theirs, their_parts)) for text in _placed(e)),
         *_difference(ours, theirs, comparison),
         *_missing_fusions(ours, theirs, comparison),
         *_study(ours, theirs, comparison),

@@ -223,13 +223,17 @@ def _off_or(value: Any, section: str) -> Any:
     return OFF[section] if value is False or value == "off" else value
 
 
+DEVICES = "auto, cpu, or cuda:0, cuda:1, … (cuda is cuda:0); auto: the first GPU that an installed engine can use, else the CPU"
+NAME = "a name: letters, digits, dots, underscores and hyphens, 100 at most, the first a letter or digit"
+
+
 class StudySpec(Section):
     """A whole study. `space` holds one Domain per knob, the preset merged in; `file` is where it was read from."""
 
-    study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description=NAME)]
     model: ModelSpec
     data: DataSpec
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description=DEVICES)
     cuda_runtime: Literal["auto", "cuda-core", "torch", "pycuda"] = Field(
         "auto", description="the library that drives the GPU for engines that bring none; auto: the first that is installed"
     )

@@ -86,7 +86,7 @@ def _allowed(fault: Any, key: Location) -> str:
     if kind == "value_error":
         return str(context["error"])
     if kind == "string_pattern_mismatch":
-        return f"text of the form {context['pattern']}"
+        return doc or f"text of the form {context['pattern']}"
     if kind == "too_short":
         return f"at least {context['min_length']}"
     if kind == "too_long":

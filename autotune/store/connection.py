@@ -13,9 +13,16 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from autotune.errors import EnvironmentProblem, StoreError
 
-BUSY_TIMEOUT_S = 60
-"""How long SQLite waits for another writer; a write of ours takes milliseconds, but a backup may hold the file longer."""
+BUSY_TIMEOUT_S = 2
+"""How long SQLite itself waits for another writer; a write of ours takes milliseconds.
+
+Where a backup holds the file longer, `with_retry` goes on waiting: inside SQLite no signal is heard.
+"""
+MIGRATION_TIMEOUT_S = 60
+"""The same for a migration, which others may be at, and which nobody repeats."""
 CONNECT_TIMEOUT_S = 10
+SILENT_SERVER_S = 30
+"""A connection on which nothing of what was sent is acknowledged for so long is dead."""
 WRITE = "at_write"
 """Execution option of an engine whose transactions write."""
 
@@ -63,13 +70,13 @@ def make_engine(url: URL, *, foreign_keys: bool = True) -> Engine:
     `foreign_keys=False` is for migrations: SQLite changes a table by dropping the old one, and rows that refer to it go along.
     """
     options: dict[str, Any] = {"json_serializer": _dump_json}
+    busy_s = BUSY_TIMEOUT_S if foreign_keys else MIGRATION_TIMEOUT_S
     if url.get_backend_name() == "sqlite":
         # Pooled, so that the file stays open: closing the last connection empties the log into the file, and a trial's two
         # transactions then took 54 ms instead of 2 ms (median, measured on ext4).
-        options |= {"connect_args": {"timeout": BUSY_TIMEOUT_S}}
+        options |= {"connect_args": {"timeout": busy_s}}
     else:
-        defaults = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "autotune"}
-        options |= {"pool_pre_ping": True, "connect_args": {k: v for k, v in defaults.items() if k not in url.query}}
+        options |= {"pool_pre_ping": True, "connect_args": server_options(url)}
     try:
         engine = create_engine(url, **options)
     except ImportError as exc:
@@ -77,12 +84,28 @@ def make_engine(url: URL, *, foreign_keys: bool = True) -> Engine:
             f"the storage {shown(url)} needs the driver psycopg: {exc}.", remedy="pip install 'autotune[postgresql]'"
         ) from exc
     if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", partial(_prepare_sqlite, foreign_keys=foreign_keys))
+        event.listen(engine, "connect", partial(_prepare_sqlite, foreign_keys=foreign_keys, busy_s=busy_s))
         event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
-def _prepare_sqlite(connection: Any, _record: object, *, foreign_keys: bool) -> None:
+def server_options(url: URL) -> dict[str, Any]:
+    """What libpq is told beside the URL, which goes before.
+
+    Without them a call waits a quarter of an hour for a server whose host is gone: nobody refuses what nobody receives.
+    """
+    defaults = {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "application_name": "autotune",
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 1000 * SILENT_SERVER_S,
+    }
+    return {k: v for k, v in defaults.items() if k not in url.query}
+
+
+def _prepare_sqlite(connection: Any, _record: object, *, foreign_keys: bool, busy_s: int) -> None:
     """WAL lets readers and one writer work at once; synchronous=FULL syncs the log at every commit.
 
     NORMAL would do against kill -9, since the written log stays with the kernel, but the last trials would be lost with the
@@ -91,7 +114,7 @@ def _prepare_sqlite(connection: Any, _record: object, *, foreign_keys: bool) -> 
     # The driver then starts no transactions of its own: it would not do so before DDL, and a half-made schema could be seen.
     connection.isolation_level = None
     cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000}")
+    cursor.execute(f"PRAGMA busy_timeout={busy_s * 1000}")
     cursor.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
     cursor.execute("PRAGMA synchronous=FULL")
     if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":

@@ -28,7 +28,7 @@ class BegunRepetition:
 def begin_repetition(
     connection: Connection, study_id: int, of: TrialRecord, role: RepeatedRole, round_: int, worker: WorkerIdentity
 ) -> BegunRepetition | None:
-    """The repetition of `of` in this round, now running at `worker`; None when somebody has or had it already."""
+    """The repetition of `of` in this round, now running at `worker`; None when somebody else has or had it already."""
     lock_study(connection, study_id)
     mine = (trials.c.study_id == study_id, trials.c.role == of.role, trials.c.number == of.number)
     of_id: int | None = connection.execute(select(trials.c.id).where(*mine)).scalar()
@@ -37,11 +37,20 @@ def begin_repetition(
     taken = select(repetitions.c.trial_id).where(
         repetitions.c.of_trial_id == of_id, repetitions.c.role == role, repetitions.c.round == round_
     )
-    if connection.execute(taken).one_or_none() is not None:
-        return None
+    if (trial_id := connection.execute(taken).scalar()) is not None:
+        return _own(connection, trial_id, role, of, worker)
     highest = select(func.max(trials.c.number)).where(trials.c.study_id == study_id, trials.c.role == role)
     before: int | None = connection.execute(highest).scalar()
     number = 0 if before is None else before + 1
     trial_id = begin(connection, study_id, number, role, of.candidate, worker, None)
     connection.execute(insert(repetitions).values(trial_id=trial_id, of_trial_id=of_id, role=role, round=round_))
     return BegunRepetition(trial_id=trial_id, number=number, role=role, candidate=of.candidate)
+
+
+def _own(
+    connection: Connection, trial_id: int, role: RepeatedRole, of: TrialRecord, worker: WorkerIdentity
+) -> BegunRepetition | None:
+    """The repetition if this very worker runs it: it was begun, and the database went away before it could say so."""
+    mine = (trials.c.id == trial_id, trials.c.state == "running", trials.c.worker_id == worker.worker_id)
+    number: int | None = connection.execute(select(trials.c.number).where(*mine)).scalar()
+    return None if number is None else BegunRepetition(trial_id=trial_id, number=number, role=role, candidate=of.candidate)

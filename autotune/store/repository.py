@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,17 +14,18 @@ from autotune.candidate import Candidate
 from autotune.errors import StoreError
 from autotune.fingerprint import DeviceFingerprint
 from autotune.records import FINISHED, Estimate, Regime, RepeatedRole, Series, TrialRecord, TrialRole, TrialState
-from autotune.store import changes, reported, schema, studies
+from autotune.store import changes, failed_tries, reported, schema, studies
 from autotune.store import trials as of_trials
 from autotune.store.changes import Pulse
 from autotune.store.connection import WRITE, make_engine, parse_url, shown
+from autotune.store.failed_tries import FailedTry
 from autotune.store.outcomes import Outcomes, fetch_outcomes
 from autotune.store.repetitions import BegunRepetition, begin_repetition
-from autotune.store.retry import with_retry
+from autotune.store.retry import Patience, with_retry
 from autotune.store.studies import StudyRow
 from autotune.store.summaries import StudySummary, fetch_summaries
 from autotune.store.tables import pareto, trials
-from autotune.store.trials import RunningTrial
+from autotune.store.trials import Kept, RunningTrial
 from autotune.store.worker import WorkerIdentity
 
 _T = TypeVar("_T")
@@ -45,7 +48,7 @@ def open_store(url: str, *, create: bool = True, retry_s: float = RETRY_S) -> St
     if not create:
         _require_file(str(parsed.database), parsed.get_backend_name(), shown(parsed))
     engine = make_engine(parsed)
-    found = schema.connected_revision(engine)
+    found = schema.connected_revision(engine, Patience(for_s=retry_s))
     if found is None and not create:
         raise StoreError(f"{shown(parsed)} holds no studies. Check the storage's name, or begin: autotune start STUDY.yaml")
     if found is None:
@@ -93,7 +96,7 @@ class Store:
     def __init__(self, engine: Engine, *, retry_s: float = RETRY_S) -> None:
         self._reader = engine
         self._writer = engine.execution_options(**{WRITE: True})
-        self._retry_s = retry_s
+        self.patience = Patience(for_s=retry_s)
 
     @property
     def url(self) -> str:
@@ -104,6 +107,18 @@ class Store:
     def shown_url(self) -> str:
         """The URL for messages, without the password."""
         return shown(self._reader.url)
+
+    @contextmanager
+    def waiting(self, should_stop: Callable[[], bool], note: Callable[[str], None]) -> Iterator[None]:
+        """Inside the block calls wait for a database that is away until it is back, or until `should_stop` says so.
+
+        `note` hears of it. For the thread of the study; others that share this store had better use `beat_once`.
+        """
+        before, self.patience = self.patience, Patience(for_s=math.inf, should_stop=should_stop, note=note)
+        try:
+            yield
+        finally:
+            self.patience = before
 
     def close(self) -> None:
         """No connection is open any more."""
@@ -184,6 +199,10 @@ class Store:
         """
         return self._write(lambda c: of_trials.finish(c, trial_id, record))
 
+    def bring_trial(self, study_id: int, trial_id: int, record: TrialRecord, worker: WorkerIdentity) -> Kept:
+        """As `finish_trial`, also where the trial was put back meanwhile; then it is "superseded" if it was measured again."""
+        return self._write(lambda c: of_trials.bring(c, study_id, trial_id, record, worker))
+
     def save_finished(
         self, study_id: int, record: TrialRecord, worker: WorkerIdentity, environment_key: str | None = None
     ) -> bool:
@@ -202,9 +221,28 @@ class Store:
         """The running trial is gone, as if it had not begun. False: it is finished and stays, or was never there."""
         return self._write(lambda c: of_trials.discard(c, trial_id))
 
+    def bury_trial(self, study_id: int, trial_id: int, worker: WorkerIdentity) -> bool:
+        """As `discard_trial` for the trial of a dead worker, which is counted as a failed try."""
+        return self._write(lambda c: failed_tries.bury(c, study_id, trial_id, worker))
+
+    def add_failed_try(
+        self, study_id: int, role: TrialRole, candidate: Candidate, worker: WorkerIdentity, failed: FailedTry
+    ) -> None:
+        """A try whose process died or had to be ended is counted."""
+        self._write(lambda c: failed_tries.add(c, study_id, role, candidate, worker, failed))
+
+    def failed_tries(self, study_id: int, role: TrialRole, candidate: Candidate, number: int) -> list[FailedTry]:
+        """The failed tries that count when the candidate is to be tried as trial `number` of that role."""
+        return self._read(lambda c: failed_tries.fetch(c, study_id, role, candidate, number))
+
     def heartbeat(self, worker_id: str) -> int:
         """The worker was just heard of; how many trials it runs."""
         return self._write(lambda c: of_trials.beat(c, worker_id))
+
+    def beat_once(self, worker_id: str) -> None:
+        """As `heartbeat`, from any thread, in a single try. Raises SQLAlchemyError where the database is away."""
+        with self._writer.begin() as connection:
+            of_trials.beat(connection, worker_id)
 
     # Repetitions and regimes
 
@@ -349,7 +387,7 @@ class Store:
             with engine.begin() as connection:
                 return work(connection)
 
-        return with_retry(once, url=engine.url, for_s=self._retry_s)
+        return with_retry(once, url=engine.url, patience=self.patience)
 
     def _begin_and_finish(
         self, c: Connection, study_id: int, record: TrialRecord, worker: WorkerIdentity, environment_key: str | None

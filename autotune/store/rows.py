@@ -55,10 +55,10 @@ def trial_values(record: TrialRecord) -> Values:
     return {
         **candidate_values(record.candidate),
         "state": record.state,
-        "metric": _text(record.metric),
+        "metric": storable_text(record.metric),
         "reject_reason": reject.reason if reject else None,
         "reject_stage": reject.stage if reject else None,
-        "reject_message": _text(reject.message) if reject else None,
+        "reject_message": storable_text(reject.message) if reject else None,
         "variant_digest": variant_values(record.variant)["digest"] if record.variant else None,
         "engine_key": record.engine_key,
         "scores_key": record.scores_key,
@@ -71,7 +71,7 @@ def trial_values(record: TrialRecord) -> Values:
         "stage_s": {k: _finite(f"stage_s.{k}", v) for k, v in record.stage_s.items()},
         "cached": list(record.cached),
         "flags": list(record.flags),
-        "device": _text(record.device),
+        "device": storable_text(record.device),
         "versions": dict(record.versions),
         "started_at": record.started_at,
         "finished_at": record.finished_at,
@@ -139,7 +139,7 @@ def telemetry_values(record: TrialRecord) -> list[Values]:
                 "unit": series.unit,
                 "t_s": [t for t, _ in pairs],
                 "samples": [v for _, v in pairs],
-                "absent": None if series.absent is None else _text(series.absent),
+                "absent": None if series.absent is None else storable_text(series.absent),
             }
         )
     return rows
@@ -194,6 +194,6 @@ def _finite(name: str, value: float | None) -> float | None:
     return float(value)
 
 
-def _text(value: str) -> str:
+def storable_text(value: str) -> str:
     """PostgreSQL takes neither NUL nor half a surrogate pair, and a dying engine's log may hold both."""
     return value.encode("utf-8", "replace").decode().replace("\x00", "�")

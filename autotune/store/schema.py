@@ -12,17 +12,27 @@ from sqlalchemy.exc import DBAPIError
 from autotune.assets import asset
 from autotune.errors import StoreError
 from autotune.store.connection import WRITE, cause_of, make_engine, shown
+from autotune.store.retry import Patience, with_retry
 from autotune.store.tables import HEAD, PREFIX, VERSION_TABLE
 
 _LOCK_KEY = 0x61745F736368656D
 """Name of PostgreSQL's advisory lock around a migration: the bytes of "at_schem"."""
 
 
-def connected_revision(engine: Engine) -> str | None:
-    """The revision of the tables in the database, None where there are none of ours. Raises StoreError."""
-    try:
+def connected_revision(engine: Engine, patience: Patience | None = None) -> str | None:
+    """The revision of the tables in the database, None where there are none of ours. Raises StoreError.
+
+    With `patience` a locked file is waited for; a server that is not there is reported at once.
+    """
+
+    def found() -> str | None:
         with engine.connect() as connection:
             return _revision(connection)
+
+    try:
+        if patience is not None and engine.dialect.name == "sqlite" and Path(str(engine.url.database)).is_file():
+            return with_retry(found, url=engine.url, patience=patience)
+        return found()
     except DBAPIError as exc:
         raise StoreError(
             f"cannot reach {shown(engine.url)}: {cause_of(exc, engine.url)}. {_what_to_check(engine.url)}"

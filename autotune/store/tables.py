@@ -33,7 +33,7 @@ from autotune.candidate import KNOBS, Candidate, Knob
 
 PREFIX = "at_"
 VERSION_TABLE = "at_schema_version"
-HEAD = "0005"
+HEAD = "0007"
 """The revision in `storage/versions/` that makes these tables; a test compares."""
 
 
@@ -230,6 +230,25 @@ repetitions = Table(
     Column("role", String(16), nullable=False),
     Column("round", Integer, nullable=False),
     UniqueConstraint("of_trial_id", "role", "round"),
+)
+
+failed_tries = Table(
+    "at_failed_tries",
+    metadata,
+    # A try whose process died or had to be ended. It outlives the trial's row, which goes when the candidate is put back.
+    Column("id", Integer, primary_key=True),
+    Column("study_id", Integer, ForeignKey("at_studies.id", ondelete="CASCADE"), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("candidate_digest", String(64), nullable=False),
+    Column("worker_id", String(64), nullable=False),
+    Column("reason", String(64), nullable=False),
+    Column("stage", String(64), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("at", UtcTime, nullable=False),
+    UniqueConstraint("study_id", "role", "number", "attempt"),
+    Index(None, "study_id", "candidate_digest"),
 )
 
 regimes = Table(

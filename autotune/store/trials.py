@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, Table, and_, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -30,6 +30,7 @@ class RunningTrial:
     worker: WorkerIdentity
     started_at: str
     heartbeat_age_s: float
+    heartbeat_at: str = ""
 
 
 def insert_missing(connection: Connection, table: Table, values: Mapping[str, Any]) -> None:
@@ -98,6 +99,28 @@ def finish(connection: Connection, trial_id: int, record: TrialRecord) -> bool:
         if found_rows:
             connection.execute(insert(table), [{"trial_id": trial_id, **r} for r in found_rows])
     return True
+
+
+Kept = Literal["stored", "known", "superseded"]
+"""What became of a finished trial that was brought to the database: it is there now, was there before, or is not needed."""
+
+
+def bring(connection: Connection, study_id: int, trial_id: int, record: TrialRecord, worker: WorkerIdentity) -> Kept:
+    """The record is stored, wherever its trial went meanwhile.
+
+    While its worker was not heard of, others may have put the trial back: then it is stored all the same, unless its candidate
+    was measured since, or it was a repetition, whose place in its round is another's.
+    """
+    mine = and_(trials.c.study_id == study_id, trials.c.role == record.role, trials.c.number == record.number)
+    found = connection.execute(select(trials.c.id, trials.c.state).where(mine).with_for_update()).one_or_none()
+    if found is not None and found.id == trial_id:
+        return "stored" if finish(connection, trial_id, record) else "known"
+    if found is not None or record.role not in ("search", "reference"):
+        return "superseded"
+    if fetch_finished(connection, study_id, record.candidate, (record.role,)) is not None:
+        return "superseded"
+    finish(connection, begin(connection, study_id, record.number, record.role, record.candidate, worker, None), record)
+    return "stored"
 
 
 def _engine_values(connection: Connection, record: TrialRecord) -> dict[str, Any]:
@@ -190,6 +213,7 @@ def _running(row: RowMapping) -> RunningTrial:
         worker=WorkerIdentity(**{name: row[name] for name in who}),
         started_at=row["started_at"],
         heartbeat_age_s=max(0.0, age.total_seconds()),
+        heartbeat_at=row["heartbeat_at"],
     )
 
 

@@ -62,7 +62,7 @@ def run_finalists(run: StudySession, reference: TrialRecord, left_s: float) -> b
         return True
     deadline = time.monotonic() + min(left_s, limit_s(spec, _search_s(run)))
     try:
-        with finalists_lock(run.study, run.beat_and_wait) as waited_s:
+        with finalists_lock(run.study, run.is_to_stop) as waited_s:
             run.add_time("waiting for the others", waited_s)
             return _rounds(run, reference, deadline)
     except InterruptedError:
@@ -79,7 +79,7 @@ def run_one_round(run: StudySession, reference: TrialRecord) -> None:
     if run.plan.spec.finalists.rounds == 0:
         return
     try:
-        with finalists_lock(run.study, run.beat_and_wait):
+        with finalists_lock(run.study, run.is_to_stop):
             _measure_round(run, reference, _last_round(_records(run)) + 1, math.inf)
             learn(run.store, run.study.id)
     except InterruptedError:

@@ -20,7 +20,8 @@ from autotune.study.reporting import Process, learn, once, own_estimate, referen
 from autotune.study.scoring import front, is_feasible, is_repeated
 from autotune.study.standing import Standing
 
-_LAST = 16
+_LAST = 40
+"""As many as the loop looks at to see that nothing runs any more."""
 _NOTHING = Pulse(counts={}, newest_id=0, n_regimes=-1, under_way=frozenset())
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, Literal
 
 from autotune.bench.metrics import metric_identity
-from autotune.errors import EnvironmentProblem
+from autotune.errors import AccuracyTooLow, DeviceFault, EnvironmentProblem, StoreAway, StoreError
 from autotune.fingerprint import digest_of
 from autotune.records import FINISHED, Regime, TrialRecord, TrialState
 from autotune.spec.model import StudySpec
@@ -20,17 +22,18 @@ from autotune.store.worker import WorkerIdentity
 from autotune.study.canary import run_canary
 from autotune.study.finalists import reserve_s, rounds_so_far, run_finalists
 from autotune.study.giving_up import rivals_in
+from autotune.study.heartbeat import heartbeat
 from autotune.study.known_trials import AnyOf
 from autotune.study.lock import asking_lock, presence, workers_here
 from autotune.study.observer import Observer
 from autotune.study.plan import StudyPlan
 from autotune.study.proposer import Proposal, Proposer
-from autotune.study.recovery import is_dead, recover
+from autotune.study.recovery import carry_over, recover
 from autotune.study.regimes import note_changes
 from autotune.study.reporting import learn
 from autotune.study.session import StopSwitch, StudySession
 from autotune.study.standing import Standing
-from autotune.study.under_way import claimed, measured, reference_of
+from autotune.study.under_way import claimed, measured, reference_of, stored
 from autotune.study.warm_start import WarmStartGain, kin_of, warm_candidates, warm_flags
 from autotune.trial.isolation import TrialProcess
 from autotune.trial.request import Rival
@@ -39,8 +42,13 @@ from autotune.variants.base import model_identity
 __all__ = ["StopSwitch", "StudyResult", "outcome_line", "register_study", "registered_study", "run_study"]
 
 _log = logging.getLogger(__name__)
-_MAX_CRASHES_IN_A_ROW = 8
+_FAULTS = frozenset({"worker_crashed", "worker_died", "device_fault", "deadline_exceeded"})
+_MAX_FAULTS_IN_A_ROW = 8
 """So many trials without one that ran mean that the machine, not the candidates, is at fault."""
+_MAX_DEVICE_FAULTS_IN_A_ROW = 3
+"""Each was tried in two processes: a device that fails three candidates in six of them is broken until somebody resets it."""
+_MAX_FAILURES_IN_A_ROW = 40
+"""The same for any failure but too low an accuracy, which is what a search may well meet for long."""
 
 Ended = Literal["trials", "hours", "stopped", "exhausted"]
 
@@ -124,29 +132,46 @@ def run_study(
     target = trials or plan.spec.budget.trials
     study = register_study(plan, store, target)
     began = time.monotonic()
-    with TrialProcess(plan.preload) as process, presence(study):
+    with (
+        store.waiting(lambda: switch.count > 0, observer.note),
+        TrialProcess(plan.preload) as process,
+        presence(study),
+        heartbeat(store, worker.worker_id),
+    ):
+        proposer = _proposer(plan, store, study, worker)
         run = StudySession(
-            plan=plan, store=store, proposer=_proposer(plan, store, study, worker), study=study, worker=worker,
+            plan=plan, store=store, proposer=proposer, study=study, worker=worker,
             process=process, observer=observer, switch=switch, target=target, began=began, again=again,
         )  # fmt: skip
         run.spent["search"] = time.monotonic() - began
-        store.set_study_state(study.id, "running")
         try:
+            store.set_study_state(study.id, "running")
             return _run(run, hours or plan.spec.budget.hours)
+        except StoreAway as exc:
+            raise StoreAway(f"{exc} {_what_waits(run)}") from exc
         finally:
-            if len(workers_here(study)) <= 1 and not store.running(study.id):
-                store.set_study_state(study.id, "idle")
+            with suppress(StoreError):  # the state is for people to read; who works on the study is known without it
+                if len(workers_here(study)) <= 1 and not store.running(study.id):
+                    store.set_study_state(study.id, "idle")
+
+
+def _what_waits(run: StudySession) -> str:
+    path = run.journal.path
+    if not path.exists():
+        return "All that was measured is stored; the next start goes on."
+    return f"What was measured and not stored is in {path}; the next start, when the database is back, carries it over."
 
 
 def _proposer(plan: StudyPlan, store: Store, study: StudyRow, worker: WorkerIdentity) -> Proposer:
     newest = store.next_number(study.id, "search") - 1
     remember = [*store.front_numbers(study.id), newest] if newest >= 0 else []
-    return Proposer(plan, store.url, worker.worker_id, remember=remember)
+    return Proposer(plan, store.url, worker.worker_id, patience=store.patience, remember=remember)
 
 
 def _run(run: StudySession, hours: float | None) -> StudyResult:
+    _swept(run)
+    n_absences = run.store.patience.n_absences
     run.timed("store", run.known.refresh)
-    recover(run.store, run.study.id, run.proposer, run.observer.note, run.known.worst)
     run.observer.planned(run.plan, len(run.known), run.target)
     reference = reference_of(run)
     run.timed("search", _enqueue_first, run)
@@ -156,6 +181,9 @@ def _run(run: StudySession, hours: float | None) -> StudyResult:
     clock = _Clock(run, hours)
     ended: Ended | None = None
     while ended is None:
+        if run.store.patience.n_absences > n_absences:  # a call may have arrived whose answer did not
+            n_absences = run.store.patience.n_absences
+            _swept(run)
         run.timed("store", run.known.refresh)  # others may have finished some
         if run.switch.count:
             ended = "stopped"
@@ -173,6 +201,13 @@ def _run(run: StudySession, hours: float | None) -> StudyResult:
     if ended != "stopped" and not run_finalists(run, reference, left_s) and run.switch.count:
         ended = "stopped"
     return _result(run, ended)
+
+
+def _swept(run: StudySession) -> None:
+    """What workers left behind that are gone is stored, told or put back."""
+    carry_over(run.store, run.study.id, run.journal_folder, run.worker, run.observer.note)
+    run.timed("store", run.known.refresh)
+    recover(run.store, run.study.id, run.proposer, run.observer.note, run.silence.is_dead, run.known.worst)
 
 
 def _enqueue_first(run: StudySession) -> None:
@@ -211,23 +246,27 @@ def _result(run: StudySession, ended: Ended) -> StudyResult:
 
 
 class _Clock:
-    """What is left of the budget in hours, earlier starts of the study counted, and what of it the finalists get."""
+    """What is left of the budget in hours, earlier starts of the study counted, and what of it the finalists get.
+
+    Time in which the study waited for its database does not count.
+    """
 
     def __init__(self, run: StudySession, hours: float | None) -> None:
         self._earlier_s = run.store.measured_s(run.study.id, ("search", "final", "canary"))
         self._began, self._limit_s = run.began, math.inf if hours is None else hours * 3600
+        self._patience = run.store.patience
         self.reserve_s = 0.0 if hours is None else reserve_s(run.plan.spec, hours)
 
     def left_s(self) -> float:
         """Seconds until the budget is spent; infinite without one."""
-        return self._limit_s - self._earlier_s - (time.monotonic() - self._began)
+        return self._limit_s - self._earlier_s - (time.monotonic() - self._began - self._patience.away_s)
 
 
 def _wait_for_others(run: StudySession) -> None:
     """A moment has passed; the trial of a worker that died meanwhile is put back, so that there is room for it again."""
     run.pause()
-    if any(is_dead(t) for t in run.under_way()):
-        recover(run.store, run.study.id, run.proposer, run.observer.note, run.known.worst)
+    if any(run.silence.is_dead(t) for t in run.under_way()):
+        _swept(run)
 
 
 def _one_trial(run: StudySession, reference: TrialRecord) -> Ended | None:
@@ -253,7 +292,7 @@ def _one_trial(run: StudySession, reference: TrialRecord) -> Ended | None:
     record = _finished(run, proposal, trial_id, reference, rivals_in(known.front, run.plan.spec, run.regime))
     if record is None:
         run.timed("search", run.proposer.put_back, proposal.number)
-        return "stopped"
+        return "stopped" if run.switch.count else None
     run.timed("search", run.proposer.tell, record.number, record, [reference, *known.worst, record])
     reported = run.timed("store", known.report, record.number)
     _announce(run, reported, reference)
@@ -274,8 +313,7 @@ def _finished(
         flags = warm_flags(run.warm, proposal.candidate)
         return measured(run, trial_id, proposal.number, "search", proposal.candidate, reference, rivals=faster, flags=flags)
     record = replace(reference, number=proposal.number, role="search", flags=(*reference.flags, "same_as_reference"))
-    run.timed("store", run.store.finish_trial, trial_id, record)
-    return record
+    return stored(run, trial_id, record)
 
 
 def _announce(run: StudySession, record: TrialRecord, reference: TrialRecord) -> None:
@@ -285,12 +323,26 @@ def _announce(run: StudySession, record: TrialRecord, reference: TrialRecord) ->
 
 
 def _stop_if_nothing_runs(records: Sequence[TrialRecord]) -> None:
-    last = records[-_MAX_CRASHES_IN_A_ROW:]
-    if len(last) == _MAX_CRASHES_IN_A_ROW and all(r.state == "crashed" for r in last):
+    """Returns unless everything fails. Raises EnvironmentProblem then, with the last reason."""
+    reasons: list[str] = []
+    for record in reversed(records[-_MAX_FAILURES_IN_A_ROW:]):
+        if record.state == "complete" or record.reject is None or record.reject.reason == AccuracyTooLow.reason:
+            break
+        reasons.append(record.reject.reason)
+    n = len(reasons)
+    broken = _n_first(reasons, {DeviceFault.reason}) >= _MAX_DEVICE_FAULTS_IN_A_ROW
+    if broken or _n_first(reasons, _FAULTS) >= _MAX_FAULTS_IN_A_ROW or n >= _MAX_FAILURES_IN_A_ROW:
+        what = "the device stays broken" if broken else "nothing runs any more"
+        message = records[-1].reject.message if records[-1].reject else ""
         raise EnvironmentProblem(
-            f"the last {_MAX_CRASHES_IN_A_ROW} trials all crashed; the last one: {last[-1].reject and last[-1].reject.message}",
-            remedy="autotune doctor",
+            f"{what}: the last {n} trials all failed ({', '.join(sorted(set(reasons)))}). The last one: {message}",
+            remedy="autotune doctor" if not broken else "nvidia-smi, a reset of the device, then autotune doctor",
         )
+
+
+def _n_first(reasons: Sequence[str], among: Set[str]) -> int:
+    """How many of the first reasons are `among` these."""
+    return sum(1 for _ in takewhile(among.__contains__, reasons))
 
 
 def outcome_line(record: TrialRecord) -> str:

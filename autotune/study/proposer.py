@@ -10,15 +10,18 @@ import logging
 import random
 import time
 import warnings
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from autotune.candidate import Candidate
 from autotune.errors import SpecError, SpecProblem, StoreError
 from autotune.records import TrialRecord
 from autotune.search.history import OUTCOME
 from autotune.space.sampling import PAIR, candidate_from_params, params_from_candidate, random_candidate, suggest
+from autotune.store.connection import BUSY_TIMEOUT_S, parse_url, server_options
+from autotune.store.retry import Patience, with_retry
 from autotune.study.objectives import objectives_of
 from autotune.study.outcome import outcome_of
 from autotune.study.plan import StudyPlan
@@ -29,10 +32,22 @@ if TYPE_CHECKING:
     import optuna
 
 _log = logging.getLogger(__name__)
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 _PAIRS = "autotune:pairs"
 _REFERENCE = "autotune:reference"
 _SUSPECT = "autotune:suspect"
 _OPEN_ATTEMPTS = 6
+
+
+def _patient(method: Callable[Concatenate[Proposer, _P], _T]) -> Callable[Concatenate[Proposer, _P], _T]:
+    """The method, repeated as a whole while the database is away; so each of them must come to the same when it runs twice."""
+
+    @wraps(method)
+    def call(self: Proposer, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return self.patiently(lambda: method(self, *args, **kwargs))
+
+    return call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +61,9 @@ class Proposal:
 class Proposer:
     """The search of one study. Not safe for threads; any number of processes may each have one on the same database.
 
-    `storage`: a database's URL, or a storage of Optuna's that is open already. `strategy` replaces the study's. `remember`: as
-    `TrialWindow` takes it, for a study that may be long already.
+    `storage`: a database's URL, or a storage of Optuna's that is open already. `strategy` replaces the study's. With `patience`
+    every call waits for a database that is away, as those of our own store do. `remember`: as `TrialWindow` takes it, for a
+    study that may be long already.
     """
 
     def __init__(
@@ -56,6 +72,7 @@ class Proposer:
         storage: str | optuna.storages.BaseStorage,
         worker_id: str,
         strategy: str | None = None,
+        patience: Patience | None = None,
         remember: Collection[int] = (),
     ) -> None:
         import optuna
@@ -63,10 +80,38 @@ class Proposer:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._plan, self._worker_id = plan, worker_id
         self._strategy = strategy_named(strategy or plan.spec.search.strategy, plan)
-        self._study = _open_study(plan, storage, remember)
+        self._url = parse_url(storage) if isinstance(storage, str) and patience is not None else None
+        self._patience = patience
+        self._study = self._opened(storage, remember)
         self._check_pairs()
         self._random = random.Random(fresh_seed(plan.spec.seed, worker_id, self._n_begun()))
 
+    def _opened(self, storage: str | optuna.storages.BaseStorage, remember: Collection[int]) -> optuna.Study:
+        import optuna
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            return self.patiently(lambda: _open_study(self._plan, storage, remember))
+        except (SQLAlchemyError, RuntimeError, optuna.exceptions.StorageInternalError) as exc:
+            raise StoreError(f"Optuna cannot open its tables for the study {self._plan.spec.study!r}: {exc}") from exc
+
+    def patiently(self, call: Callable[[], _T]) -> _T:
+        """The call's answer, as soon as the database gives it. Raises StoreError as `with_retry` does."""
+        if self._url is None or self._patience is None:
+            return call()
+        return with_retry(call, url=self._url, patience=self._patience, reset=self._forget_session)
+
+    def _forget_session(self) -> None:
+        """Optuna's next call begins a session of its own; the one that failed would fail again."""
+        storage: Any = getattr(self, "_study", None) and self._study._storage
+        session = getattr(getattr(storage, "_backend", storage), "scoped_session", None)
+        if session is not None:
+            try:
+                session.remove()
+            except Exception as exc:  # closing what is broken may fail as well; it is forgotten all the same
+                _log.debug("a session of Optuna's could not be closed: %s", exc)
+
+    @_patient
     def ask(self, n_finished: int) -> Proposal:
         """The next candidate; enqueued ones come first. `n_finished` decides which sampler proposes."""
         seed = fresh_seed(self._plan.spec.seed, self._worker_id, self._n_begun())
@@ -74,6 +119,7 @@ class Proposer:
         trial = self._study.ask()
         return Proposal(number=trial.number, candidate=suggest(trial, self._plan.space))
 
+    @_patient
     def tell(
         self, number: int, record: TrialRecord, known: Sequence[TrialRecord], note: Mapping[str, Any] | None = None
     ) -> None:
@@ -93,14 +139,17 @@ class Proposer:
     def _tell(self, number: int, record: TrialRecord, known: Sequence[TrialRecord], note: Mapping[str, Any]) -> None:
         import optuna
 
-        trial = optuna.trial.Trial(self._study, self._frozen(number)._trial_id)
+        frozen = self._frozen(number)
+        trial = optuna.trial.Trial(self._study, frozen._trial_id)
         for name, value in violations(record, self._plan.spec).items():
-            trial.set_constraint(name, value)
+            if name not in frozen.constraints:  # a call that is repeated has set some already
+                trial.set_constraint(name, value)
         told = outcome_of(record, self._plan.spec, duplicate="duplicate_of" in note)
         for name, value in {**_attributes(record), **note, OUTCOME: told}.items():
             trial.set_user_attr(name, value)
         self._study.tell(number, objective_values(record, self._plan.spec, known))
 
+    @_patient
     def note_finalists(self, records: Sequence[TrialRecord]) -> None:
         """Optuna's study names what is reported of each repeated trial; the attributes of a finished trial cannot change."""
         for record in records:
@@ -109,6 +158,7 @@ class Proposer:
                 text = f"{rate.value:.6g} [{rate.low:.6g}, {rate.high:.6g}] items/s over {n} more processes"
                 self._study.set_user_attr(f"trial {record.number}, measured again", text)
 
+    @_patient
     def note_reference(self, record: TrialRecord) -> None:
         """Number 0 stands for the reference, which is measured but not part of the search (state FAIL: samplers ignore it)."""
         import optuna
@@ -123,6 +173,7 @@ class Proposer:
         """The priors to ask for before the search: all, or only the certain ones where the strategy weighs the others."""
         return self._plan.certain if self._strategy.weighs_priors else self._plan.priors
 
+    @_patient
     def enqueue_first(self, candidates: Iterable[Candidate]) -> None:
         """These are asked for first, in this order; each is enqueued once in the life of a study."""
         for candidate in candidates:
@@ -130,6 +181,7 @@ class Proposer:
             if params is not None:
                 self._study.enqueue_trial(params, skip_if_exists=True)
 
+    @_patient
     def enqueue_unseen(self, seen: Container[Candidate]) -> bool:
         """A random candidate that is not in `seen` is asked for next; False when 200 draws found none."""
         for _ in range(200):
@@ -139,13 +191,12 @@ class Proposer:
                 return True
         return False
 
+    @_patient
     def put_back(self, number: int) -> None:
         """The trial is over without a result and its parameters are asked for again.
 
         Optuna's own retry callback would copy the dead run's constraints and attributes along with the parameters.
         """
-        import optuna
-
         frozen = self._frozen(number)
         if frozen.state.is_finished():
             return
@@ -153,18 +204,23 @@ class Proposer:
         # In this order: killed in between, a candidate is asked for twice, which is noticed, and none is lost.
         if PAIR in params:
             self._study.enqueue_trial(params)
+        self._fail(number)
+
+    @_patient
+    def drop(self, number: int) -> None:
+        """The trial is over without a result and is not asked for again, because another worker measures its candidate."""
+        self._fail(number)
+
+    def _fail(self, number: int) -> None:
+        import optuna
+
         try:
             self._study.tell(number, state=optuna.trial.TrialState.FAIL)
         except (ValueError, RuntimeError):
             if self.is_running(number):
                 raise
 
-    def drop(self, number: int) -> None:
-        """The trial is over without a result and is not asked for again, because another worker measures its candidate."""
-        import optuna
-
-        self._study.tell(number, state=optuna.trial.TrialState.FAIL)
-
+    @_patient
     def suspect(self, number: int) -> bool:
         """The trial is marked, so that a worker that is just asking for it sees that another took it for abandoned.
 
@@ -180,14 +236,17 @@ class Proposer:
             return False
         return True
 
+    @_patient
     def is_suspect(self, number: int) -> bool:
         """True when another worker marked the trial, or told or put it back already."""
         return _SUSPECT in self._frozen(number).user_attrs or not self.is_running(number)
 
+    @_patient
     def is_running(self, number: int) -> bool:
         """False when the trial was told or put back, perhaps by another worker."""
         return not self._frozen(number).state.is_finished()
 
+    @_patient
     def unfinished(self) -> dict[int, Candidate | None]:
         """Trials that Optuna calls running, with their candidates where they were drawn completely."""
         import optuna
@@ -199,11 +258,13 @@ class Proposer:
         storage = self._study._storage  # by number: a window holds not every trial
         return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number))
 
+    @_patient
     def _n_begun(self) -> int:
         """How many trials Optuna has numbered."""
         trials = self._study.get_trials(deepcopy=False)
         return trials[-1].number + 1 if trials else 0
 
+    @_patient
     def _check_pairs(self) -> None:
         """A study keeps its engines and precisions: Optuna cannot change the choices of a parameter."""
         pairs = [f"{engine}/{precision}" for engine, precision in self._plan.space.pairs]
@@ -226,23 +287,19 @@ class Proposer:
 
 def _open_study(plan: StudyPlan, storage: str | optuna.storages.BaseStorage, remember: Collection[int]) -> optuna.Study:
     import optuna
-    from sqlalchemy.exc import SQLAlchemyError
 
     from autotune.study.trial_window import TrialWindow
 
     objectives = objectives_of(plan.spec)
-    try:
-        study = optuna.create_study(
-            study_name=plan.spec.study,
-            storage=TrialWindow(_open_storage(storage), remember) if isinstance(storage, str) else storage,
-            directions=["maximize" if o.maximize else "minimize" for o in objectives],
-            load_if_exists=True,
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names([o.label for o in objectives])
-    except (SQLAlchemyError, RuntimeError) as exc:
-        raise StoreError(f"Optuna cannot open its tables for the study {plan.spec.study!r}: {exc}") from exc
+    study = optuna.create_study(
+        study_name=plan.spec.study,
+        storage=TrialWindow(_open_storage(storage), remember) if isinstance(storage, str) else storage,
+        directions=["maximize" if o.maximize else "minimize" for o in objectives],
+        load_if_exists=True,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names([o.label for o in objectives])
     return study
 
 
@@ -251,9 +308,11 @@ def _open_storage(storage_url: str) -> optuna.storages.RDBStorage:
     import optuna
     from sqlalchemy.exc import DBAPIError
 
-    sqlite = storage_url.startswith("sqlite")
+    url = parse_url(storage_url)
     # Two writers may meet on SQLite; PostgreSQL may have been restarted since the last call.
-    options: dict[str, Any] = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
+    options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_S}}
+    if url.get_backend_name() != "sqlite":
+        options = {"pool_pre_ping": True, "connect_args": server_options(url)}
     for _ in range(_OPEN_ATTEMPTS - 1):
         try:
             return optuna.storages.RDBStorage(storage_url, engine_kwargs=options)

@@ -1,28 +1,36 @@
-"""What dead workers left behind is told to the search or put back, so that no trial is lost and none stays running."""
+"""What dead workers left behind is stored, told to the search or put back: no trial is lost and none stays running."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.records import FINISHED, TrialRecord
+from autotune.store.journal import exclusive, left_behind, read
 from autotune.store.repository import Store
 from autotune.store.trials import RunningTrial
-from autotune.store.worker import is_alive
+from autotune.store.worker import WorkerIdentity
+from autotune.study.heartbeat import is_dead as is_dead  # re-exported: the judgement of one look
 
 if TYPE_CHECKING:
     from autotune.study.proposer import Proposer  # who asks only whether a worker is dead needs no search
 
-SILENT_S = 600.0
-"""A worker on another host that was not heard of for so long counts as dead: twenty missed heartbeats."""
-
 
 def recover(
-    store: Store, study_id: int, proposer: Proposer, note: Callable[[str], None], worst: Sequence[TrialRecord] = ()
+    store: Store,
+    study_id: int,
+    proposer: Proposer,
+    note: Callable[[str], None],
+    dead: Callable[[RunningTrial], bool] = is_dead,
+    worst: Sequence[TrialRecord] = (),
 ) -> None:
-    """Every trial of a dead worker is told to Optuna or put back. `worst`: as `known` of `Proposer.tell`."""
+    """Every trial of a dead worker is told to Optuna or put back. `worst`: as `known` of `Proposer.tell`.
+
+    What its worker could not store must have been carried over before.
+    """
     for trial in store.running(study_id):
-        if is_dead(trial) and store.discard_trial(trial.trial_id):
+        if dead(trial) and _given_back(store, study_id, trial):
             again = "its candidate is put back" if trial.role == "search" else "it will be measured again"
             note(f"{trial.role} trial {trial.number} was under way when its worker died; {again}")
     unfinished = proposer.unfinished()
@@ -30,6 +38,31 @@ def recover(
     for number, record in finished.items():
         proposer.tell(number, record, [*worst, *finished.values()])
     _put_back_abandoned(store, study_id, proposer, set(unfinished) - set(finished))
+
+
+def _given_back(store: Store, study_id: int, trial: RunningTrial) -> bool:
+    if trial.role == "reference":  # nothing is measured without it, so its failures are told and not counted
+        return store.discard_trial(trial.trial_id)
+    return store.bury_trial(study_id, trial.trial_id, trial.worker)
+
+
+def carry_over(store: Store, study_id: int, folder: Path, me: WorkerIdentity, note: Callable[[str], None]) -> None:
+    """What workers that are gone measured and could not store, because the database was away or they were killed, is stored."""
+    if not folder.is_dir():
+        return
+    with exclusive(folder):
+        for path in left_behind(folder, me):
+            found = read(path)
+            for entry in found.entries:
+                kept = store.bring_trial(study_id, entry.trial_id, entry.record, entry.worker)
+                what = f"{entry.record.role} trial {entry.record.number}"
+                if kept == "stored":
+                    note(f"{what} was measured and not stored when its worker ended; it is carried over from the journal")
+                elif kept == "superseded":
+                    note(f"{what} of the journal was measured again meanwhile; that measurement stays")
+            if found.n_damaged:
+                note(f"{found.n_damaged} damaged lines of the journal are set aside in {path.with_suffix('.damaged')}")
+            path.unlink(missing_ok=True)
 
 
 def _put_back_abandoned(store: Store, study_id: int, proposer: Proposer, numbers: set[int]) -> None:
@@ -45,9 +78,3 @@ def _put_back_abandoned(store: Store, study_id: int, proposer: Proposer, numbers
         begun = {r.number for r in store.numbered(study_id, suspects)}
         for number in sorted(suspects - begun):
             proposer.put_back(number)
-
-
-def is_dead(trial: RunningTrial) -> bool:
-    """True when nobody measures the trial any more."""
-    alive = is_alive(trial.worker)
-    return alive is False or (alive is None and trial.heartbeat_age_s > SILENT_S)

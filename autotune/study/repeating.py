@@ -22,6 +22,6 @@ def repeat(
     run.observer.trial_began(begun.number, of.candidate, role)
     record = measured(run, begun.trial_id, begun.number, role, of.candidate, reference, load)
     if record is None:
-        return "interrupted"
+        return "interrupted" if run.switch.count else "elsewhere"
     run.observer.repeated(of, record, round_)
     return "measured"

@@ -5,20 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from autotune.candidate import Candidate
+from autotune.fingerprint import digest_of
+from autotune.store.journal import Journal
 from autotune.store.repository import Store
 from autotune.store.studies import StudyRow
 from autotune.store.trials import RunningTrial
 from autotune.store.worker import WorkerIdentity
+from autotune.study.heartbeat import Silence
 from autotune.study.known_trials import KnownTrials
 from autotune.study.observer import Observer
 from autotune.study.plan import StudyPlan
 from autotune.study.proposer import Proposer
 from autotune.trial.isolation import TrialProcess
 
-_HEARTBEAT_S = 30.0
 OTHERS_POLL_S = 0.5
 """How often a worker that has no room for another trial looks whether those of the others are done."""
 
@@ -60,26 +63,30 @@ class StudySession:
     regime: int = 1
     warm: Mapping[Candidate, str] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)
-    last_beat: float = 0.0
+    silence: Silence = field(default_factory=Silence)
     known: KnownTrials = field(init=False)
 
     def __post_init__(self) -> None:
         self.known = KnownTrials(self.store, self.study.id, self.plan.spec)
 
-    def beat_and_ask(self) -> bool:
-        """True when the trial under way is to end now; on the way other hosts hear that this worker lives."""
-        self._beat()
+    @property
+    def journal(self) -> Journal:
+        """Where this worker keeps finished trials until the database has them, the same place for all workers of the study."""
+        return Journal(self.journal_folder, self.worker)
+
+    @property
+    def journal_folder(self) -> Path:
+        """The folder of the study's journals on this host. A study of the same name in another database has another."""
+        identity = digest_of({"id": self.study.id, "name": self.study.name, "created_at": self.study.created_at})
+        return self.plan.cache_root / "journal" / identity
+
+    def is_to_end(self) -> bool:
+        """True when the trial under way is to end now: at the second request."""
         return self.switch.count > 1
 
-    def beat_and_wait(self) -> bool:
+    def is_to_stop(self) -> bool:
         """True when waiting for the device is over: at the first request, for nothing would be lost by it."""
-        self._beat()
         return self.switch.count > 0
-
-    def _beat(self) -> None:
-        if time.monotonic() - self.last_beat > _HEARTBEAT_S:
-            self.last_beat = time.monotonic()
-            self.store.heartbeat(self.worker.worker_id)
 
     def timed(self, what: str, call: Callable[..., Any], *args: Any) -> Any:
         """The call's result; its wall time is added to `what`."""

@@ -17,6 +17,7 @@ from autotune.study.lock import device_lock
 from autotune.study.plan import StudyPlan
 from autotune.study.proposer import Proposal
 from autotune.study.session import OTHERS_POLL_S, StudySession
+from autotune.study.tries import tried
 from autotune.trial.isolation import Interrupted
 from autotune.trial.known_accuracy import scores_exist
 from autotune.trial.request import Rival, TrialRequest
@@ -57,8 +58,9 @@ def measured(
     rivals: tuple[Rival, ...] = (),
     flags: tuple[str, ...] = (),
 ) -> TrialRecord | None:
-    """The stored record of a trial that was begun, or None when it was interrupted; then nothing of it is left.
+    """The stored record of a trial that was begun, or None; then nothing of it is left.
 
+    None: it was interrupted, or this worker was taken for dead and others measured the candidate meanwhile.
     `load` replaces the study's; `rivals` let it be given up early; `flags` are added to the record's own.
     """
     spec = run.plan.spec
@@ -74,24 +76,40 @@ def measured(
     )
     try:
         with nullcontext() if role == "reference" else _device(run):
-            found: TrialRecord = run.timed(
-                SPENT_ON.get(role, "trials"), run.process.run, request, run.observer.stage_began, run.beat_and_ask
-            )
+            found = tried(run, request, lambda: _once(run, request))
     except (Interrupted, InterruptedError):
         run.store.discard_trial(trial_id)
         return None
     except (SpecError, EnvironmentProblem):
         run.store.discard_trial(trial_id)
         raise
-    record = replace(found, flags=(*found.flags, *flags))
-    run.timed("store", run.store.finish_trial, trial_id, record)
+    return stored(run, trial_id, replace(found, flags=(*found.flags, *flags)))
+
+
+def _once(run: StudySession, request: TrialRequest) -> TrialRecord:
+    spent_on = SPENT_ON.get(request.role, "trials")
+    record: TrialRecord = run.timed(spent_on, run.process.run, request, run.observer.stage_began, run.is_to_end)
     return record
+
+
+def stored(run: StudySession, trial_id: int, record: TrialRecord) -> TrialRecord | None:
+    """The record, which is in the database now, or None where nobody needs it any more.
+
+    Until then it is in the journal, from which a later start carries it over.
+    """
+    run.journal.add(trial_id, record)
+    kept = run.timed("store", run.store.bring_trial, run.study.id, trial_id, record, run.worker)
+    run.journal.settle()
+    if kept != "superseded":
+        return record
+    run.observer.note(f"{record.role} trial {record.number} was put back while this worker was silent, and measured by another")
+    return None
 
 
 @contextmanager
 def _device(run: StudySession) -> Iterator[None]:
     """Inside the block nobody else measures on the device; the wait is accounted for. Raises InterruptedError."""
-    with device_lock(run.plan.lock_name, run.beat_and_wait) as waited_s:
+    with device_lock(run.plan.lock_name, run.is_to_stop) as waited_s:
         run.add_time("waiting for the device", waited_s)
         yield
 

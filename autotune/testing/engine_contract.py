@@ -304,7 +304,8 @@ class EngineContract:
         """Every knob that the engine has is set, to a small value."""
         backend = self.backend()
         small: dict[str, Scalar] = {"batch_size": 2, "streams": _N_SLOTS, "worker_threads": 1, "memory_pool_mib": self.pool_mib}
-        small |= {"builder_level": 1, "cuda_graph": "on"}
+        small |= {"builder_level": 1, "cuda_graph": "on", "layout": "nhwc", "conv_search": "heuristic"}
+        small |= {"arena_growth": "as_requested"}
         values = {k: v for k, v in (small | knobs).items() if k in _knobs_of(backend) | {"precision"}}
         return replace(self._bare(), **values)  # type: ignore[arg-type]  # field names are checked when the tests run
 

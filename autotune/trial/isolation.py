@@ -18,13 +18,15 @@ from autotune.bench.load import MAX_WARMUP_S
 from autotune.devices.gpu import device_fingerprint, device_kind
 from autotune.errors import CandidateRejected, DeadlineExceeded, EnvironmentProblem, OutOfMemory, WorkerCrashed
 from autotune.fingerprint import cpu_fingerprint
-from autotune.records import Rejection, TrialRecord
+from autotune.records import PROCESS_ENDED, Rejection, TrialRecord
 from autotune.trial.pipeline import now_utc
 from autotune.trial.profile import TrialProfile
 from autotune.trial.request import TrialRequest
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.1
+_REAP_S = 10.0
+"""A killed process is gone in milliseconds. Where it is not, it hangs in the kernel, or its parent is stopped."""
 _DEFAULT_MEMORY_SHARE = 0.9
 
 
@@ -50,7 +52,10 @@ class TrialProcess:
         """The warm process has ended."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            try:
+                self._process.wait(_REAP_S)
+            except subprocess.TimeoutExpired:
+                _log.warning("process=%d cannot be ended; it hangs in the kernel", self._process.pid)
         if self._conn is not None:
             self._conn.close()
         self._process = self._conn = None
@@ -129,6 +134,9 @@ class TrialProcess:
             if should_abort():
                 self._kill(conn, watch)
                 raise Interrupted
+            if watch.is_overdue():
+                self._kill(conn, watch)
+                return
             try:
                 watch.check_limits()
             except CandidateRejected:
@@ -136,16 +144,26 @@ class TrialProcess:
                 raise
 
     def _kill(self, conn: Connection, watch: _Watch) -> None:
-        """The child is dead and the connection is ready for the next request."""
+        """The child is dead and the connection is ready for the next request, or there is none and the next opens another."""
         if watch.pid is None:  # the study's samples are still being prepared, in a process of which only the zygote knows
             self.close()
             return
+        for kill in (os.killpg, os.kill):  # its group as well, unless it died before it had one
+            try:
+                kill(watch.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        deadline = time.monotonic() + _REAP_S
         try:
-            os.kill(watch.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        while conn.recv()[0] != "exit":
-            pass
+            while conn.poll(max(0.0, deadline - time.monotonic())):
+                if conn.recv()[0] == "exit":
+                    return
+            _log.warning(
+                "process=%d was killed and is not gone after %.0f s; the trials get another parent", watch.pid, _REAP_S
+            )
+        except (EOFError, OSError):
+            pass  # its parent died
+        self.close()
 
 
 class _Watch:
@@ -167,6 +185,7 @@ class _Watch:
         self.pid: int | None = None
         self.status = 0
         self._answer: Any = None
+        self._answered: float | None = None
         self._error: tuple[str, str, str] | None = None
         self._began = self._clock()
         self._deadline = self._began + self.request.spec.limits.deadline_s
@@ -183,10 +202,15 @@ class _Watch:
             self._on_stage(self.stage)
         elif kind == "answer":
             self._answer = rest[0]
+            self._answered = self._clock()
         elif kind == "rejected":
             self._answer = getattr(errors, rest[0])(rest[1], stage=rest[2])
         elif kind == "error":
             self._error = (rest[0], rest[1], rest[2])
+
+    def is_overdue(self) -> bool:
+        """True when the child has answered, and yet does not end: its answer stands, and the process is of no use any more."""
+        return self._answered is not None and self._clock() - self._answered > _REAP_S
 
     def check_limits(self) -> None:
         """Raises DeadlineExceeded or OutOfMemory when the child has taken more than it may."""
@@ -231,6 +255,7 @@ class _Watch:
             role=self.request.role,
             candidate=self.request.candidate,
             state="rejected" if limits else "crashed",
+            flags=(PROCESS_ENDED,),
             reject=Rejection(reason=exc.reason, stage=exc.stage, message=str(exc)),
             metric=self.request.spec.data.metric,
             device=device_fingerprint(device_kind()).device,

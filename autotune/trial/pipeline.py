@@ -14,11 +14,12 @@ from autotune.bench.measure import Measurement, measure_load
 from autotune.bench.memory import resident_mib
 from autotune.bench.scenario import Loadable
 from autotune.cache import MANIFEST, Cache
+from autotune.cuda.failures import is_sticky
 from autotune.data.dataset import Dataset
 from autotune.devices.gpu import device_fingerprint
 from autotune.engines.build import build_engine, load_backend
 from autotune.engines.protocol import Backend, CountsPool, Engine, Session
-from autotune.errors import BuiltOnly, CandidateRejected
+from autotune.errors import BuildFailed, BuiltOnly, CandidateRejected, DeviceFault, Unstable
 from autotune.records import STOPPED_EARLY, Estimate, Rejection, TrialRecord
 from autotune.trial.device_watch import DeviceWatch
 from autotune.trial.known_accuracy import known_answers, measured_answers, per_sample
@@ -84,8 +85,14 @@ def run_trial(request: TrialRequest, report: Callable[[str], None] = lambda stag
     try:
         _walk(request, draft)
     except CandidateRejected as exc:
-        return draft.record("rejected", Rejection(reason=exc.reason, stage=exc.stage, message=str(exc)))
+        return draft.record("rejected", Rejection(reason=_reason(exc), stage=exc.stage, message=str(exc)))
     return draft.record("complete")
+
+
+def _reason(exc: CandidateRejected) -> str:
+    """The exception's own, or that of the device where an engine passes on what CUDA calls a sticky error."""
+    passed_on = isinstance(exc, Unstable | BuildFailed) and is_sticky(str(exc))
+    return DeviceFault.reason if passed_on else exc.reason
 
 
 def _walk(request: TrialRequest, draft: _Draft) -> None:

@@ -11,6 +11,7 @@ and its child.
 from __future__ import annotations
 
 import ctypes
+import errno
 import faulthandler
 import gc
 import importlib
@@ -47,9 +48,27 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             _child(conn, task, request, details, zygote)
+        _lead_a_group(pid)
         conn.send(("started", pid))
         _, status = os.waitpid(pid, 0)
+        _end_what_it_left(pid)
         conn.send(("exit", status))
+
+
+def _lead_a_group(pid: int) -> None:
+    """The child leads a process group of its own, so that what it starts can be ended with it. Parent and child both ask."""
+    try:
+        os.setpgid(pid, pid)
+    except OSError:
+        pass  # the other was first, or the child is gone already
+
+
+def _end_what_it_left(pid: int) -> None:
+    """Processes that the ended child started and left behind are killed: they would load the device in the next trial."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
 
 
 def _warm(request: Any) -> None:
@@ -103,6 +122,7 @@ def die_with_parent(parent: int) -> None:
 def _child(conn: Connection, task: str, request: Any, details: list[Any], parent: int) -> None:
     """Does the task and leaves the process without running the parent's exit handlers."""
     die_with_parent(parent)
+    _lead_a_group(0)
     status = 1
     try:
         _redirect_output(request.log_path)
@@ -112,14 +132,27 @@ def _child(conn: Connection, task: str, request: Any, details: list[Any], parent
     except BaseException as exc:
         from autotune.errors import AutotuneError
 
-        kind = type(exc).__name__ if isinstance(exc, AutotuneError) else "bug"
+        kind, message = type(exc).__name__ if isinstance(exc, AutotuneError) else "bug", str(exc) or type(exc).__name__
+        if kind == "bug" and _is_full_disk(exc):
+            kind, message = "EnvironmentProblem", f"a disk is full: {exc}. Free space there, then start the study again."
         text = traceback.format_exc()
+        conn.send(("error", kind, message, text))
         sys.stderr.write(text)
-        conn.send(("error", kind, str(exc) or type(exc).__name__, text))
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:
+                pass  # the disk of the log is full
         os._exit(status)
+
+
+def _is_full_disk(exc: BaseException) -> bool:
+    """True where no candidate is at fault, and the next one would fail alike."""
+    seen: BaseException | None = exc
+    while seen is not None and not (isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT)):
+        seen = seen.__cause__ or seen.__context__
+    return seen is not None
 
 
 def _answer(conn: Connection, task: str, request: Any, details: list[Any]) -> tuple[Any, ...]:

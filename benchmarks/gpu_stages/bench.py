@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,25 @@ from typing import Any
 from autotune.spec.model import LoadSpec
 
 MOBILENET = "mobilenet_v2_1.0_224.onnx"
+MLPERF_H200_ITEMS_PER_S = 94_620
+"""ResNet-50, offline, per H200: what MLPerf Inference's published results come to, in int8, with trained weights, on servers of
+eight. Set beside our figures for its scale: neither software, accuracy nor host are the same."""
+LIMIT_S = 480.0
+"""A stage that takes longer is ended: whoever lends a GPU may take it back after ten minutes."""
 _TELLING = ("tensorrt", "torch", "onnx", "cuda", "nvidia", "pycuda", "numpy", "optuna", "autotune")
+
+
+def _nowhere(result: Mapping[str, Any]) -> None:
+    """The result so far is not kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """One run of the benchmark. `quick` shortens the loads, so that its figures say nothing."""
+    """One run of the benchmark. `quick` shortens the loads, so that its figures say nothing.
+
+    `limit_s`: wall time of a stage, which began at `began` (monotonic seconds). `before`: what an earlier run of the stage left
+    unfinished. `keep`: writes the result so far, so that a stage that is killed loses at most what is under way.
+    """
 
     out: Path
     data: Path | None = None
@@ -26,6 +40,10 @@ class Bench:
     rounds: int = 3
     engines: tuple[str, ...] = ()
     quick: bool = False
+    limit_s: float = LIMIT_S
+    began: float = field(default_factory=time.monotonic)
+    before: Mapping[str, Any] = field(default_factory=dict)
+    keep: Callable[[Mapping[str, Any]], None] = _nowhere
 
     @staticmethod
     def of(arguments: argparse.Namespace) -> Bench:
@@ -37,7 +55,13 @@ class Bench:
             rounds=arguments.rounds,
             engines=tuple(arguments.engine or ()),
             quick=arguments.quick,
+            limit_s=arguments.limit_s,
         )
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the stage is ended."""
+        return self.began + self.limit_s - time.monotonic()
 
     @property
     def work(self) -> Path:
@@ -55,7 +79,7 @@ class Bench:
         """The command line that runs one stage in the process that it starts."""
         script = str(Path(__file__).parents[1] / "gpu.py")
         words = [sys.executable, script, "--in-process", "--stage", stage, "--out", str(self.out)]
-        words += ["--trials", str(self.trials), "--rounds", str(self.rounds)]
+        words += ["--trials", str(self.trials), "--rounds", str(self.rounds), "--limit-s", f"{self.limit_s:g}"]
         words += ["--data", str(self.data)] if self.data else []
         words += [word for engine in self.engines for word in ("--engine", engine)]
         return [*words, "--quick"] if self.quick else words

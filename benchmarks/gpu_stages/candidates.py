@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from autotune.store.repository import open_store
 from autotune.study.plan import StudyPlan
 from autotune.trial.isolation import TrialProcess
 from autotune.trial.request import TrialRequest
+from gpu_stages.bench import Bench
 
 PREFERRED = ("tensorrt", "tensorrt-rtx", "torch-cuda-graph", "torch-cuda")
 _TYPICAL: dict[str, Scalar] = {"batch_size": 64, "streams": 2, "cuda_graph": "on"}
@@ -34,6 +36,12 @@ def candidate_for(plan: StudyPlan, engines: tuple[str, ...] = PREFERRED) -> Cand
         return max(measured, key=lambda r: r.throughput_items_per_s.value if r.throughput_items_per_s else 0.0).candidate
     precision = "fp16" if (engine, "fp16") in plan.space.pairs else "fp32"
     return with_knobs(plan, plan.space.default_candidate(engine, precision), **_TYPICAL)
+
+
+def chosen(bench: Bench, choose: Callable[[], Candidate]) -> Candidate:
+    """The candidate with which an unfinished run of the stage began, else a new one: rounds of two are no comparison."""
+    before = bench.before.get("candidate")
+    return choose() if before is None else Candidate.from_json(before)
 
 
 def _known(plan: StudyPlan) -> list[TrialRecord]:

@@ -15,7 +15,7 @@ from autotune.errors import AutotuneError, EnvironmentProblem
 from gpu_stages import hand_written, models
 from gpu_stages.bench import MOBILENET, Bench
 from gpu_stages.contract import GPU_TESTS
-from gpu_stages.runner import LIMIT_S, STAGES, result_path, state_of
+from gpu_stages.runner import STAGES, result_path, state_of
 
 NEEDS = {
     "contract": ("pytest",),
@@ -23,7 +23,7 @@ NEEDS = {
     "mobilenet": (),
     "ratio": ("torch", "onnxscript", "cuda.bindings"),
     "streams": ("torch", "onnxscript"),
-    "runtimes": ("torch", "onnxscript"),
+    "runtimes": ("torch", "onnxscript", "pycuda", "cuda.bindings"),
     "energy": ("torch", "onnxscript", "pynvml"),
 }
 """Modules that a stage imports beside autotune and the engines."""
@@ -47,7 +47,7 @@ def dry_run(bench: Bench, names: Sequence[str]) -> int:
         lacking = [module for module in NEEDS[name] if find_spec(module.partition(".")[0]) is None]
         state = state_of(bench, name) or "not run yet"
         print(f"\n{name}: {(STAGES[name].__doc__ or '').splitlines()[0]}")
-        print(f"  {state}; at most {LIMIT_S:.0f} s; writes {result_path(bench, name)}")
+        print(f"  {state}; at most {bench.limit_s:.0f} s; writes {result_path(bench, name)}")
         print(f"  $ {shlex.join(bench.command(name))}")
         if lacking:
             print(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autotune.candidate import Candidate
@@ -20,54 +19,61 @@ from autotune.study.lock import device_lock
 from autotune.study.plan import StudyPlan
 from autotune.trial.isolation import TrialProcess
 from gpu_stages.bench import Bench
-from gpu_stages.candidates import candidate_for, told, trial, with_knobs
+from gpu_stages.candidates import candidate_for, chosen, told, trial, with_knobs
 from gpu_stages.models import resnet50_plan
+from gpu_stages.rounds import in_rounds
 
 STREAMS = (1, 2, 4, 8)
+THE_PAIR = ("cuda-core", "pycuda")
+"""The libraries whose figures are to be equal."""
+EQUAL_WITHIN = 0.02
+"""What trials in fresh processes differ by on a GPU that does nothing else is not known yet; 2 % is what they do on a CPU."""
 
 
 def streams(bench: Bench) -> dict[str, Any]:
     """Throughput of the fastest candidate with 1, 2, 4 and 8 streams, without a cap on its memory."""
     plan = resnet50_plan(bench)
-    base = candidate_for(plan)
+    base = chosen(bench, lambda: candidate_for(plan))
     choices = {str(n): with_knobs(plan, base, streams=n, worker_threads=None, memory_pool_mib=None) for n in STREAMS}
+    head = {"candidate": base.as_json()}
     with device_lock(plan.lock_name), TrialProcess(plan.preload) as process:
-        rounds = interleaved(list(choices), bench.rounds, lambda name: trial(plan, process, choices[name], bench.load))
-    return {"candidate": base.as_json(), "streams": rounds, "against_one": ratios(rounds, "1")}
+        rounds, whole = in_rounds(
+            bench, head, "streams", list(choices), lambda n: told(trial(plan, process, choices[n], bench.load))
+        )
+    return {**head, "streams": rounds, "against_one": ratios(rounds, "1"), "unfinished": not whole}
 
 
 def runtimes(bench: Bench) -> dict[str, Any]:
     """The same candidate driven by each library that is here, without CUDA graphs, which PyCUDA lacks: figures and outputs."""
     plan = resnet50_plan(bench)
-    base = candidate_for(plan, ("tensorrt", "tensorrt-rtx"))
-    candidate = with_knobs(plan, base, cuda_graph="off")
+    candidate = chosen(bench, lambda: with_knobs(plan, candidate_for(plan, ("tensorrt", "tensorrt-rtx")), cuda_graph="off"))
     usable, absent = _usable_runtimes()
     if not usable:
         raise EnvironmentProblem(f"no CUDA runtime works here: {absent}.", remedy="pip install 'autotune[cuda-core]'")
     with device_lock(plan.lock_name):
-        outputs = {name: _outputs(plan, candidate, name) for name in usable}
-        rounds = interleaved(usable, bench.rounds, lambda name: _under(name, plan, candidate, bench))
+        outputs = dict(bench.before.get("outputs_sha256", {}))
+        outputs |= {name: _outputs(plan, candidate, name) for name in usable if name not in outputs}
+        head = {"candidate": candidate.as_json(), "absent": absent, "outputs_sha256": outputs}
+        rounds, whole = in_rounds(bench, head, "runtimes", usable, lambda name: told(_under(name, plan, candidate, bench)))
     first = usable[0]
+    against = ratios(rounds, first)
     return {
-        "candidate": candidate.as_json(),
-        "absent": absent,
+        **head,
         "runtimes": rounds,
-        f"against_{first}": ratios(rounds, first),
-        "outputs_sha256": outputs,
+        f"against_{first}": against,
+        "equal_within": EQUAL_WITHIN,
+        "figures_equal": {name: equal_figures(ratio) for name, ratio in against.items()},
         "outputs_equal": len(set(outputs.values())) == 1 and not any(o.startswith("error") for o in outputs.values()),
+        "not_compared": {name: absent[name] for name in THE_PAIR if name in absent},
+        "unfinished": not whole,
     }
 
 
-def interleaved(names: Sequence[str], n_rounds: int, measure: Callable[[str], TrialRecord]) -> dict[str, list[dict[str, Any]]]:
-    """Every name measured once a round, in random order: what disturbs the machine for a while disturbs all of them."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    order = random.Random(0)
-    for _ in range(n_rounds):
-        shuffled = list(names)
-        order.shuffle(shuffled)
-        for name in shuffled:
-            found[name].append(told(measure(name)))
-    return found
+def equal_figures(ratio: Mapping[str, float] | None) -> bool | None:
+    """Whether throughput against the first is 1 within the bound, or cannot be told from 1 by the rounds; None without one."""
+    if ratio is None:
+        return None
+    return abs(ratio["median"] - 1) <= EQUAL_WITHIN or ratio["min"] <= 1 <= ratio["max"]
 
 
 def ratios(rounds: Mapping[str, Sequence[Mapping[str, Any]]], base: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Stage contract: pytest on tests/gpu."""
+"""Stage contract: pytest on tests/gpu, a class at a time, so that a hang or a kill costs one class and not the others."""
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -12,21 +13,60 @@ from gpu_stages.bench import Bench
 
 ROOT = Path(__file__).parents[2]
 GPU_TESTS = ROOT / "tests" / "gpu"
+_MARGIN_S = 10.0
+_LEAST_S = 60.0
+"""With less than that left no further class begins, unless none has: a contract opens an engine some dozens of times."""
 
 
 def run(bench: Bench) -> dict[str, Any]:
     """The runtimes' and the engines' contracts on this GPU: what passed, what failed and why, what was skipped and why."""
+    classes: dict[str, Any] = dict(bench.before.get("classes", {}))
+    names = class_names()
+    for begun, name in enumerate(n for n in names if n not in classes):
+        if begun and bench.left_s < _MARGIN_S + _LEAST_S:
+            break
+        classes[name] = _of_class(bench, name)
+        bench.keep({"classes": classes, **summed(classes)})
+    return {"classes": classes, **summed(classes), "unfinished": len(classes) < len(names)}
+
+
+def class_names() -> list[str]:
+    """ "test_gpu_engines.py::TestTensorRt", …: the tests' classes in the order of the files."""
+    found = []
+    for path in sorted(GPU_TESTS.glob("test_*.py")):
+        classes = [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef) and n.name.startswith("Test")]
+        found += [f"{path.name}::{c.name}" for c in classes]
+    return found
+
+
+def _of_class(bench: Bench, name: str) -> dict[str, Any]:
     report = bench.work / "contract.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", str(GPU_TESTS)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    report.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", str(GPU_TESTS / name)]
+    limit_s = max(_LEAST_S / 2, bench.left_s - _MARGIN_S)
+    try:
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit_s, check=False)
+    except subprocess.TimeoutExpired:
+        return {"passed": 0, "failed": 1, "failures": {name: f"did not end within {limit_s:.0f} s"}, "skipped": {}}
     if not report.exists():
-        raise RuntimeError(f"pytest left no report: {ended.stdout[-2000:]}{ended.stderr[-2000:]}")
-    return outcomes(report.read_text()) | {"pytest_status": ended.returncode}
+        return {"passed": 0, "failed": 1, "failures": {name: (ended.stdout + ended.stderr)[-1000:]}, "skipped": {}}
+    return outcomes(report.read_text())
+
+
+def summed(classes: dict[str, Any]) -> dict[str, Any]:
+    """Counts over all classes, every failure, and how many were skipped for each reason."""
+    failures, skipped = {}, dict[str, int]()
+    for found in classes.values():
+        failures |= found["failures"]
+        for reason, n in found["skipped"].items():
+            skipped[reason] = skipped.get(reason, 0) + n
+    counts = {kind: sum(found[kind] for found in classes.values()) for kind in ("passed", "failed")}
+    return {**counts, "failures": failures, "skipped": skipped}
 
 
 def outcomes(junit: str) -> dict[str, Any]:
     """Counts by outcome, the message of each failure, and how many were skipped for each reason."""
-    passed, failures, skipped = 0, {}, {}
+    passed, failures, skipped = 0, {}, dict[str, int]()
     for case in ET.fromstring(junit).iter("testcase"):  # our own pytest wrote it
         name = f"{case.get('classname')}::{case.get('name')}"
         bad = next((c for c in case if c.tag in ("failure", "error")), None)

@@ -11,8 +11,9 @@ from autotune.spec.model import LoadSpec
 from autotune.study.lock import device_lock
 from autotune.trial.isolation import TrialProcess
 from gpu_stages.bench import Bench
-from gpu_stages.candidates import candidate_for, told, trial
+from gpu_stages.candidates import candidate_for, chosen, told, trial
 from gpu_stages.models import resnet50_plan
+from gpu_stages.rounds import in_rounds
 
 _SPAN_S = 12.0
 """The counter steps about every 100 ms: over 12 s that is 1 % of the difference."""
@@ -21,16 +22,19 @@ _SPAN_S = 12.0
 def run(bench: Bench) -> dict[str, Any]:
     """J per inference from the energy counter against the integral of the power readings; peak memory against NVML."""
     plan = resnet50_plan(bench)
-    candidate = candidate_for(plan)
+    candidate = chosen(bench, lambda: candidate_for(plan))
     load = bench.load
     if not bench.quick:
         load = LoadSpec(window_s=0.5, min_windows=int(_SPAN_S / 0.5), max_s=_SPAN_S, warmup_s=2.0, precision=0.001)
-    rounds = []
+    head = {"candidate": candidate.as_json()}
     with device_lock(plan.lock_name), TrialProcess(plan.preload) as process:
-        for _ in range(bench.rounds):
+
+        def measured(_: str) -> dict[str, Any]:
             record = trial(plan, process, candidate, load)
-            rounds.append(told(record) | {"energy": energy_both_ways(record), "memory": memory_both_ways(record)})
-    return {"candidate": candidate.as_json(), "rounds": rounds}
+            return told(record) | {"energy": energy_both_ways(record), "memory": memory_both_ways(record)}
+
+        rounds, whole = in_rounds(bench, head, "rounds", ("trial",), measured)
+    return {**head, "rounds": rounds, "unfinished": not whole}
 
 
 def energy_both_ways(record: TrialRecord) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -16,10 +15,11 @@ from autotune.records import Estimate
 from autotune.study.lock import device_lock
 from autotune.trial.materialize import materialize
 from autotune.trial.stages import bound_split, load_batches
-from gpu_stages.bench import Bench
-from gpu_stages.candidates import candidate_for, with_knobs
+from gpu_stages.bench import MLPERF_H200_ITEMS_PER_S, Bench
+from gpu_stages.candidates import candidate_for, chosen, with_knobs
 from gpu_stages.hand_written import Lane, rate, tensorrt_lanes, torch_lanes
 from gpu_stages.models import resnet50_plan
+from gpu_stages.rounds import in_rounds
 
 AIM = 0.98
 ENGINES = ("tensorrt", "tensorrt-rtx", "torch-cuda-graph")
@@ -28,13 +28,15 @@ ENGINES = ("tensorrt", "tensorrt-rtx", "torch-cuda-graph")
 def run(bench: Bench) -> dict[str, Any]:
     """Throughput end to end and computing only, as a ratio to a hand-written CUDA-graph loop on the same engine."""
     plan = resnet50_plan(bench)
-    candidate = with_knobs(plan, candidate_for(plan, ENGINES), cuda_graph="on", worker_threads=None, memory_pool_mib=None)
+    free = {"cuda_graph": "on", "worker_threads": None, "memory_pool_mib": None}
+    candidate = chosen(bench, lambda: with_knobs(plan, candidate_for(plan, ENGINES), **free))
     engine = materialize(plan.spec, candidate, plan.cache).engine
     batches = load_batches(bound_split(plan.spec, plan.spec.data.validation, plan.cache), candidate.batch_size)
     backend = load_backend(candidate.engine)
     with device_lock(plan.lock_name), backend.open(engine, candidate) as session:
         theirs = _hand_written(candidate, engine, batches, session.slots)
-        return {"candidate": candidate.as_json(), "aim": AIM, **compared(bench, session, theirs, batches, candidate.batch_size)}
+        head = {"candidate": candidate.as_json(), "aim": AIM, "mlperf_h200_items_per_s": MLPERF_H200_ITEMS_PER_S}
+        return head | compared(bench, head, session, theirs, batches, candidate.batch_size)
 
 
 def _hand_written(candidate: Candidate, engine: Engine, batches: Sequence[Inputs], n_lanes: int) -> list[Lane]:
@@ -50,7 +52,12 @@ def _hand_written(candidate: Candidate, engine: Engine, batches: Sequence[Inputs
 
 
 def compared(
-    bench: Bench, session: Session, theirs: Sequence[Lane], batches: Sequence[Inputs], batch_size: int
+    bench: Bench,
+    head: Mapping[str, Any],
+    session: Session,
+    theirs: Sequence[Lane],
+    batches: Sequence[Inputs],
+    batch_size: int,
 ) -> dict[str, Any]:
     """Each side in random order, round by round; the ratios of the same round."""
     sides: dict[str, Callable[[], Estimate]] = {
@@ -64,20 +71,15 @@ def compared(
         sides["autotune_computing_only"] = lambda: rate(
             ours, batches, batch_size, computing_only=True, seconds=bench.load.max_s
         )
-    found: dict[str, list[Estimate]] = {name: [] for name in sides}
-    order = random.Random(0)
-    for _ in range(bench.rounds):
-        names = list(sides)
-        order.shuffle(names)
-        for name in names:
-            found[name].append(sides[name]())
+    found, whole = in_rounds(bench, head, "items_per_s", list(sides), lambda name: asdict(sides[name]()))
     end_to_end = _ratio(found, "autotune", "hand_written")
     return {
-        "items_per_s": {name: [asdict(e) for e in values] for name, values in found.items()},
+        "items_per_s": found,
         "end_to_end": end_to_end,
         "end_to_end_reaches_aim": end_to_end is not None and end_to_end["median"] >= AIM,
         "computing_only": _ratio(found, "autotune_computing_only", "hand_written_computing_only"),
         "copies_cost": _ratio(found, "hand_written", "hand_written_computing_only"),
+        "unfinished": not whole,
     }
 
 
@@ -104,8 +106,8 @@ def compute_lanes(session: Session) -> list[Lane] | None:
     return [lane(inner) for inner in session._lanes]  # the session has no way to compute without copies, nor should it
 
 
-def _ratio(found: Mapping[str, Sequence[Estimate]], ours: str, theirs: str) -> dict[str, float] | None:
-    if not found.get(ours) or not found.get(theirs):
+def _ratio(found: Mapping[str, Sequence[Mapping[str, float]]], ours: str, theirs: str) -> dict[str, float] | None:
+    pairs = [a["value"] / b["value"] for a, b in zip(found.get(ours, ()), found.get(theirs, ()), strict=False)]
+    if not pairs:
         return None
-    pairs = [a.value / b.value for a, b in zip(found[ours], found[theirs], strict=True)]
     return {"median": statistics.median(pairs), "min": min(pairs), "max": max(pairs)}

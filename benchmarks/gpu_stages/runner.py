@@ -9,16 +9,14 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from autotune.errors import AutotuneError, CandidateRejected
 from gpu_stages import comparisons, contract, energy, ratio, studies
 from gpu_stages.bench import Bench, machine_facts
-
-LIMIT_S = 480.0
-"""A stage that takes longer is ended: whoever lends a GPU may take it back after ten minutes."""
 
 Stage = Callable[[Bench], dict[str, Any]]
 STAGES: dict[str, Stage] = {
@@ -38,53 +36,90 @@ def result_path(bench: Bench, name: str) -> Path:
     return bench.out / f"{name}.json"
 
 
+def document_of(bench: Bench, name: str) -> dict[str, Any]:
+    """What a stage wrote; nothing where it has not run."""
+    path = result_path(bench, name)
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
 def state_of(bench: Bench, name: str) -> str:
     """done, unfinished, failed, or "" for a stage that has not run."""
-    path = result_path(bench, name)
-    return str(json.loads(path.read_text())["state"]) if path.exists() else ""
+    return str(document_of(bench, name).get("state", ""))
 
 
-def run_stages(bench: Bench, names: Sequence[str], *, again: bool = False, limit_s: float = LIMIT_S) -> int:
-    """Every stage that is not done has been run. 0 when all are done, else 1."""
+def run_until_done(bench: Bench, names: Sequence[str], *, runs: int, again: bool = False) -> int:
+    """Every stage has run, and those that are unfinished again, as often as `runs` in all; one that failed once more only.
+
+    0 when all are done, else 1.
+    """
+    failed: dict[str, int] = {}
+    pending = list(names)
+    for _ in range(runs):
+        run_stages(bench, pending, again=again)
+        again = False
+        for name in pending:
+            failed[name] = failed.get(name, 0) + (state_of(bench, name) == "failed")
+        pending = [n for n in pending if state_of(bench, n) != "done" and failed[n] < 2]
+        if not pending:
+            break
+    return 0 if all(state_of(bench, name) == "done" for name in names) else 1
+
+
+def run_stages(bench: Bench, names: Sequence[str], *, again: bool = False) -> int:
+    """Every stage that is not done has been run once. 0 when all are done, else 1."""
     bench.work.mkdir(parents=True, exist_ok=True)
     for name in names:
-        if state_of(bench, name) == "done" and not again:
+        if again:
+            result_path(bench, name).unlink(missing_ok=True)
+        if state_of(bench, name) == "done":
             print(f"{name}: done before, {result_path(bench, name)}")
             continue
         print(f"{name}: …", flush=True)
         began = time.monotonic()
-        if (why := _in_process(bench, name, limit_s)) is not None:
-            _write(bench, name, {"state": "failed", "error": why, "wall_s": time.monotonic() - began})
+        if (why := _in_process(bench, name)) is not None:
+            left = document_of(bench, name)  # what it wrote before it died, or what an earlier run left
+            state = "unfinished" if "result" in left else "failed"
+            _write(bench, name, {**left, "state": state, "error": why, "wall_s": time.monotonic() - began})
         print(f"{name}: {state_of(bench, name)} after {time.monotonic() - began:.0f} s", flush=True)
     return 0 if all(state_of(bench, name) == "done" for name in names) else 1
 
 
-def _in_process(bench: Bench, name: str, limit_s: float) -> str | None:
-    """None where the stage's process wrote its own result, else why it did not."""
-    before = result_path(bench, name).stat().st_mtime_ns if result_path(bench, name).exists() else None
+def _in_process(bench: Bench, name: str) -> str | None:
+    """None where the stage's process ended by itself with a result, else why it did not."""
+    path = result_path(bench, name)
+    before = path.stat().st_mtime_ns if path.exists() else None
     process = subprocess.Popen(bench.command(name), start_new_session=True)
     try:
-        status = process.wait(limit_s)
+        status = process.wait(bench.limit_s)
     except (subprocess.TimeoutExpired, KeyboardInterrupt) as exc:
         os.killpg(process.pid, signal.SIGKILL)  # a session of its own: the trials' processes end with it
         process.wait()
         if isinstance(exc, KeyboardInterrupt):
             raise
-        return f"did not end within {limit_s:g} s"
-    path = result_path(bench, name)
-    if path.exists() and path.stat().st_mtime_ns != before:
-        return None
-    return f"its process ended with status {status} and left no result"
+        return f"did not end within {bench.limit_s:g} s"
+    if status not in (0, 1):
+        return f"its process ended with status {status}"
+    written = path.exists() and path.stat().st_mtime_ns != before
+    return None if written else f"its process ended with status {status} and left no result"
 
 
 def run_one(bench: Bench, name: str) -> int:
-    """The stage has run in this process, and its result or its error is written."""
+    """The stage has run in this process, and its result or its error is written; while it runs, its result so far."""
     document: dict[str, Any] = {"stage": name, "state": "failed", "began": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     began = time.monotonic()
     bench.work.mkdir(parents=True, exist_ok=True)
+    left = document_of(bench, name)
+    if "result" in left:
+        document["result"] = left["result"]  # kept where this run fails before it has one of its own
+
+    def keep(result: Mapping[str, Any]) -> None:
+        document["result"] = {**result, "unfinished": True}
+        _write(bench, name, {**document, "state": "unfinished", "wall_s": time.monotonic() - began})
+
     try:
         document["machine"] = machine_facts()
-        result = STAGES[name](bench)
+        result = STAGES[name](replace(bench, keep=keep, before=document.get("result", {})))
         document |= {"result": result, "state": "unfinished" if result.get("unfinished") else "done"}
     except (AutotuneError, CandidateRejected) as exc:
         document["error"] = f"{type(exc).__name__}: {exc}"

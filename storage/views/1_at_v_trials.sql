@@ -4,7 +4,7 @@ CREATE VIEW at_v_trials AS
 SELECT
     s.name AS study, t.study_id, t.id AS trial_id, t.role, t.number, t.state,
     t.engine, t.precision, t.pruning_ratio, t.batch_size, t.streams, t.worker_threads, t.memory_pool_mib,
-    t.builder_level, t.cuda_graph,
+    t.builder_level, t.cuda_graph, t.layout, t.conv_search, t.arena_growth,
     t.reject_reason, t.reject_stage, t.reject_message,
     t.metric,
     acc.value AS accuracy, acc.low AS accuracy_low, acc.high AS accuracy_high, acc.n AS accuracy_n,

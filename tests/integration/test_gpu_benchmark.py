@@ -7,7 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -19,15 +20,19 @@ import pytest
 pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed: pip install 'autotune[nvml]'")
 
 from assets.trt_installed import installed
-from gpu_stages import comparisons, energy, hand_written, models, ratio, runner, studies
+from gpu_stages import bench as bench_module
+from gpu_stages import comparisons, contract, energy, hand_written, models, ratio, runner, studies
 from gpu_stages.bench import Bench
 from gpu_stages.contract import outcomes
+from gpu_stages.rounds import in_rounds
 
 from autotune.candidate import Candidate
 from autotune.cuda.host import HostRuntime
 from autotune.devices.gpu import visible_gpus
+from autotune.engines.build import load_backend
 from autotune.errors import EnvironmentProblem
 from autotune.records import Estimate, Series, TrialRecord
+from autotune.registry import ENGINES
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,12 +72,45 @@ def test_without_a_gpu_nothing_is_run(tmp_path: Path) -> None:
     assert not (tmp_path / "results").exists()
 
 
+def test_the_plan_has_all_that_has_to_be_shown(tmp_path: Path) -> None:
+    """Word by word, what is to be shown once there is a GPU: stages, sizes, formats, streams, libraries and bounds."""
+    data = tmp_path / "data"
+    (data / "images").mkdir(parents=True)
+    for name in ("mobilenet_v2_1.0_224.onnx", "labels.csv"):
+        (data / name).touch()
+    texts = models.study_texts(Bench(out=tmp_path, data=data))
+    resnet, mobilenet = (models.loaded(texts[name]) for name in ("resnet50", "mobilenet"))
+    assert resnet.budget.trials >= 40 and mobilenet.budget.trials >= 40, "at least 40 trials"
+    assert (resnet.device, mobilenet.device) == ("cuda:0", "cuda:0")
+    assert models._SIDE == 224 and studies.ASKED_FORMATS == ("fp16", "bf16", "int8", "fp8")
+    assert set(studies.ASKED_FORMATS) <= set(resnet.space["precision"].values)  # type: ignore[union-attr]  # a list of choices
+    assert mobilenet.constraints.accuracy_drop == 0.01 and mobilenet.data.validation.labels is not None, "real accuracy"
+    assert resnet.finalists.max_s is not None, "finalists have their part of a stage's time"
+    assert (ratio.AIM, bench_module.MLPERF_H200_ITEMS_PER_S, bench_module.LIMIT_S) == (0.98, 94_620, 480.0)
+    assert comparisons.STREAMS == (1, 2, 4, 8) and comparisons.THE_PAIR == ("cuda-core", "pycuda")
+    assert list(runner.STAGES) == ["contract", "resnet50", "mobilenet", "ratio", "streams", "runtimes", "energy"]
+
+
+def test_the_contract_stage_runs_every_engine_and_runtime_for_gpus() -> None:
+    """An engine that is added without a class in tests/gpu would never be tried on a GPU."""
+    classes = contract.class_names()
+    assert [c for c in classes if "runtimes" in c] == [
+        f"test_gpu_runtimes.py::Test{n}" for n in ("CudaCore", "Torch", "Pycuda")
+    ]
+    on_gpus = [n for n in ENGINES.names() if n != "fake" and load_backend(n).capabilities().device == "cuda"]
+    engines = [c.partition("::Test")[2].lower() for c in classes if "engines" in c]
+    assert sorted(engines) == sorted(n.replace("-", "") for n in on_gpus)
+
+
 # The runner
 
 PROGRAMS = {
     "done": "import json, sys, pathlib; pathlib.Path(sys.argv[1]).write_text(json.dumps({'state': 'done', 'n': 1}))",
     "crash": "import os; os.abort()",
     "hang": "import time; time.sleep(60)",
+    "partly": "import json, sys, time, pathlib; path = pathlib.Path(sys.argv[1]); "
+    "n = json.loads(path.read_text())['result']['n'] if path.exists() else 0; "
+    "path.write_text(json.dumps({'state': 'unfinished', 'result': {'n': n + 1}})); time.sleep(0 if n else 60)",
 }
 
 
@@ -85,11 +123,11 @@ class Scripted(Bench):
 
 def test_a_stage_that_dies_or_hangs_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
     """The second run repeats only what is not done."""
-    bench = Scripted(out=tmp_path)
-    assert runner.run_stages(bench, ["crash", "hang", "done"], limit_s=3.0) == 1
+    bench = Scripted(out=tmp_path, limit_s=2.0)
+    assert runner.run_stages(bench, ["crash", "hang", "done"]) == 1
     assert [runner.state_of(bench, name) for name in ("crash", "hang", "done")] == ["failed", "failed", "done"]
     assert "status -6" in json.loads((tmp_path / "crash.json").read_text())["error"]
-    assert "did not end within 3 s" in json.loads((tmp_path / "hang.json").read_text())["error"]
+    assert "did not end within 2 s" in json.loads((tmp_path / "hang.json").read_text())["error"]
     written = (tmp_path / "done.json").stat().st_mtime_ns
     assert runner.run_stages(bench, ["done"]) == 0
     assert (tmp_path / "done.json").stat().st_mtime_ns == written
@@ -97,10 +135,36 @@ def test_a_stage_that_dies_or_hangs_is_recorded_and_the_others_go_on(tmp_path: P
     assert (tmp_path / "done.json").stat().st_mtime_ns != written
 
 
+def test_a_stage_that_is_killed_keeps_what_it_had_and_goes_on(tmp_path: Path) -> None:
+    """Killed in its first run with one measurement kept; the next run begins behind it."""
+    bench = Scripted(out=tmp_path, limit_s=2.0)
+    assert runner.run_stages(bench, ["partly"]) == 1
+    found = runner.document_of(bench, "partly")
+    assert (found["state"], found["result"]) == ("unfinished", {"n": 1}) and "did not end" in found["error"]
+    runner.run_stages(bench, ["partly"])
+    assert runner.document_of(bench, "partly")["result"] == {"n": 2}
+
+
+def test_what_is_unfinished_goes_on_and_what_fails_is_tried_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unattended: neither endless nor given up after one bad start."""
+    outcomes = {"study": "unfinished unfinished done", "broken": "failed failed failed", "flaky": "failed done"}
+    states = {name: iter(words.split()) for name, words in outcomes.items()}
+    began: list[str] = []
+
+    def stage(bench: Bench, name: str) -> None:
+        began.append(name)
+        runner._write(bench, name, {"state": next(states[name])})
+
+    monkeypatch.setattr(runner, "_in_process", stage)
+    assert runner.run_until_done(Bench(out=tmp_path), list(states), runs=8) == 1
+    assert {name: began.count(name) for name in states} == {"study": 3, "broken": 2, "flaky": 2}
+
+
 def test_a_stages_own_error_is_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the machine's facts beside it where they could be had; a bug comes with its traceback."""
+    """With the machine's facts beside it where they could be had; a bug comes with its traceback, and what was kept stays."""
 
     def buggy(bench: Bench) -> dict[str, Any]:
+        bench.keep({"n": 1})
         raise KeyError("planted")
 
     monkeypatch.setattr(runner, "machine_facts", lambda: {"gpu": "one"})
@@ -111,6 +175,37 @@ def test_a_stages_own_error_is_its_result(tmp_path: Path, monkeypatch: pytest.Mo
     assert [found[name]["state"] for name in outcomes] == ["done", "unfinished", "failed"]
     assert found["well"]["result"] == {"x": 1} and found["well"]["machine"] == {"gpu": "one"}
     assert "KeyError: 'planted'" in found["buggy"]["error"] and "Traceback" in found["buggy"]["error"]
+    assert found["buggy"]["result"] == {"n": 1, "unfinished": True}
+    monkeypatch.setitem(outcomes, "buggy", lambda b: {"n": b.before["n"] + 1})
+    assert runner.run_one(Bench(out=tmp_path), "buggy") == 0
+    assert json.loads((tmp_path / "buggy.json").read_text())["result"] == {"n": 2}
+
+
+def test_rounds_end_before_the_limit_and_go_on_behind_what_there_is(tmp_path: Path) -> None:
+    """One measurement is always made; then none begins that would not end in time. The second run has nothing twice."""
+    kept: list[Mapping[str, Any]] = []
+    late = Bench(out=tmp_path, rounds=2, limit_s=10.0, keep=kept.append)  # 10 s are kept free: for one only
+    found, whole = in_rounds(late, {"head": 1}, "r", ("a", "b"), lambda name: f"{name}1")
+    assert not whole and sum(map(len, found.values())) == 1
+    assert kept == [{"head": 1, "r": found}]
+    measured: list[str] = []
+
+    def measure(name: str) -> str:
+        measured.append(name)
+        return f"{name}2"
+
+    later = Bench(out=tmp_path, rounds=2, before={"r": found})
+    again, whole = in_rounds(later, {}, "r", ("a", "b"), measure)
+    assert whole and [len(v) for v in again.values()] == [2, 2] and len(measured) == 3
+    assert [v for values in again.values() for v in values if v.endswith("1")] == [
+        v for values in found.values() for v in values
+    ]
+
+
+def test_a_studys_hours_are_those_that_were_spent_and_those_that_are_left(tmp_path: Path) -> None:
+    """900 s in earlier runs and 480 s from now, of which 60 s are for the last trial and 15 s for the rest: 1305 s."""
+    assert studies.hours_of(Bench(out=tmp_path), 900.0) * 3600 == pytest.approx(1305.0, abs=2.0)
+    assert studies.hours_of(Bench(out=tmp_path, limit_s=0.0), 900.0) * 3600 == pytest.approx(901.0)
 
 
 # Figures
@@ -158,6 +253,14 @@ def test_ratios_are_of_the_same_round() -> None:
     assert found["b"] == {"median": pytest.approx(2.1), "min": 2.0, "max": pytest.approx(2.2)} and found["c"] is None
 
 
+def test_equal_figures_are_within_two_per_cent_or_not_told_apart() -> None:
+    """And nothing is said of a library that gave no figure."""
+    assert comparisons.equal_figures({"median": 1.015, "min": 1.01, "max": 1.02}) is True
+    assert comparisons.equal_figures({"median": 0.95, "min": 0.9, "max": 1.01}) is True
+    assert comparisons.equal_figures({"median": 0.95, "min": 0.9, "max": 0.97}) is False
+    assert comparisons.equal_figures(None) is None
+
+
 def test_pytests_report_is_told_by_outcome() -> None:
     """Failures with their message, skips counted by reason."""
     report = """<testsuites><testsuite>
@@ -202,6 +305,7 @@ def test_the_stages_run_on_doubles(bench: Bench, monkeypatch: pytest.MonkeyPatch
     """A study, then what builds on it: streams, runtimes, energy and the ratio to the hand-written loop."""
     study = studies.resnet50(bench)
     assert study["n_trials"] == 6 and study["states"]["complete"] >= 1 and not study["unfinished"]
+    assert study["formats"]["fp16"]["engines"] == ["tensorrt"] and study["formats"]["fp8"]["trials"] >= 0
     assert study["best"]["candidate"]["engine"] == "tensorrt" and study["share_of_mlperf_h200"] > 0
 
     streams = comparisons.streams(bench)
@@ -211,9 +315,10 @@ def test_the_stages_run_on_doubles(bench: Bench, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(comparisons, "_usable_runtimes", lambda: (["host"], {"torch": "no"}))
     runtimes = comparisons.runtimes(bench)
     assert runtimes["outputs_equal"] and len(runtimes["outputs_sha256"]["host"]) == 64, runtimes
+    assert runtimes["figures_equal"] == {"host": True} and not runtimes["unfinished"]
     assert runtimes["candidate"]["cuda_graph"] == "off" and runtimes["against_host"]["host"]["median"] == 1.0
 
-    told = energy.run(bench)["rounds"]
+    told = energy.run(bench)["rounds"]["trial"]
     assert len(told) == 2 and told[0]["memory"]["pool_peak_mib"] > 0
 
     monkeypatch.setitem(sys.modules, "cuda", ModuleType("cuda"))
@@ -224,6 +329,22 @@ def test_the_stages_run_on_doubles(bench: Bench, monkeypatch: pytest.MonkeyPatch
         "autotune", "hand_written", "hand_written_computing_only", "autotune_computing_only"
     }  # fmt: skip
     assert found["end_to_end"]["median"] > 0 and found["computing_only"]["median"] > 0
+
+
+@pytest.mark.slow
+def test_a_study_ends_itself_in_its_time_and_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far fewer than the trials that were asked for fit; what was kept last is what there is, and the next run adds to it."""
+    monkeypatch.setattr(studies, "_LAST_TRIAL_S", 1.0)
+    monkeypatch.setattr(studies, "_MARGIN_S", 1.0)
+    kept: list[Mapping[str, Any]] = []
+    short = replace(bench, trials=1000, limit_s=8.0, keep=kept.append, began=time.monotonic())
+    first = studies.resnet50(short)
+    assert first["unfinished"] and first["ended"] in ("hours", "stopped") and time.monotonic() - short.began < 30
+    n_kept = [k["n_trials"] for k in kept]
+    assert n_kept == sorted(n_kept) and n_kept[-1] == first["n_trials"] >= 1, "kept after every trial"
+    second = studies.resnet50(replace(bench, trials=first["n_trials"] + 1, keep=kept.append, began=time.monotonic()))
+    assert second["n_trials"] == first["n_trials"] + 1 and not second["unfinished"]
+    assert [t["number"] for t in second["trials"]][: first["n_trials"]] == [t["number"] for t in first["trials"]]
 
 
 def fake_driver() -> Any:

@@ -157,20 +157,24 @@ The pool is no part of an engine's key, so the one that cannot be built has a ba
 
 
 def test_trials_that_die_are_recorded_with_their_reason_and_the_study_goes_on(tmp_path: Path) -> None:
-    """A crash, an exception, a failed build, out of memory and an exit are rows with a reason; the study meets its target."""
+    """A crash, an exception, a failed build, out of memory and an exit are rows with a reason; the study meets its target.
+
+    What crashed was tried a second time before it was rejected.
+    """
     fake.write_study(tmp_path, *FAULTY)
     fake.autotune(tmp_path, "start", "study.yaml")
     trials = json.loads(fake.autotune(tmp_path, "trials", "study.yaml", "--json").stdout)
     outcome = {t["candidate"]["memory_pool_mib"]: (t["state"], (t["reject"] or {}).get("reason")) for t in trials}
     assert outcome == {
         64: ("complete", None),
-        13: ("crashed", "worker_crashed"),
-        16: ("crashed", "worker_crashed"),
+        13: ("rejected", "worker_crashed"),
+        16: ("rejected", "worker_crashed"),
         17: ("rejected", "build_failed"),
         18: ("rejected", "out_of_memory"),
-        19: ("crashed", "worker_crashed"),
+        19: ("rejected", "worker_crashed"),
     }
     messages = {t["candidate"]["memory_pool_mib"]: (t["reject"] or {}).get("message", "") for t in trials}
+    assert all(messages[pool].startswith("2 tries failed") for pool in (13, 16, 19))
     assert "SIGSEGV" in messages[13] and "ZeroDivisionError" in messages[16] and "exit code 7" in messages[19]
     states = {t.number: t for t in fake.optuna_trials(tmp_path)}
     for t in trials:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from autotune.cuda.failures import failure, translating
-from autotune.errors import CandidateRejected, EnvironmentProblem, OutOfMemory, Unstable, Unsupported
+from autotune.errors import CandidateRejected, DeviceFault, EnvironmentProblem, OutOfMemory, Unstable, Unsupported
 
 SAID = {
     "CUDAError: CUDA_ERROR_OUT_OF_MEMORY: The API call failed because it was unable to allocate enough memory": OutOfMemory,
@@ -20,8 +20,12 @@ SAID = {
     "AssertionError: Torch not compiled with CUDA enabled": EnvironmentProblem,
     "cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version": EnvironmentProblem,
     "CUDA_ERROR_NOT_SUPPORTED (801)": Unsupported,
-    "CUDA_ERROR_ILLEGAL_ADDRESS (700)": Unstable,
-    "CUDA error: device-side assert triggered": Unstable,
+    "CUDA_ERROR_ILLEGAL_ADDRESS (700)": DeviceFault,
+    "CUDA error: device-side assert triggered": DeviceFault,
+    "an illegal memory access was encountered": DeviceFault,
+    "CUDA failure 719: unspecified launch failure": DeviceFault,
+    "uncorrectable ECC error encountered": DeviceFault,
+    "operation not supported on global/shared address space": DeviceFault,
     "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED (901)": Unstable,
 }
 

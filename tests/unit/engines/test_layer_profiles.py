@@ -10,6 +10,7 @@ import pytest
 
 from autotune.engines import onnxruntime_profile, openvino_profile, torch_profile
 from autotune.engines.layers import N_WARM_UPS, Layer, LayerReport
+from autotune.engines.onnxruntime_placement import Placement
 from autotune.engines.openvino_profile import Counter
 from autotune.engines.torch_profile import Operation
 from autotune.errors import Unstable
@@ -177,6 +178,83 @@ def test_on_a_gpu_without_kernels_a_layer_has_no_time() -> None:
     report = onnxruntime_profile.report_from_events(gpu_events(kernels=False), CONV, CONV)
     assert [layer.time_us for layer in report.layers] == [None]
     assert any("CUPTI" in note for note in report.notes)
+
+
+def tensorrt_events(*, kernels: bool) -> list[dict[str, Any]]:
+    """Four executions: subgraph 0, a node of CUDA's, one of the CPU's with its copy, subgraph 1.
+
+    The events have the fields that the recorded ones of the CPU have; a fused node is called after its provider, then
+    "TRTKernel_graph", the graph, a hash and its number twice (tensorrt_execution_provider.cc, GetSubGraph).
+    """
+    types = {"input_type_shape": [{"float": [1, 3]}], "output_type_shape": [{"float": [1, 3]}]}
+    fused = "TensorrtExecutionProvider_TRTKernel_graph_main_graph_9"
+    executed = (
+        (f"{fused}_0_0", "TRTKernel_graph_main_graph_9_0", "TensorrtExecutionProvider", 400),
+        ("loop", "NonZero", "CUDAExecutionProvider", 8),
+        ("shape", "Shape", "CPUExecutionProvider", 5),
+        ("Memcpy_token_1", "MemcpyFromHost", "CUDAExecutionProvider", 6),
+        (f"{fused}_1_1", "TRTKernel_graph_main_graph_9_1", "TensorrtExecutionProvider", 100),
+    )
+    found = []
+    for run in range(N_WARM_UPS + 1):
+        at = run * 1000
+        found.append(gpu_event("Session", "model_run", at, 600))
+        for index, (name, op, provider, us) in enumerate(executed):
+            at += 100
+            args = {"op_name": op, "provider": provider, "node_index": str(index), **types}
+            found.append(gpu_event("Node", f"{name}_kernel_time", at, us, **args))
+            if kernels and us >= 100:
+                found.append(gpu_event("Kernel", "sm80_xmma", at + 1, us - 30, parent_name=f"{name}_kernel_time"))
+    return found
+
+
+PARTS = tuple(
+    GraphNode(name=name, op=op, label=op, inputs=(before,), outputs=(after,))
+    for name, op, before, after in (
+        ("first", "Conv", "x", "a"), ("relu", "Relu", "a", "b"), ("loop", "NonZero", "b", "c"), ("shape", "Shape", "c", "d"),
+        ("last", "Conv", "d", "y"),
+    )
+)  # fmt: skip
+PLACED = (
+    Placement(provider="TensorrtExecutionProvider", nodes=(("first", "Conv"), ("relu", "Relu"))),
+    Placement(provider="CUDAExecutionProvider", nodes=(("loop", "NonZero"),)),
+    Placement(provider="CPUExecutionProvider", nodes=(("shape", "Shape"),)),
+    Placement(provider="TensorrtExecutionProvider", nodes=(("last", "Conv"),)),
+)
+
+
+def test_tensorrts_subgraphs_are_layers_with_the_nodes_that_the_session_placed_there() -> None:
+    """Without CUPTI a subgraph has the host's time, as the CPU's node has: it ends with a synchronization. CUDA's has none."""
+    report = onnxruntime_profile.report_from_events(tensorrt_events(kernels=False), (), PARTS, PLACED)
+    told = [(x.provider, x.kind, x.nodes, x.time_us, x.precision) for x in report.layers]
+    assert told == [
+        ("TensorRT", "TensorRT subgraph", ("first", "relu"), 400.0, ""),
+        ("CUDA", "NonZero", ("loop",), None, "fp32"),
+        ("CPU", "Shape", ("shape",), 5.0, "fp32"),
+        ("CUDA", "MemcpyFromHost", (), None, "fp32"),
+        ("TensorRT", "TensorRT subgraph", ("last",), 100.0, ""),
+    ]
+    assert [x.role for x in report.layers] == ["compute", "compute", "other", "copy", "compute"]
+    assert any("engines: [tensorrt]" in n for n in report.notes) and any("timed on the host" in n for n in report.notes)
+    assert report.vanished == () and report.total_us == 600.0
+
+
+def test_with_cupti_a_subgraphs_time_is_that_of_its_kernels() -> None:
+    """370 of 400 µs, and the name of the longest kernel."""
+    report = onnxruntime_profile.report_from_events(tensorrt_events(kernels=True), (), PARTS, PLACED)
+    assert [(x.time_us, x.kernel) for x in report.layers if x.provider == "TensorRT"] == [
+        (370.0, "sm80_xmma"),
+        (70.0, "sm80_xmma"),
+    ]
+    assert not any("on the host" in n or "CUPTI)" in n for n in report.notes)
+
+
+def test_subgraphs_whose_nodes_are_not_told_have_none_and_say_so() -> None:
+    """Before ONNX Runtime 1.24: times are there, and the nodes are listed as vanished."""
+    report = onnxruntime_profile.report_from_events(tensorrt_events(kernels=False), (), PARTS)
+    assert [x.nodes for x in report.layers if x.provider == "TensorRT"] == [(), ()]
+    assert [x.nodes for x in report.layers if x.provider == "CUDA"] == [("loop",), ()]
+    assert report.vanished == ("first", "relu", "last") and any("from 1.24 on" in n for n in report.notes)
 
 
 def test_torch_on_a_gpu_counts_kernels_at_any_depth() -> None:

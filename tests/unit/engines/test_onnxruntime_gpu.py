@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: p
 pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed: pip install 'autotune[nvml]'")
 
 from assets.fake_nvml import FakeGpu, install  # noqa: E402
+from assets.fake_onnxruntime_gpu import checked  # noqa: E402
 
-from autotune.candidate import Candidate  # noqa: E402
+from autotune.candidate import KNOBS, Candidate  # noqa: E402
 from autotune.engines import onnxruntime_gpu as gpu  # noqa: E402
+from autotune.engines import onnxruntime_tensorrt as trt  # noqa: E402
+from autotune.engines.onnxruntime_cuda import OnnxRuntimeCuda  # noqa: E402
 from autotune.engines.onnxruntime_probe import why_provider_fails  # noqa: E402
 from autotune.engines.onnxruntime_session import create_session  # noqa: E402
 from autotune.errors import Unsupported  # noqa: E402
@@ -63,7 +67,7 @@ def able(monkeypatch: pytest.MonkeyPatch, card: FakeGpu, reason: str, *, both: b
     versions = {"onnxruntime-gpu": "1.24.4", "onnxruntime": "1.24.4" if both else None}
     monkeypatch.setattr(gpu, "library_version", versions.get)
     monkeypatch.setattr(gpu, "why_provider_fails", lambda provider: reason)
-    return gpu.OnnxRuntimeCuda().capabilities()
+    return OnnxRuntimeCuda().capabilities()
 
 
 def test_precisions_are_those_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,16 +93,17 @@ def test_without_a_gpu_the_engine_says_so(monkeypatch: pytest.MonkeyPatch) -> No
     """The driver's absence is the gap, and its remedy the driver's."""
     able(monkeypatch, FakeGpu(), "")
     install(monkeypatch)
-    found = gpu.OnnxRuntimeTensorRt().capabilities()
+    found = trt.OnnxRuntimeTensorRt().capabilities()
     assert not found.available and found.device == "cuda" and "no NVIDIA GPU is visible" in found.missing and found.remedy
 
 
 def test_cuda_options_follow_the_candidate(model: Path) -> None:
     """A cap is kept by growing the arena by what is asked for; TF32 only where the precision says so; NHWC for 16 bits."""
-    engine = gpu.OnnxRuntimeCuda()
+    engine = OnnxRuntimeCuda()
     ((name, plain),) = engine.providers(candidate(), None, building=False)
     assert name == "CUDAExecutionProvider" and "gpu_mem_limit" not in plain
     assert (plain["use_tf32"], plain["prefer_nhwc"], plain["arena_extend_strategy"]) == ("0", "0", "kNextPowerOfTwo")
+    assert (plain["cudnn_conv_algo_search"], plain["enable_cuda_graph"]) == ("EXHAUSTIVE", "0")
     ((_, capped),) = engine.providers(candidate(precision="fp16", memory_pool_mib=64), None, building=False)
     assert (capped["gpu_mem_limit"], capped["arena_extend_strategy"], capped["prefer_nhwc"]) == (
         str(64 << 20), "kSameAsRequested", "1",
@@ -107,22 +112,52 @@ def test_cuda_options_follow_the_candidate(model: Path) -> None:
     assert tf32["use_tf32"] == "1"
 
 
+def test_what_the_candidate_says_goes_before_what_the_engine_would_choose(model: Path) -> None:
+    """Layout, search, growth and graph; a cap is divided by the sessions of captured streams: 90 MiB for 3 are 30 each."""
+    chosen = candidate(
+        precision="fp16", memory_pool_mib=90, streams=3, cuda_graph="on", layout="nchw", conv_search="heuristic",
+        arena_growth="doubling",
+    )  # fmt: skip
+    ((_, options),) = OnnxRuntimeCuda().providers(chosen, None, building=False)
+    assert (options["prefer_nhwc"], options["cudnn_conv_algo_search"]) == ("0", "HEURISTIC")
+    assert (options["arena_extend_strategy"], options["enable_cuda_graph"]) == ("kNextPowerOfTwo", "1")
+    assert options["gpu_mem_limit"] == str(30 << 20)
+    settings = OnnxRuntimeCuda().deployment(chosen)
+    assert (settings["sessions"], settings["concurrent_runs"], settings["io_binding"]) == (3, 3, True)
+    assert OnnxRuntimeCuda().deployment(candidate(streams=3))["sessions"] == 1
+
+
+def test_every_option_is_one_that_the_provider_knows(model: Path) -> None:
+    """Whatever a candidate says: an option of another name or value is an error in onnxruntime-gpu."""
+    for engine in (OnnxRuntimeCuda(), trt.OnnxRuntimeTensorRt()):
+        knobs = engine.build_knobs | engine.run_knobs
+        values: dict[str, tuple[Any, ...]] = {k: (None, *KNOBS[k].choices) for k in knobs if KNOBS[k].kind == "choice"}
+        values |= {"memory_pool_mib": (None, 64), "precision": engine.precisions}
+        values |= {"builder_level": (None, 0, 5)} if "builder_level" in knobs else {}
+        for building in (True, False):
+            for chosen in itertools.product(*values.values()):
+                given = candidate(**dict(zip(values, chosen, strict=True)))
+                for name, options in engine.providers(given, model.parent, building=building):
+                    assert checked(name, options) == options
+
+
 def test_tensorrt_gets_one_profile_and_keeps_its_engine_beside_the_graph(model: Path) -> None:
     """The candidate's batch at all three ends; the timing cache is touched while building only: an artifact must not change."""
-    asked = gpu.OnnxRuntimeTensorRt().providers(candidate(precision="int8", memory_pool_mib=256), model.parent, building=True)
+    asked = trt.OnnxRuntimeTensorRt().providers(candidate(precision="int8", memory_pool_mib=256), model.parent, building=True)
     assert [name for name, _ in asked] == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
     options = asked[0][1]
     assert {options[f"trt_profile_{end}_shapes"] for end in ("min", "opt", "max")} == {"x:8x3x4"}
     assert options["trt_max_workspace_size"] == str(256 << 20)
     assert (options["trt_int8_enable"], options["trt_fp16_enable"]) == ("True", "False")
+    assert (options["trt_cuda_graph_enable"], options.get("trt_builder_optimization_level")) == ("False", None)
     assert options["trt_engine_cache_path"] == options["trt_timing_cache_path"] == str(model.parent)
-    opened = gpu.OnnxRuntimeTensorRt().providers(candidate(), model.parent, building=False)[0][1]
+    opened = trt.OnnxRuntimeTensorRt().providers(candidate(), model.parent, building=False)[0][1]
     assert "trt_timing_cache_path" not in opened and opened["trt_engine_cache_path"] == str(model.parent)
 
 
 def test_integer_graphs_are_symmetric_without_quantized_biases() -> None:
     """The only form that NVIDIA's parser takes."""
-    assert gpu.OnnxRuntimeTensorRt().scheme("int8").name == "s8-sym@products"
+    assert trt.OnnxRuntimeTensorRt().scheme("int8").name == "s8-sym@products"
 
 
 def test_the_builder_may_go_lower_only_where_the_precision_says_weak() -> None:
@@ -135,7 +170,7 @@ def test_the_builder_may_go_lower_only_where_the_precision_says_weak() -> None:
         "weak-fp16": ("True", "False", "False"),
         "weak-fp16-int8": ("True", "True", "False"),
     }.items():
-        options = gpu.OnnxRuntimeTensorRt().providers(candidate(precision=precision), None, building=False)[0][1]
+        options = trt.OnnxRuntimeTensorRt().providers(candidate(precision=precision), None, building=False)[0][1]
         assert tuple(options[f] for f in flags) == expected, precision
 
 
@@ -146,6 +181,7 @@ def test_an_installed_tensorrt_refuses_what_its_release_lacks(monkeypatch: pytes
     for version, weak in (("10.16.1", True), ("11.4.0", False), (None, True)):
         versions = {"onnxruntime-gpu": "1.24.4", "tensorrt-cu12": version}
         monkeypatch.setattr(gpu, "library_version", versions.get)
-        found = gpu.OnnxRuntimeTensorRt().capabilities()
+        monkeypatch.setattr(trt, "library_version", versions.get)
+        found = trt.OnnxRuntimeTensorRt().capabilities()
         assert ("weak-fp16" in found.precisions) is weak
         assert "fp16-sparse" in found.precisions and "fp8" in found.refused

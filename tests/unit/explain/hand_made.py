@@ -5,6 +5,8 @@ The graph: input → Q → DQ → conv1 → relu → Q → DQ → conv2 (its res
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from autotune.engines.layers import Layer, LayerReport, LayerRole
 from autotune.explain.subject import Subject
 from autotune.records import Estimate
@@ -46,6 +48,17 @@ def report(*layers: Layer, total_us: float | None) -> LayerReport:
 
 def estimate(value: float, half: float) -> Estimate:
     return Estimate(value=value, low=value - half, high=value + half, n=10, method="by hand")
+
+
+def in_tensorrt() -> Subject:
+    """200 µs: TensorRT has conv1 with its ReLU in 150, CUDA conv2 in a time that is not known, the CPU gelu in 30."""
+    layers = (
+        replace(layer("trt", "TensorRT subgraph", 150, precision="", nodes="conv1 relu"), provider="TensorRT"),
+        replace(layer("conv2", "Conv", None, nodes="conv2"), provider="CUDA"),
+        replace(layer("gelu", "Gelu", 30, nodes="gelu"), provider="CPU"),
+    )
+    made = report(*layers, total_us=200)
+    return Subject(label="trt", engine="hand", precision="fp32", batch_size=2, report=made, outline=PLAIN)
 
 
 def fp32(plain_us: Estimate | None = None, measured: Estimate | None = None, batch_size: int = 2) -> Subject:

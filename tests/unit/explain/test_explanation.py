@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hand_made import PLAIN, QUANTIZED, fp32, int8, layer, node, report
+from hand_made import PLAIN, QUANTIZED, fp32, in_tensorrt, int8, layer, node, report
 
 from autotune.explain.explanation import explain, grouped
-from autotune.explain.subject import Subject, bits_of, counted
+from autotune.explain.subject import Subject, bits_of, counted, label_of
 
 
 def test_shares_are_of_the_whole_execution() -> None:
@@ -113,6 +113,26 @@ def test_the_sum_by_node_joins_layers_that_share_nodes() -> None:
         ("conv", "Conv 3×3", ("conv", "relu"), 2, 50, 0.5),
         ("fc", "Gemm", ("fc",), 1, 10, 0.1),
     ]
+
+
+def test_what_went_to_which_executor_is_told_where_there_are_several() -> None:
+    """By hand: 150 and 30 of 200 µs; CUDA's layer has no time and counts nothing. One executor alone is nothing to tell."""
+    told = [(p.provider, p.n_layers, p.nodes, p.untimed, p.time_us, p.share) for p in explain(in_tensorrt()).by_provider]
+    assert told == [
+        ("TensorRT", 1, ("conv1", "relu"), 0, 150.0, 0.75),
+        ("CUDA", 1, ("conv2",), 1, 0.0, 0.0),
+        ("CPU", 1, ("gelu",), 0, 30.0, 0.15),
+    ]
+    alone = fp32()
+    layers = tuple(replace(layer, provider="CPU") for layer in alone.report.layers)
+    assert explain(replace(alone, report=replace(alone.report, layers=layers))).by_provider == ()
+
+
+def test_a_whole_part_of_the_graph_is_not_called_after_one_of_its_convolutions() -> None:
+    """Two convolutions in one TensorRT subgraph are neither of the two; one alone is called as it is."""
+    nodes = [n for n in PLAIN if n.op == "Conv"]
+    subgraph = in_tensorrt().report.layers[0]
+    assert label_of(subgraph, nodes) == "TensorRT subgraph" and label_of(subgraph, nodes[:1]) == "Conv 3×3"
 
 
 def test_groups_are_merged_through_a_third_layer() -> None:

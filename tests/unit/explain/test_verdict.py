@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from hand_made import PLAIN, estimate, fp32, int8, layer, report
+from hand_made import PLAIN, estimate, fp32, in_tensorrt, int8, layer, report
 
 from autotune.explain.comparison import compare
 from autotune.explain.document import comparison_document, subject_document
@@ -88,6 +88,18 @@ def test_an_inspected_engine_gets_no_numbers() -> None:
     assert verdict(subject, explain(subject))[0] == "plan was inspected and not run, so nothing can be said of its time."
     ours, theirs = replace(subject, label="a"), replace(subject, label="b")
     assert compared(ours, theirs).startswith("How fast a is against b was not measured.")
+
+
+def test_what_fell_to_the_cpu_is_named() -> None:
+    """75 % = 150 and 15 % = 30 of 200 µs; beside another trial the sentence says whose it is."""
+    told = (
+        "Inside the engine: TensorRT has 2 nodes in 1 layer, 75 % of the time; CUDA has 1 node in 1 layer, whose time is not "
+        "known; CPU has 1 node in 1 layer, 15 % of the time. On the CPU: gelu."
+    )
+    assert told in verdict(in_tensorrt(), explain(in_tensorrt()))
+    assert f"trt: {told}" in compared(in_tensorrt(), fp32())
+    document = subject_document(in_tensorrt(), explain(in_tensorrt()))
+    assert [p["provider"] for p in document["by_provider"]] == ["TensorRT", "CUDA", "CPU"]
 
 
 def test_documents_are_json() -> None:

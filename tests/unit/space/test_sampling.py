@@ -25,7 +25,7 @@ from autotune.space.sampling import (
 )
 
 KNOBS_OF = {
-    "full": frozenset({"batch_size", "streams", "worker_threads", "memory_pool_mib", "builder_level", "cuda_graph"}),
+    "full": frozenset(k for k in SHARED_KNOBS if k != "pruning_ratio"),
     "bare": frozenset({"batch_size"}),
 }
 
@@ -50,6 +50,9 @@ WIDE = space(
     memory_pool_mib=Choices(values=(64, 100, 1000)),
     builder_level=Choices(values=(3, 4, 5)),
     cuda_graph=Choices(values=("off", "on")),
+    layout=Choices(values=("nchw", "nhwc")),
+    conv_search=Choices(values=("exhaustive", "heuristic")),
+    arena_growth=Choices(values=("doubling", "as_requested")),
 )
 
 
@@ -89,6 +92,9 @@ candidates = st.builds(
     memory_pool_mib=st.sampled_from([64, 100, 1000]),
     builder_level=st.sampled_from([3, 4, 5]),
     cuda_graph=st.sampled_from(["off", "on"]),
+    layout=st.sampled_from(["nchw", "nhwc"]),
+    conv_search=st.sampled_from(["exhaustive", "heuristic"]),
+    arena_growth=st.sampled_from(["doubling", "as_requested"]),
 )
 
 
@@ -124,6 +130,8 @@ def test_what_optuna_draws_lies_in_the_space_and_comes_back_the_same(seed: int) 
         memory_pool_mib=st.integers(1, 5000) | st.none(),
         builder_level=st.integers(0, 5) | st.none(),
         cuda_graph=st.sampled_from(["off", "on"]) | st.none(),
+        layout=st.sampled_from(["nchw", "nhwc"]) | st.none(),
+        conv_search=st.sampled_from(["exhaustive", "heuristic", "default"]) | st.none(),
     )
 )
 def test_any_candidate_is_moved_into_the_space_and_then_stays(candidate: Candidate) -> None:
@@ -204,7 +212,7 @@ def test_enqueued_candidates_are_proposed_as_they_are() -> None:
     """What params_from_candidate gives is what suggest reads back from an enqueued trial."""
     candidate = Candidate(
         engine="full", precision="int8", pruning_ratio=0.3, batch_size=48, streams=3, worker_threads=12, memory_pool_mib=100,
-        builder_level=4, cuda_graph="on",
+        builder_level=4, cuda_graph="on", layout="nhwc", conv_search="heuristic", arena_growth="doubling",
     )  # fmt: skip
     study = optuna.create_study()
     study.enqueue_trial(params_from_candidate(candidate, WIDE) or {})

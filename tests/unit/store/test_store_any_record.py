@@ -45,7 +45,8 @@ records: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "candidate": st.builds(
             Candidate, engine=words, precision=words, pruning_ratio=positive, batch_size=counts,
             streams=st.none() | counts, worker_threads=st.none() | counts, memory_pool_mib=st.none() | counts,
-            builder_level=st.none() | counts, cuda_graph=st.none() | words,
+            builder_level=st.none() | counts, cuda_graph=st.none() | words, layout=st.none() | words,
+            conv_search=st.none() | words, arena_growth=st.none() | words,
         ),
         "reject": st.none() | st.builds(Rejection, reason=words, stage=words, message=words),
         "metric": words,

@@ -85,7 +85,7 @@ def test_an_open_store_is_wal_and_synced(tmp_path: Path) -> None:
         return store._read(lambda c: c.exec_driver_sql(f"PRAGMA {name}").scalar())
 
     found = [pragma(name) for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")]
-    assert found == ["wal", 2, 1, 60_000]
+    assert found == ["wal", 2, 1, 2_000]
 
 
 def test_naming_the_store_loads_no_engine_library() -> None:

@@ -50,7 +50,7 @@ def test_nobody_measures_a_round_twice(store: Store, study_id: int, first: Trial
     """Under way or finished: who asks second is told so. One that was put back may be asked for again."""
     begun = store.begin_repetition(study_id, first, "final", 1, WORKER)
     assert begun is not None
-    assert store.begin_repetition(study_id, first, "final", 1, WORKER) is None
+    assert store.begin_repetition(study_id, first, "final", 1, replace(WORKER, worker_id="another")) is None
     assert store.trial(study_id, 3).repetitions == ()
     assert store.discard_trial(begun.trial_id)
     repeated(store, study_id, first, 1)

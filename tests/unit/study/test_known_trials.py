@@ -87,13 +87,13 @@ def test_only_what_changed_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_what_is_kept_does_not_grow(tmp_path: Path) -> None:
-    """Of forty trials whole records are kept of the front, the last sixteen, and no others."""
+    """Of sixty trials whole records are kept of the front, the last forty, and no others."""
     study = StoredStudy(tmp_path, 1, canary=CanarySpec(every_trials=0))
     known = view(study)
-    for _ in range(8):
-        study.add(5)
+    for _ in range(6):
+        study.add(10)
         known.refresh()
-    assert len(known.last) == 16 and len(known._deciding) <= len(known.front) + 1 and known.since_reference == []
+    assert len(known.last) == 40 and len(known._deciding) <= len(known.front) + 1 and known.since_reference == []
 
 
 def test_a_finished_trial_is_reported_with_the_spread_between_processes(tmp_path: Path) -> None:

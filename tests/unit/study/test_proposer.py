@@ -7,11 +7,13 @@ from typing import Any
 
 import optuna
 import pytest
+from sqlalchemy.exc import OperationalError
 from study_samples import candidate, record, rejected, study
 from test_reporting import again
 
 from autotune.candidate import Choices
 from autotune.errors import SpecError
+from autotune.store.retry import Patience
 from autotune.study.plan import StudyPlan, make_plan
 from autotune.study.proposer import Proposer
 
@@ -136,3 +138,59 @@ def test_the_dashboard_hears_of_finalists(url: str) -> None:
     attributes = optuna.load_study(study_name="s", storage=url).user_attrs
     assert attributes["trial 3, measured again"] == "200 [195, 205] items/s over 1 more processes"
     assert "trial 4, measured again" not in attributes
+
+
+# While the database is away
+
+
+class Unsteady:
+    """Optuna's storage on a database that fails before, or after, every n-th write."""
+
+    def __init__(self, storage: Any, *, every: int, after: bool) -> None:
+        self._storage, self._every, self._after, self._n = storage, every, after, 0
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._storage, name)
+        if not callable(found) or not name.startswith(("set_", "create_", "get_all")):
+            return found
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._n += 1
+            fails = self._n % self._every == 0
+            if fails and not self._after:
+                raise _gone()
+            answer = found(*args, **kwargs)
+            if fails:
+                raise _gone()
+            return answer
+
+        return call
+
+
+def _gone() -> Exception:
+    fault = optuna.exceptions.StorageInternalError("An exception is raised during the commit.")
+    fault.__cause__ = OperationalError("INSERT", {}, Exception("database is locked"))
+    return fault
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["lost", "only the answer lost"])
+def test_every_call_comes_through_an_unsteady_database(url: str, after: bool) -> None:
+    """Whether the write arrived or not, every trial is told once, nothing is told twice, and what an ask left is found."""
+    patience = Patience(for_s=60, sleep=lambda s: None)
+    proposer = Proposer(plan(), url, "w", patience=patience)
+    proposer._study._storage = Unsteady(proposer._study._storage, every=31, after=after)
+    proposer.enqueue_first(plan().priors)
+    told = []
+    for _ in range(4):
+        found = proposer.ask(len(told))
+        proposer.tell(found.number, record(found.number), [])
+        told.append(found.number)
+    lost = proposer.ask(4)
+    proposer.put_back(lost.number)
+    proposer.drop(proposer.ask(4).number)
+    for number in proposer.unfinished():  # an ask whose answer was lost, as recovery does it
+        proposer.put_back(number)
+    states = {t.number: t.state.name for t in trials(url)}
+    assert [states[n] for n in told] == ["COMPLETE"] * 4 and states[lost.number] == "FAIL"
+    assert "RUNNING" not in states.values() and patience.n_absences >= 2
+    assert all(t.constraints == {"runs": -1} for t in trials(url) if t.state.name == "COMPLETE")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -16,10 +17,12 @@ import pytest
 from faulty_study import fake_candidate, fake_spec, request
 
 from autotune.errors import DeadlineExceeded, SpecError
-from autotune.records import Rejection, TrialRecord
+from autotune.records import PROCESS_ENDED, Rejection, TrialRecord
 from autotune.spec.model import LimitsSpec, LoadSpec, ModelSpec, StudySpec
+from autotune.trial import isolation
 from autotune.trial.isolation import Interrupted, TrialProcess, _Watch
 from autotune.trial.request import TrialRequest
+from autotune.trial.zygote import _is_full_disk
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +217,62 @@ def test_killing_the_study_kills_its_trial(spec: StudySpec, tmp_path: Path) -> N
         assert len(pids) == 2
         parent.kill()
     assert _gone(pids)
+
+
+def test_a_process_that_is_stopped_ends_at_the_deadline(process: TrialProcess, spec: StudySpec) -> None:
+    """SIGSTOP for good, as a debugger or a frozen container does: no signal but SIGKILL ends it, and that is the one sent."""
+
+    def stop(stage: str) -> None:
+        if stage == "accuracy":
+            os.kill(_children(process)[0], signal.SIGSTOP)
+
+    record = process.run(request(with_limits(spec, deadline_s=2), fake_candidate("hang"), number=22), on_stage=stop)
+    assert rejection(record).reason == "deadline_exceeded" and PROCESS_ENDED in record.flags
+    assert _children(process) == []
+    assert_usable(process, spec)
+
+
+def test_a_stopped_parent_is_replaced(spec: StudySpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The warm process is stopped: the child's answer stands although nobody reaps it, and the next trial has a parent."""
+    monkeypatch.setattr(isolation, "_REAP_S", 0.5)
+    with TrialProcess() as opened:
+        opened.run(request(spec, fake_candidate(), number=23))
+        first = _zygote(opened)
+        record = opened.run(
+            request(spec, fake_candidate(), number=24),
+            on_stage=lambda stage: os.kill(first, signal.SIGSTOP) if stage == "load" else None,
+        )
+        assert record.state == "complete" and _gone([first])
+        assert_usable(opened, spec)
+
+
+def test_what_a_trial_started_ends_with_it(process: TrialProcess, spec: StudySpec, tmp_path: Path) -> None:
+    """A process that the user's code left behind would load the device in the next trial: it is killed with its trial."""
+    (tmp_path / "starting_net.py").write_text(
+        "import subprocess, sys, os\n"
+        f"child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"open({str(tmp_path / 'pid')!r}, 'a').write(f'{{child.pid}} {{os.getpgid(child.pid)}} {{os.getpid()}}\\n')\n"
+        "def make():\n    raise RuntimeError('no')\n"
+    )
+    model = ModelSpec(torch="starting_net:make", input_shape=(2,))
+    bad = spec.model_copy(update={"model": model, "file": tmp_path / "study.yaml"})
+    with pytest.raises(SpecError):
+        process.run(request(bad, fake_candidate(), number=25))
+    started = [line.split() for line in (tmp_path / "pid").read_text().splitlines()]
+    in_trial = [int(pid) for pid, group, parent in started if group == parent]
+    assert in_trial and _gone(in_trial)
+    for pid, *_ in started:
+        if _runs(int(pid)):
+            os.kill(int(pid), signal.SIGKILL)
+
+
+def test_a_full_disk_is_no_candidates_fault() -> None:
+    """ENOSPC, also deep in a chain of other errors, stops the study with what to do, instead of counting as a crash."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    outer = RuntimeError("could not export")
+    outer.__cause__ = full
+    assert _is_full_disk(full) and _is_full_disk(outer)
+    assert not _is_full_disk(OSError(errno.ENOENT, "no such file")) and not _is_full_disk(ValueError("no"))
 
 
 # The deadline of the load stage, on a clock of its own

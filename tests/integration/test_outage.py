@@ -1,0 +1,129 @@
+"""A database that goes away in the middle of a study: it pauses and keeps what it measured, whatever becomes of the process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from assets import fake_study as fake
+
+from autotune.records import FINISHED, TrialRecord
+from autotune.store.journal import read
+from autotune.store.repository import SEARCHED, open_store
+
+if TYPE_CHECKING:
+    from tests.conftest import PostgresqlServer
+
+N_TRIALS = 4
+SLOW = ("max_s: 0.2", "max_s: 1.0"), ("min_windows: 4", "min_windows: 20")
+
+
+def started(folder: Path, url: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        fake.command("start", "study.yaml", "--storage", url), cwd=folder, env=fake.environment(folder), text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_until(true: Callable[[], object], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.05)
+
+
+def searching(url: str) -> bool:
+    """A search trial is under way and another is stored."""
+    try:
+        store = open_store(url, create=False, retry_s=1)
+    except Exception:
+        return False
+    row = store.study("fake")
+    found = row is not None and bool(store.trials(row.id, FINISHED, SEARCHED)) and bool(store.running(row.id))
+    store.close()
+    return found
+
+
+def journals(folder: Path) -> list[Path]:
+    return [p for p in (folder / "cache" / "journal").glob("*/*.jsonl") if p.stat().st_size]
+
+
+def assert_whole(folder: Path, url: str) -> dict[int, TrialRecord]:
+    store = open_store(url, create=False)
+    row = store.study("fake")
+    assert row is not None
+    records = store.trials(row.id, FINISHED, SEARCHED)
+    assert len({r.candidate for r in records}) == len(records) == N_TRIALS and store.running(row.id) == []
+    states = {t.number: t.state.name for t in fake.optuna_trials(folder, store.url)}
+    store.close()
+    assert "RUNNING" not in states.values() and all(states[r.number] == "COMPLETE" for r in records)
+    assert journals(folder) == []
+    return {r.number: r for r in records}
+
+
+def test_an_outage_pauses_a_study(postgresql_server: PostgresqlServer, postgresql_url: str, tmp_path: Path) -> None:
+    """The server is gone for longer than any single trial takes: the same process goes on, and says that it waited."""
+    fake.write_study(tmp_path, ("{trials: 12}", f"{{trials: {N_TRIALS}}}"), *SLOW)
+    process = started(tmp_path, postgresql_url)
+    wait_until(lambda: searching(postgresql_url))
+    postgresql_server.stop()
+    try:
+        wait_until(lambda: journals(tmp_path))
+        time.sleep(7)
+    finally:
+        postgresql_server.start()
+    _, log = process.communicate(timeout=120)
+    assert process.returncode == 0, log
+    assert "is away" in log and "is back after" in log and "not-to-be-shown" not in log
+    assert_whole(tmp_path, postgresql_url)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_what_was_measured_in_an_outage_outlives_the_process(
+    number: signal.Signals, postgresql_server: PostgresqlServer, postgresql_url: str, tmp_path: Path
+) -> None:
+    """Killed, or asked to stop, while a finished trial waits for the database: the next start stores that very record."""
+    fake.write_study(tmp_path, ("{trials: 12}", f"{{trials: {N_TRIALS}}}"), *SLOW)
+    process = started(tmp_path, postgresql_url)
+    wait_until(lambda: searching(postgresql_url))
+    postgresql_server.stop()
+    try:
+        wait_until(lambda: journals(tmp_path))
+        begin = time.monotonic()
+        os.kill(process.pid, number)
+        _, log = process.communicate(timeout=60)
+        assert time.monotonic() - begin < 15
+        (waiting,) = read(journals(tmp_path)[0]).entries
+    finally:
+        postgresql_server.start()
+    assert process.returncode == (130 if number == signal.SIGTERM else -signal.SIGKILL), log
+    assert number == signal.SIGKILL or "the next start, when the database is back, carries it over" in log
+    again = fake.autotune(tmp_path, "start", "study.yaml", "--storage", postgresql_url)
+    assert "carried over from the journal" in again.stderr
+    stored = assert_whole(tmp_path, postgresql_url)[waiting.record.number]
+    assert (stored.candidate, stored.accuracy) == (waiting.record.candidate, waiting.record.accuracy)
+    assert stored.finished_at == waiting.record.finished_at
+
+
+def test_a_locked_file_pauses_a_study(tmp_path: Path) -> None:
+    """SQLite: somebody holds the file for longer than SQLite itself waits."""
+    fake.write_study(tmp_path, ("{trials: 12}", f"{{trials: {N_TRIALS}}}"), *SLOW)
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    process = started(tmp_path, url)
+    wait_until(lambda: searching(url))
+    with sqlite3.connect(tmp_path / "study.db", timeout=30, isolation_level=None) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        wait_until(lambda: journals(tmp_path))
+        time.sleep(6)
+        holder.rollback()
+    _, log = process.communicate(timeout=120)
+    assert process.returncode == 0, log
+    assert "is away (database is locked)" in log.replace("\n", " ") or "is away" in log
+    assert_whole(tmp_path, url)
