@@ -3,6 +3,7 @@
     AutotuneError
     ├── SpecError            the user's YAML, model or data is wrong    exit 2
     ├── EnvironmentProblem   missing library, device or permission      exit 3
+    │   └── DiskFull         no space, no quota or no permission to write
     ├── StoreError           database unreachable or wrong schema       exit 4
     └── ExportError          bundle incomplete or fails its check       exit 5
 
@@ -66,6 +67,10 @@ class EnvironmentProblem(AutotuneError):
     def __init__(self, message: str, *, remedy: str = "") -> None:
         self.remedy = remedy
         super().__init__(f"{message} Try: {remedy}" if remedy else message)
+
+
+class DiskFull(EnvironmentProblem):
+    """The disk that should hold an artifact takes no more; the message says which, how much is free and what to do."""
 
 
 class StoreError(AutotuneError):

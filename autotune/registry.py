@@ -27,6 +27,10 @@ class Registry:
         outside = (e.name for e in entry_points(group=self.group))
         return tuple(dict.fromkeys((*self._paths, *outside)))
 
+    def own_names(self) -> tuple[str, ...]:
+        """The names that run without being asked for: ours and added ones. Code of others runs only where it is named."""
+        return tuple(self._paths)
+
     def add(self, name: str, path: str) -> None:
         """`name` now means the object at `path`; for tests and for programs that embed autotune."""
         self._paths[name] = path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from autotune.cli.options import writing
+from autotune.cli.options import PASSED_STORAGE, writing
 
 if TYPE_CHECKING:
     from autotune.study.plan import StudyPlan
@@ -77,9 +78,15 @@ def _ended_before_working(process: subprocess.Popen[bytes], log_path: Path) -> b
 
 
 def _spawn(log_path: Path, words: Sequence[str]) -> subprocess.Popen[bytes]:
+    words, environment = list(words), dict(os.environ)
+    if "--storage" in words:
+        at = words.index("--storage")
+        _, environment[PASSED_STORAGE] = words.pop(at), words.pop(at)
     command = [sys.executable, "-m", "autotune.cli.main", *words]
     with log_path.open("a") as log:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment
+        )
 
 
 def _log_folder(plan: StudyPlan) -> Path:

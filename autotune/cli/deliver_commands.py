@@ -17,20 +17,20 @@ from autotune.cli.options import storage_option, study_argument, writing
 @storage_option
 def export(study: str, trial: str | None, target: str | None, out: Path, storage: str | None) -> None:
     """Write a deployment bundle: model, settings, manifest with checksums and intervals, and a script that runs it."""
-    from autotune.cache import Cache, default_cache_root
     from autotune.cli.context import open_study
     from autotune.cli.query_commands import best_in
     from autotune.engines.build import load_backend
     from autotune.errors import CandidateRejected, ExportError
     from autotune.export.bundle import BundleSource, export_bundle
     from autotune.spec.model import see_users_modules
+    from autotune.trial.artifacts import cache_of, cache_root_of
     from autotune.trial.materialize import materialize
 
     found = open_study(study, storage)
     see_users_modules(found.spec)
     record = found.trial(trial) if trial else best_in(found, None)
     try:
-        materials = materialize(found.spec, record.candidate, Cache(found.spec.cache or default_cache_root()))
+        materials = materialize(found.spec, record.candidate, cache_of(found.spec, cache_root_of(found.spec)))
     except CandidateRejected as exc:
         raise ExportError(f"trial {record.number} cannot be made again: {exc}") from exc
     preprocess = found.spec.data.preprocess

@@ -34,7 +34,7 @@ _OPTIONAL = {
 def doctor_document() -> dict[str, Any]:
     """The machine, its engines, libraries and telemetry, as JSON."""
     engines = []
-    for name in ENGINES.names():
+    for name in ENGINES.own_names():
         if name == "fake":
             continue
         able = load_backend(name).capabilities()
@@ -69,6 +69,7 @@ def doctor_document() -> dict[str, Any]:
         "gpu_gap": gpu_gap,
         "cuda_runtimes": _cuda_runtimes(bool(gpus)),
         "engines": engines,
+        "plug_ins": [name for name in ENGINES.names() if name not in ENGINES.own_names()],
         "libraries": libraries,
         "telemetry": telemetry,
     }
@@ -155,6 +156,8 @@ def print_doctor(document: dict[str, Any]) -> None:
         click.echo(f"✓ {engine['name']} ({versions}): {', '.join(engine['precisions'])}")
         for precision, reason in engine["refused"].items():
             click.echo(f"    no {precision}: {reason}")
+    for name in document["plug_ins"]:
+        click.echo(f"· {name}: an engine of another distribution, loaded only where a study names it")
     for library in document["libraries"]:
         if library["version"]:
             click.echo(f"✓ {library['name']} {library['version']}: {library['for']}")

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from autotune.cache import default_cache_root
 from autotune.cli.context import OpenStudy
 from autotune.cli.render import reject_line
 from autotune.errors import CandidateRejected, EnvironmentProblem, SpecError
@@ -22,6 +21,7 @@ from autotune.records import TrialRecord
 from autotune.spec.model import see_users_modules
 from autotune.study.lock import device_lock
 from autotune.study.machine import engines_here, lock_name
+from autotune.trial.artifacts import cache_root_of
 from autotune.trial.isolation import TrialProcess
 from autotune.trial.profile import TrialProfile
 from autotune.trial.request import TrialRequest
@@ -78,7 +78,7 @@ def _profile(found: OpenStudy, record: TrialRecord, n_runs: int, process: TrialP
             number=record.number,
             role="bench",
             candidate=record.candidate,
-            cache_root=found.spec.cache or default_cache_root(),
+            cache_root=cache_root_of(found.spec),
             log_path=Path(folder) / "explain.log",
         )
         try:

@@ -11,6 +11,8 @@ import click
 
 from autotune.errors import EnvironmentProblem
 
+PASSED_STORAGE = "AUTOTUNE_PASSED_STORAGE"
+"""How a process of ours is told its `--storage`: everybody on the host may read a command line, and a URL holds a password."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -22,7 +24,7 @@ def json_option(command: F) -> F:
 def storage_option(command: F) -> F:
     """`--storage`: the database, where the study file does not name it."""
     text = "Database URL; default: the study file's, else $AUTOTUNE_STORAGE, else sqlite:///autotune.db."
-    return click.option("--storage", metavar="URL", help=text)(command)
+    return click.option("--storage", metavar="URL", help=text, envvar=PASSED_STORAGE)(command)
 
 
 def study_argument(command: F) -> F:

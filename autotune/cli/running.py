@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from autotune.bench.metrics import load_metric
+from autotune.cache.remote import opened as require_openable
 from autotune.candidate import KNOBS, Candidate
 from autotune.cli.front import front_document
 from autotune.cli.progress import LiveProgress, PlainProgress
@@ -19,7 +20,7 @@ from autotune.cli.render import emit_json, print_front_notes, print_trials
 from autotune.data.study_data import load_study_data
 from autotune.errors import SpecError
 from autotune.records import TrialRecord
-from autotune.spec.check import check_load, check_model
+from autotune.spec.check import check_load, check_model, model_notes
 from autotune.spec.load import load_spec
 from autotune.spec.model import StudySpec, see_users_modules
 from autotune.store.repository import open_store
@@ -39,9 +40,13 @@ def checked_plan(study_file: str, changed: Callable[[StudySpec], StudySpec] = la
     spec = changed(load_spec(Path(study_file)))
     see_users_modules(spec)
     check_load(spec.load)
+    if spec.artifacts is not None:
+        require_openable(spec.artifacts)
     plan = make_plan(spec)
     _check_metric(spec)
-    load_study_data(spec, check_model(spec), plan.cache)
+    data = load_study_data(spec, check_model(spec), plan.cache)
+    for note in (*model_notes(spec), *data.notes):
+        click.echo(f"note: {note}", err=True)
     return plan
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -23,7 +25,11 @@ MAX_BYTES = 64 << 30
 
 _ROWS_AT_ONCE = 1024
 # what zipfile was seen to raise on damaged archives (bytes changed at random); RuntimeError: encrypted members
-_ZIP_ERRORS = (OSError, EOFError, ValueError, RuntimeError, OverflowError, struct.error, zlib.error, zipfile.BadZipFile)
+_ZIP_ERRORS = (
+    OSError, EOFError, ValueError, RuntimeError, OverflowError, struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile
+)  # fmt: skip
+# and numpy on damaged headers, which it reads as Python literals
+_NPY_ERRORS = (OSError, EOFError, ValueError, TypeError, OverflowError, RecursionError, SyntaxError, tokenize.TokenError)
 
 
 class ArchiveFault(Exception):
@@ -89,7 +95,7 @@ def _unpack(archive: zipfile.ZipFile, name: str, target: Path) -> None:
         raise ArchiveFault(f"whose array {name} is damaged ({exc})") from exc
     try:
         array = np.load(target, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as exc:
+    except _NPY_ERRORS as exc:
         raise ArchiveFault(f"whose array {name} cannot be used ({exc})") from exc
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
         kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__

@@ -17,6 +17,8 @@ from autotune.fingerprint import digest_of, file_digest, usable_cores
 from autotune.spec.model import PreprocessSpec, SplitSpec
 
 _FILE = "samples.npy"
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Told by their content. Pillow knows more, and starts Ghostscript for one of them (EPS)."""
 _FORMAT = 1
 """Part of the key; raised when decoding changes, so that older arrays are not taken for the new ones."""
 
@@ -56,7 +58,7 @@ def image_from_file(path: Path, spec: PreprocessSpec) -> NDArray[np.uint8]:
     """
     image_module = _pillow()
     try:
-        with image_module.open(path) as image:
+        with image_module.open(path, formats=_FORMATS) as image:
             limit = image_module.MAX_IMAGE_PIXELS or 0
             if limit and image.width * image.height > limit:
                 raise ImageFault(f"{image.width}x{image.height} pixels; at most {limit} are decoded")

@@ -56,6 +56,11 @@ def read_listing(split: SplitSpec) -> Listing:
     return Listing(names=names, paths=tuple(paths), labels=np.asarray(labels, dtype=np.int64) if has_labels else None)
 
 
+def listed_columns(split: SplitSpec) -> tuple[str, ...]:
+    """The columns of the split's CSV, which was read before."""
+    return _rows(split, split.labels)[1] if isinstance(split.labels, Path) else ()
+
+
 def told(faults: list[SpecProblem]) -> list[SpecProblem]:
     """The first faults, the last of which says how many more there are."""
     if len(faults) <= MAX_TOLD:

@@ -45,5 +45,5 @@ def build_engine(backend: Backend, variant: ModelVariant, candidate: Candidate, 
         backend.build(variant, candidate, folder)
         return {"backend": backend.name, "variant": variant.key}
 
-    made = cache.get_or_make("engines", key, make)
+    made = cache.get_or_make("engines", key, make, needs=[f"variant/{variant.key}"])
     return Engine(key=key, backend=backend.name, variant=variant, folder=made.folder), made.hit

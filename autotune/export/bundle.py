@@ -12,12 +12,15 @@ from typing import Any, cast
 
 from autotune import __version__
 from autotune.errors import ExportError, SpecError
+from autotune.export.readme import FILE as README
+from autotune.export.readme import readme
 from autotune.fingerprint import file_digest
 from autotune.records import TrialRecord
 from autotune.registry import EXPORTERS
 from autotune.trial.materialize import Materials
 
 MANIFEST = "manifest.json"
+FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +40,9 @@ Exporter = Callable[[BundleSource, Path], None]
 def export_bundle(source: BundleSource, target: str, out: Path) -> Path:
     """The finished bundle's folder `out`, which must not exist or be empty.
 
-    Its manifest holds the SHA-256 of every other file, the candidate, the measured numbers with their intervals, the device and
-    the versions. Raises ExportError or SpecError; then `out` is as it was.
+    A README.md says what it is and how to run it. Its manifest holds the SHA-256 of every other file, the candidate, the
+    measured numbers with their intervals, the device and the versions. Raises ExportError or SpecError; then `out`
+    is as it was.
     """
     if target not in EXPORTERS.names():
         raise SpecError(f"--target {target}: allowed: {', '.join(EXPORTERS.names())}")
@@ -52,6 +56,8 @@ def export_bundle(source: BundleSource, target: str, out: Path) -> Path:
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         exporter(source, scratch)
+        present = sorted(p.relative_to(scratch).as_posix() for p in scratch.rglob("*") if p.is_file())
+        (scratch / README).write_text(readme(source, target, present), encoding="utf-8")
         (scratch / MANIFEST).write_text(json.dumps(_manifest(source, target, scratch), indent=2) + "\n")
         scratch.chmod(0o755)
         if out.exists():
@@ -80,7 +86,7 @@ def _manifest(source: BundleSource, target: str, folder: Path) -> dict[str, Any]
             "energy_j_per_item", "peak_memory_mib", "variant", "device", "versions", "flags", "finished_at")  # fmt: skip
     document = record.as_json()
     return {
-        "format": 1,
+        "format": FORMAT,
         "autotune": __version__,
         "target": target,
         "trial": {name: document[name] for name in keep},

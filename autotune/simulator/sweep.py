@@ -195,7 +195,9 @@ def _model_digest(study: StudyPlan) -> str:
 
 def _identity(plan: SweepPlan) -> str:
     """Of everything that a measurement depends on. More repeats or hours do not begin another sweep."""
-    spec = plan.study.spec.model_dump(mode="json", exclude={"budget", "storage", "cache", "priors", "finalists", "canary"})
+    spec = plan.study.spec.model_dump(
+        mode="json", exclude={"budget", "storage", "cache", "artifacts", "priors", "finalists", "canary"}
+    )
     grid: Sequence[dict[str, Scalar | None]] = [c.as_json() for c in plan.grid]
     return digest_of([spec, grid, plan.study.fingerprint.key, _model_digest(plan.study)])
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.errors import SpecError, SpecProblem
+from autotune.redact import without_password
 
 MAX_BYTES = 256 << 20
 MAX_SAMPLES = 4096
@@ -61,7 +62,7 @@ def _numbers(path: Path, lines: Iterator[list[str]]) -> Iterator[tuple[float, in
 
 
 def _arrival(path: Path, line: int, cells: Sequence[str], before: float) -> tuple[float, int]:
-    shown = ",".join(cells)[:60]
+    shown = without_password(",".join(cells))[:60]
     try:
         second, samples = float(cells[0]), int(cells[1]) if len(cells) > 1 else 1
     except ValueError as exc:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import EnvironmentProblem, SpecError
-from autotune.registry import load_object
+from autotune.registry import METRICS, load_object
 from autotune.spec.arrival_file import read_arrivals
 from autotune.spec.inputs import InputSpec
 from autotune.spec.model import LoadSpec, ModelSpec, StudySpec
-from autotune.spec.onnx_file import ModelFault, checked_onnx, inputs_from_onnx
+from autotune.spec.onnx_file import ModelFault, checked_onnx, inputs_from_onnx, parsed_onnx
 
 
 def check_load(load: LoadSpec) -> None:
@@ -56,6 +56,19 @@ def check_model(spec: StudySpec) -> tuple[InputSpec, ...]:
     if model.input_shape is not None:
         _require_shape(model, inputs)
     return inputs
+
+
+def model_notes(spec: StudySpec) -> tuple[str, ...]:
+    """What should be known of a model that was found usable."""
+    if spec.model.path is None:
+        return ()
+    outputs = [value.name for value in parsed_onnx(spec.model.path).graph.output]
+    if len(outputs) < 2 or spec.data.metric not in METRICS.names():
+        return ()
+    return (
+        f"the model has {len(outputs)} outputs ({', '.join(outputs)[:200]}); {spec.data.metric} looks at the first one, "
+        f"{outputs[0]}. A metric of yours (module:function) gets them all by name.",
+    )
 
 
 def torch_model(model: ModelSpec) -> Any:

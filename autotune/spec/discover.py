@@ -14,6 +14,8 @@ _CALIBRATION = ("calib", "calibration", "cal")
 _TRAIN = ("train", "training")
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
+_IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundData:
@@ -98,7 +100,7 @@ def _image_shape(path: Path) -> tuple[int, ...] | None:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_IMAGE_FORMATS) as image:
             return (image.height, image.width, 3)
-    except OSError:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None

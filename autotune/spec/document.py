@@ -156,7 +156,7 @@ class _Reader:
             return self._foreign(node, where)
         try:
             value = self.loader.construct_object(node)
-        except (ValueError, KeyError, yaml.YAMLError):
+        except (ValueError, KeyError, IndexError, OverflowError, yaml.YAMLError):
             self._fault(where, _line(node), shown(node.value), f"a value of the type {node.tag.removeprefix(_TAG)}")
             return None
         # NUL and lone surrogates, which escapes can write, fit in no file name and no database

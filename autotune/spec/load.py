@@ -121,6 +121,7 @@ def _resolve_paths(values: dict[str, Any], folder: Path, faults: Faults) -> None
             _resolve_path(section, f"data.{split}.images", folder, faults, "folder")
             _resolve_path(section, f"data.{split}.labels", folder, faults, "file")
     _resolve_path(values, "cache", folder, faults, "")
+    _resolve_path(_section(values, "cache"), "cache.folder", folder, faults, "")
     if isinstance(values.get("storage"), str):
         values["storage"] = absolute_storage(values["storage"], "storage", folder, faults)
     else:

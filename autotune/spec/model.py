@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from autotune.candidate import KNOBS, Choices, Domain
+from autotune.redact import without_password
 from autotune.spec.positions import Positions
 from autotune.spec.scenarios import LoadSpec as LoadSpec  # re-exported: a section like those below
 from autotune.spec.section import Section
@@ -199,6 +200,18 @@ class LimitsSpec(Section):
     memory_mib: int | None = Field(None, ge=64, description="resident memory of the trial; default 90 % of the machine's")
 
 
+class CacheSpec(Section):
+    """Where variants, engines and accuracies are kept, and how much of the disk they may take; a path alone is the folder."""
+
+    folder: Path | None = Field(None, description="default $AUTOTUNE_CACHE, else ~/.cache/autotune")
+    max_gib: float | None = Field(
+        None,
+        gt=0,
+        description="least recently used artifacts go beyond it, but none that a front needs; default $AUTOTUNE_CACHE_MAX_GIB, "
+        "else half of what the disk would have free without them",
+    )
+
+
 class RecoverySpec(Section):
     """Fine-tuning after pruning, with the unmodified model as teacher."""
 
@@ -254,7 +267,12 @@ class StudySpec(Section):
     recovery: RecoverySpec = RecoverySpec()
     priors: tuple[Mapping[str, Any], ...] = Field((), description="configurations to try first; may name some knobs only")
     storage: str = "sqlite:///autotune.db"
-    cache: Path | None = Field(None, description="folder for variants and engines; default ~/.cache/autotune")
+    cache: CacheSpec = CacheSpec()
+    artifacts: str | None = Field(
+        None,
+        pattern=r"^[a-z][a-z0-9+.-]*://[^\s]+$",
+        description="shared folder or object store behind the cache, a URL that fsspec opens: file:///mnt/share, s3://bucket/prefix",
+    )
     price_per_hour: float | None = Field(None, gt=0, description="of this device, in any currency; for the objective cost")
     seed: int = 0
     file: Path | None = Field(None, exclude=True)
@@ -264,6 +282,12 @@ class StudySpec(Section):
     @classmethod
     def _off(cls, value: Any, info: ValidationInfo) -> Any:
         return _off_or(value, str(info.field_name))
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _cache_folder(cls, value: Any) -> Any:
+        """A path stands for a section with that folder; so do databases that were written before there was a section."""
+        return {} if value is None else {"folder": Path(value)} if isinstance(value, str | Path) else value
 
     @field_validator("objectives")
     @classmethod
@@ -283,6 +307,11 @@ class StudySpec(Section):
         self.placed_at(positions, "")
         self._n_own_priors = n_own_priors
         return self
+
+    def as_stored(self) -> dict[str, Any]:
+        """The study as it is kept in a database: JSON, without the passwords of the URLs in it."""
+        document = self.model_dump(mode="json")
+        return document | {k: without_password(v) for k in ("storage", "artifacts") if (v := document[k]) is not None}
 
     @property
     def own_priors(self) -> tuple[Mapping[str, Any], ...]:

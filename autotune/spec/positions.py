@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from autotune.errors import SpecProblem
+from autotune.redact import without_password
 
-_PASSWORD = re.compile(r"(://[^\s:/@]*):\S*@")
 _SHOWN_LENGTH = 100
 
 
@@ -60,11 +59,6 @@ def dotted(location: Sequence[str | int]) -> str:
     """The location as people write it: data.validation.npz, priors[0].precision."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
     return text.removeprefix(".")
-
-
-def without_password(text: str) -> str:
-    """The text with the password of every URL in it replaced by ***."""
-    return _PASSWORD.sub(r"\1:***@", text)
 
 
 def shown(value: Any) -> str:

@@ -21,6 +21,7 @@ _KINDS = {
     "string_type": "text",
     "bool_type": "true or false",
     "path_type": "a path",
+    "is_instance_of": "a path",
     "tuple_type": "a list",
     "mapping_type": "a section of keys",
     "model_type": "a section of keys",

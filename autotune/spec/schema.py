@@ -25,6 +25,7 @@ def json_schema() -> dict[str, Any]:
     for name in OFF:
         section = properties if name in properties else schema["$defs"]["AccuracySpec"]["properties"]
         section[name] = {"anyOf": [section[name], {"enum": [False, "off"]}], "default": section[name].pop("default")}
+    properties["cache"] = {"anyOf": [{"type": "string", "description": "its folder"}, properties["cache"]]}
     _allow_short_loads(schema["$defs"])
     properties["space"] = _space()
     properties["priors"] = _priors("configurations to try first; may name some knobs only")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,17 +13,15 @@ from sqlalchemy import ColumnElement, Connection, Engine, and_, func, select
 from autotune.candidate import Candidate
 from autotune.errors import StoreError
 from autotune.fingerprint import DeviceFingerprint
-from autotune.records import FINISHED, Estimate, Regime, RepeatedRole, Series, TrialRecord, TrialRole, TrialState
-from autotune.store import changes, failed_tries, reported, schema, studies
+from autotune.records import Estimate, Regime, RepeatedRole, Series, TrialRecord, TrialRole, TrialState
+from autotune.store import failed_tries, reported, schema, studies
 from autotune.store import trials as of_trials
-from autotune.store.changes import Pulse
 from autotune.store.connection import WRITE, make_engine, parse_url, shown
 from autotune.store.failed_tries import FailedTry
-from autotune.store.outcomes import Outcomes, fetch_outcomes
+from autotune.store.reading import StudyReader
 from autotune.store.repetitions import BegunRepetition, begin_repetition
 from autotune.store.retry import Patience, with_retry
 from autotune.store.studies import StudyRow
-from autotune.store.summaries import StudySummary, fetch_summaries
 from autotune.store.tables import pareto, trials
 from autotune.store.trials import Kept, RunningTrial
 from autotune.store.worker import WorkerIdentity
@@ -86,7 +84,7 @@ def _require_file(database: str, backend: str, display: str) -> None:
         raise StoreError(f"there is no database {display} ({Path(database).absolute()}). Check the storage's name and folder.")
 
 
-class Store:
+class Store(StudyReader):
     """Threads may share one; a forked child finds connections of its own in it.
 
     A write returns when it is on disk. Reads never see half a trial. What a finished trial measured never changes; what is
@@ -157,10 +155,6 @@ class Store:
     def studies(self) -> list[StudyRow]:
         """Every study, by name."""
         return self._read(studies.find_all)
-
-    def summaries(self) -> list[StudySummary]:
-        """How far every study is, and the best of its stored front, by name."""
-        return self._read(fetch_summaries)
 
     def set_study_state(self, study_id: int, state: str) -> None:
         """The study is in `state`, a word of at most 16 letters."""
@@ -291,58 +285,6 @@ class Store:
     ) -> TrialRecord | None:
         """The newest complete trial of an equal candidate, else the newest rejected one, else None; crashes do not count."""
         return self._read(lambda c: of_trials.fetch_finished(c, study_id, candidate, roles))
-
-    # What changed, and what it comes to, without reading every trial whole
-
-    def pulse(self, study_id: int) -> Pulse:
-        """What tells whether the study has changed."""
-        return self._read(lambda c: changes.fetch_pulse(c, study_id))
-
-    def finished_since(self, study_id: int, after_id: int, among: Collection[int]) -> list[TrialRecord]:
-        """The finished search trials begun after the one of that id, or whose ids are `among` these; by number."""
-        return self._read(lambda c: changes.fetch_since(c, study_id, after_id, among))
-
-    def ended_after(self, study_id: int, instant: str) -> list[TrialRecord]:
-        """The finished search trials that ended after that instant (ISO 8601), by number."""
-        return self._read(lambda c: changes.fetch_ended_after(c, study_id, instant))
-
-    def last(
-        self, study_id: int, n: int, states: Collection[TrialState] = FINISHED, before: int | None = None
-    ) -> list[TrialRecord]:
-        """The `n` search trials of the highest numbers in these states, only numbers below `before` if given; by number."""
-        return self._read(lambda c: changes.fetch_last(c, study_id, n, states, before))
-
-    def numbered(self, study_id: int, numbers: Collection[int]) -> list[TrialRecord]:
-        """Those search trials, by number; numbers that are not stored are left out."""
-        return self._read(lambda c: changes.fetch_numbered(c, study_id, numbers)) if numbers else []
-
-    def flagged(self, study_id: int, flag: str) -> list[TrialRecord]:
-        """The finished search trials one of whose own flags holds this text, by number."""
-        return self._read(lambda c: changes.fetch_flagged(c, study_id, flag))
-
-    def rejections(self, study_id: int) -> list[changes.RejectedTrials]:
-        """The finished search trials without a result, by state, reason and stage, the most frequent first."""
-        return self._read(lambda c: changes.fetch_rejections(c, study_id))
-
-    def digests(self, study_id: int) -> list[tuple[int, str]]:
-        """Number and candidate's digest of every finished search trial, by number."""
-        return self._read(lambda c: changes.fetch_digests(c, study_id))
-
-    def repeated(self, study_id: int) -> list[TrialRecord]:
-        """The complete references, and the complete search trials that were measured again, by role and number."""
-        return self._read(lambda c: changes.fetch_repeated(c, study_id))
-
-    def outcomes(self, study_id: int, metrics: Iterable[str]) -> Outcomes:
-        """What the finished search trials came to, as columns; `metrics`: the estimates that are wanted."""
-        return self._read(lambda c: fetch_outcomes(c, study_id, metrics))
-
-    def single_runs(self, study_id: int) -> list[reported.SingleRun]:
-        """The throughput of every complete search trial that was never repeated, by number."""
-        return self._read(lambda c: reported.fetch_single_runs(c, study_id))
-
-    def measured_s(self, study_id: int, roles: Collection[TrialRole], states: Collection[TrialState] = FINISHED) -> float:
-        """Seconds that the trials in these roles and states took together."""
-        return self._read(lambda c: changes.fetch_measured_s(c, study_id, roles, states))
 
     def running(self, study_id: int) -> list[RunningTrial]:
         """The trials that were begun and not finished, with who began them."""

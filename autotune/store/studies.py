@@ -102,7 +102,8 @@ def _differences(
         now, then = ", ".join(objectives), ", ".join(found.objectives)
         yield SpecProblem(key="objectives", found=f"{now}; the study has {then}", allowed=other_name)
     if found.spec_digest != spec_digest:
-        changed = list(changed_keys(found.spec, spec))
+        # Where results are kept is free to change, and may hold a password.
+        changed = [c for c in changed_keys(found.spec, spec) if not c.startswith(("storage:", "artifacts:", "cache"))]
         more = f" and {len(changed) - _AT_MOST_SHOWN} more" if len(changed) > _AT_MOST_SHOWN else ""
         what = "; ".join(changed[:_AT_MOST_SHOWN]) + more or "another choice of engines or knobs, or other code of the metric"
         yield SpecProblem(key="study", found=f"the study {found.name} with changes: {what}", allowed=other_name)

@@ -26,6 +26,7 @@ from autotune.study.heartbeat import heartbeat
 from autotune.study.known_trials import AnyOf
 from autotune.study.lock import asking_lock, presence, workers_here
 from autotune.study.observer import Observer
+from autotune.study.pinning import pin_front
 from autotune.study.plan import StudyPlan
 from autotune.study.proposer import Proposal, Proposer
 from autotune.study.recovery import carry_over, recover
@@ -33,7 +34,7 @@ from autotune.study.regimes import note_changes
 from autotune.study.reporting import learn
 from autotune.study.session import StopSwitch, StudySession
 from autotune.study.standing import Standing
-from autotune.study.under_way import claimed, measured, reference_of, stored
+from autotune.study.under_way import claimed, measured, reference_of, still_usable, stored
 from autotune.study.warm_start import WarmStartGain, kin_of, warm_candidates, warm_flags
 from autotune.trial.isolation import TrialProcess
 from autotune.trial.request import Rival
@@ -91,7 +92,7 @@ def registered_study(plan: StudyPlan, store: Store) -> StudyRow | None:
 
 def _identity(spec: StudySpec) -> dict[str, Any]:
     """The study's name and document, and what may not change while it lives."""
-    document = spec.model_dump(mode="json")
+    document = spec.as_stored()
     fixed = {"data": document["data"], "constraints": document["constraints"]}
     return {
         "name": spec.study,
@@ -194,6 +195,7 @@ def _run(run: StudySession, hours: float | None) -> StudyResult:
         elif len(run.known) + len(run.under_way()) >= run.target:
             _wait_for_others(run)
         else:
+            reference = still_usable(run, reference)
             run_canary(run, reference)
             ended = _one_trial(run, reference)
     # They get what was reserved for them even where the last trial ran over.
@@ -226,13 +228,15 @@ def _result(run: StudySession, ended: Ended) -> StudyResult:
     # The last worker to leave has seen every trial, so the stored front is whole, also after one was killed in the middle.
     standing = Standing(run.store, run.study.id, run.plan.spec)
     run.store.set_front(run.study.id, [r.number for r in standing.front])
+    reference = run.store.trials(run.study.id, ["complete"], ["reference"])[-1]
+    pin_front(run, [reference, *standing.front])
     again = [r for r in run.store.repeated(run.study.id) if r.role == "search"]
     run.proposer.note_finalists(again)
     rounds = [sum(p.role == "final" for p in r.repetitions) for r in again]
     counts = run.store.counts(run.study.id)
     return StudyResult(
         ended=ended,
-        reference=run.store.trials(run.study.id, ["complete"], ["reference"])[-1],
+        reference=reference,
         n_trials={state: counts[state] for state in FINISHED},
         n_rounds=tuple(n for n in rounds if n),
         front=standing.front,
@@ -318,6 +322,7 @@ def _finished(
 
 def _announce(run: StudySession, record: TrialRecord, reference: TrialRecord) -> None:
     run.timed("store", run.store.set_front, run.study.id, [r.number for r in run.known.front])
+    pin_front(run, [reference, *run.known.front])
     run.observer.trial_ended(record, run.known.front, reference)
     _log.info("%s", outcome_line(record))
 

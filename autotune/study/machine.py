@@ -19,7 +19,7 @@ _FOR_EVERYTHING = {
 
 
 def engines_here(spec: StudySpec) -> tuple[str, Engines]:
-    """The kind of the study's device, "cpu" or "cuda", and its engines: those it names, or all that run there.
+    """The kind of the study's device, "cpu" or "cuda", and its engines: those it names, or all of ours that run there.
 
     While engines are built for GPUs that are not there, the device is one of these; else a GPU, and the library that drives it,
     are selected for this process and those it starts. Raises EnvironmentProblem naming what is missing, SpecError where a named
@@ -28,7 +28,7 @@ def engines_here(spec: StudySpec) -> tuple[str, Engines]:
     name_runtime(spec.cuda_runtime)
     if spec.device.startswith("cuda") and build_target() is None:
         select_gpu(spec.device)
-    found = {name: _with_capabilities(name) for name in spec.engines or ENGINES.names()}
+    found = {name: _with_capabilities(name) for name in spec.engines or ENGINES.own_names()}
     kind = _kind(spec, found)
     if kind == "cuda" and spec.cuda_runtime != "auto" and build_target() is None:
         runtime_name()  # raises where its library is missing

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from autotune.cache import Cache, default_cache_root
+from autotune.cache import Cache
 from autotune.candidate import Candidate, Choices
 from autotune.devices.build_target import build_target
 from autotune.devices.gpu import device_fingerprint, selected_gpu
@@ -22,6 +22,7 @@ from autotune.spec.model import StudySpec
 from autotune.study.machine import engines_here, lock_name
 from autotune.telemetry.gpu import gpu_probes
 from autotune.telemetry.host import host_probes
+from autotune.trial.artifacts import cache_of, cache_root_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,7 @@ class StudyPlan:
     @property
     def cache(self) -> Cache:
         """The study's artifacts."""
-        return Cache(self.cache_root)
+        return cache_of(self.spec, self.cache_root)
 
     @property
     def lock_name(self) -> str:
@@ -86,7 +87,7 @@ def make_plan(spec: StudySpec) -> StudyPlan:
         priors=_news(_priors(spec.priors, spec, space, doubts), reference, space),
         doubts=doubts,
         certain=_news(_priors(spec.own_priors, spec, space, doubts), reference, space),
-        cache_root=spec.cache or default_cache_root(),
+        cache_root=cache_root_of(spec),
     )
 
 

@@ -146,6 +146,11 @@ def reference_of(run: StudySession) -> TrialRecord:
     return record
 
 
+def still_usable(run: StudySession, reference: TrialRecord) -> TrialRecord:
+    """The reference, or another one where its predictions left the cache or were damaged meanwhile."""
+    return reference if scores_exist(run.plan.cache, reference_scores(reference)) else reference_of(run)
+
+
 def _measured_reference(run: StudySession) -> TrialRecord | None:
     candidate = run.plan.reference
     number = run.store.next_number(run.study.id, "reference")

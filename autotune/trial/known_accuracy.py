@@ -25,7 +25,7 @@ from autotune.candidate import Candidate
 from autotune.data.dataset import Dataset
 from autotune.devices.gpu import device_fingerprint
 from autotune.engines.protocol import Backend, Engine, Session
-from autotune.errors import SpecError
+from autotune.errors import EnvironmentProblem, SpecError
 from autotune.fingerprint import digest_of
 
 _WHOLE, _PART = "accuracy", "accuracy-part"
@@ -224,10 +224,17 @@ def _relative_difference(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 def scores_exist(cache: Cache, key: str | None) -> bool:
-    """True when the answers to all samples are in the cache under `key`."""
-    return key is not None and are_stored(cache.root / _WHOLE / key)
+    """True when the answers to all samples are in the cache under `key`, whole, and stay while this process lives."""
+    found = None if key is None else cache.find(_WHOLE, key)
+    return found is not None and are_stored(found.folder)
 
 
 def known_answers(cache: Cache, key: str) -> Answers:
-    """The answers to all samples under a key that exists."""
-    return stored_answers(cache.root / _WHOLE / key)
+    """The answers to all samples under the key. Raises EnvironmentProblem where they are gone or damaged."""
+    found = cache.find(_WHOLE, key)
+    if found is None:
+        raise EnvironmentProblem(
+            f"the reference's answers ({cache.root / _WHOLE / key}) are gone or damaged, so no accuracy can be compared.",
+            remedy="autotune start STUDY.yaml, which measures the reference again and goes on",
+        )
+    return stored_answers(found.folder)

@@ -21,6 +21,7 @@ from autotune.engines.build import build_engine, load_backend
 from autotune.engines.protocol import Backend, CountsPool, Engine, Session
 from autotune.errors import BuildFailed, BuiltOnly, CandidateRejected, DeviceFault, Unstable
 from autotune.records import STOPPED_EARLY, Estimate, Rejection, TrialRecord
+from autotune.trial.artifacts import cache_of, sharing
 from autotune.trial.device_watch import DeviceWatch
 from autotune.trial.known_accuracy import known_answers, measured_answers, per_sample
 from autotune.trial.request import TrialRequest
@@ -81,9 +82,10 @@ def run_trial(request: TrialRequest, report: Callable[[str], None] = lambda stag
 
     Raises what is not the candidate's fault: SpecError, EnvironmentProblem, and bugs.
     """
-    draft = _Draft(request, report)
+    draft, cache = _Draft(request, report), cache_of(request.spec, request.cache_root)
     try:
-        _walk(request, draft)
+        with sharing(cache, draft.flags):
+            _walk(request, draft, cache)
     except CandidateRejected as exc:
         return draft.record("rejected", Rejection(reason=_reason(exc), stage=exc.stage, message=str(exc)))
     return draft.record("complete")
@@ -95,8 +97,8 @@ def _reason(exc: CandidateRejected) -> str:
     return DeviceFault.reason if passed_on else exc.reason
 
 
-def _walk(request: TrialRequest, draft: _Draft) -> None:
-    spec, candidate, cache = request.spec, request.candidate, Cache(request.cache_root)
+def _walk(request: TrialRequest, draft: _Draft, cache: Cache) -> None:
+    spec, candidate = request.spec, request.candidate
     backend = load_backend(candidate.engine)
     able = backend.capabilities()
     device = device_fingerprint(able.device, (*able.distributions, *able.run_distributions))

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from autotune.bench.statistics import mean_estimate
-from autotune.cache import Cache
 from autotune.candidate import Candidate
 from autotune.devices.build_target import build_target
 from autotune.engines.build import build_engine, load_backend
@@ -17,6 +16,7 @@ from autotune.engines.layers import N_WARM_UPS, Explains, LayerReport
 from autotune.engines.protocol import Inputs, Session
 from autotune.errors import Unsupported
 from autotune.records import Estimate
+from autotune.trial.artifacts import cache_of
 from autotune.trial.request import TrialRequest
 from autotune.trial.stages import bound_split, load_batches, require_support, variant_of
 from autotune.variants.outline import Outline, outline_of
@@ -52,7 +52,7 @@ def profile_trial(request: TrialRequest, n_runs: int, report: Callable[[str], No
 
     Raises CandidateRejected where it cannot be built, opened or profiled.
     """
-    spec, cache = request.spec, Cache(request.cache_root)
+    spec, cache = request.spec, cache_of(request.spec, request.cache_root)
     candidate = one_stream(request.candidate)
     backend = load_backend(candidate.engine)
     require_support(backend, candidate)

@@ -11,7 +11,6 @@ and its child.
 from __future__ import annotations
 
 import ctypes
-import errno
 import faulthandler
 import gc
 import importlib
@@ -20,6 +19,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,10 @@ def _warm(request: Any) -> None:
     of OpenMP among them, whose next user waits for them for ever) must not exist in the process that forks the trials.
     """
     from autotune.cache import Cache
+    from autotune.trial.artifacts import cache_of, sharing
     from autotune.trial.stages import is_warm, warm
 
+    # Without the second tier, whose threads must not exist in this process: what it needs is in the cache by then.
     spec, cache = request.spec, Cache(request.cache_root)
     if is_warm(spec, cache):
         # What the last request left behind: after the freeze below a collection takes microseconds, but the collector's own
@@ -87,7 +89,13 @@ def _warm(request: Any) -> None:
         gc.collect()
         return
     see_users_modules(spec)
-    if not _done_in_a_child(lambda: warm(spec, cache), os.getpid()):
+
+    def prepare() -> None:
+        whole = cache_of(spec, request.cache_root)
+        with sharing(whole, []):
+            warm(spec, whole)
+
+    if not _done_in_a_child(prepare, os.getpid()):
         return  # the trial meets the same fault, and reports it as its own
     warm(spec, cache)
     # Children then neither scan nor copy what every one of them has.
@@ -130,29 +138,22 @@ def _child(conn: Connection, task: str, request: Any, details: list[Any], parent
         conn.send(_answer(conn, task, request, details))
         status = 0
     except BaseException as exc:
+        from autotune.cache.disk import disk_fault, disk_full
         from autotune.errors import AutotuneError
 
-        kind, message = type(exc).__name__ if isinstance(exc, AutotuneError) else "bug", str(exc) or type(exc).__name__
-        if kind == "bug" and _is_full_disk(exc):
-            kind, message = "EnvironmentProblem", f"a disk is full: {exc}. Free space there, then start the study again."
+        if not isinstance(exc, AutotuneError) and (number := disk_fault(exc)) is not None:
+            named = exc.filename if isinstance(exc, OSError) else None
+            exc = disk_full(Path(named).parent if isinstance(named, str) else request.log_path.parent, number)
+        kind = type(exc).__name__ if isinstance(exc, AutotuneError) else "bug"
         text = traceback.format_exc()
-        conn.send(("error", kind, message, text))
-        sys.stderr.write(text)
+        conn.send(("error", kind, str(exc) or type(exc).__name__, text))
+        with suppress(OSError):  # the log may lie on the disk that is full
+            sys.stderr.write(text)
     finally:
         for stream in (sys.stdout, sys.stderr):
-            try:
+            with suppress(OSError):
                 stream.flush()
-            except OSError:
-                pass  # the disk of the log is full
         os._exit(status)
-
-
-def _is_full_disk(exc: BaseException) -> bool:
-    """True where no candidate is at fault, and the next one would fail alike."""
-    seen: BaseException | None = exc
-    while seen is not None and not (isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT)):
-        seen = seen.__cause__ or seen.__context__
-    return seen is not None
 
 
 def _answer(conn: Connection, task: str, request: Any, details: list[Any]) -> tuple[Any, ...]:

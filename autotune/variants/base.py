@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,6 +103,8 @@ def _check_batches(graph: ModelProto, path: Path, model: ModelSpec) -> None:
         return
     import onnxruntime as ort
 
+    if (n_bytes := sample_bytes(graph, 2)) > _MAX_SAMPLE_BYTES:
+        raise _wrong(model, f"inputs of {n_bytes >> 21} MiB per sample", f"inputs of at most {_MAX_SAMPLE_BYTES >> 21} MiB")
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
@@ -137,6 +140,18 @@ def sample_inputs(model: ModelProto, n: int, *, free: int = 32, seed: int = 0) -
         floating = np.issubdtype(np.dtype(spec.dtype), np.floating)
         inputs[spec.name] = (rng.standard_normal(shape) if floating else np.ones(shape)).astype(spec.dtype)
     return inputs
+
+
+_MAX_SAMPLE_BYTES = 2 << 30
+"""Of two samples: a model file of a few bytes may declare inputs that no memory holds."""
+
+
+def sample_bytes(model: ModelProto, n: int, *, free: int = 32) -> int:
+    """The bytes that `sample_inputs` would make."""
+    sizes = (
+        math.prod((n, *(free if d is None else d for d in i.shape[1:]))) * np.dtype(i.dtype).itemsize for i in inputs_of(model)
+    )
+    return sum(sizes)
 
 
 def close(found: NDArray[Any], expected: NDArray[Any], *, tolerance: float = 1e-3) -> bool:

@@ -108,7 +108,7 @@ def pruned_model(
         )
         return _facts(target, notes)
 
-    return cache.get_or_make("prune", key, make)
+    return cache.get_or_make("prune", key, make, needs=[base.name])
 
 
 def _sparsified(request: VariantRequest, dense: Artifact, data: Dataset | None, cache: Cache, report: Report) -> Artifact:
@@ -137,7 +137,7 @@ def _sparsified(request: VariantRequest, dense: Artifact, data: Dataset | None, 
         )
         return _facts(target, notes)
 
-    return cache.get_or_make("sparse", key, make)
+    return cache.get_or_make("sparse", key, make, needs=[dense.name])
 
 
 def _converted(
@@ -162,7 +162,7 @@ def _converted(
         notes = recipe.convert(pruned.folder / MODEL_FILE, target, request.scheme, calibration)
         return _facts(target, notes)
 
-    return cache.get_or_make("variant", key, make)
+    return cache.get_or_make("variant", key, make, needs=[pruned.name])
 
 
 def _facts(path: Path, notes: tuple[str, ...]) -> dict[str, Any]:

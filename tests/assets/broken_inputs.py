@@ -194,6 +194,7 @@ CASES: dict[str, Case] = {
     "deep": Case(fragment="nesting", change=_study(b"a: " + b"[" * 2000)),
     "recursive-alias": Case(fragment="too many values", change=_study(b"a: &a [*a]\n")),
     "recursive-merge": Case(fragment="merge key", change=_study(b"a: &a\n  <<: *a\n")),
+    "empty-int": edit("seed: 0", "seed: !!int ''", "a value of the type int"),
     "python-tag": edit("seed: 0", "seed: !!python/object/apply:os.getcwd []", "the tag"),
     "two-documents": edit("seed: 0", "---\nseed: 0", "document"),
     "duplicate-key": edit("seed: 0", "seed: 0\nseed: 1", "a second time (first in line 21)"),

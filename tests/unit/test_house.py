@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "autotune"
 
 ORDER: tuple[tuple[str, ...], ...] = (
-    ("errors", "fingerprint", "candidate", "registry", "assets", "pareto", "records", "cache", "user_code"),
+    ("errors", "fingerprint", "redact", "candidate", "registry", "assets", "pareto", "records", "cache", "user_code"),
     ("devices",),
     ("cuda",),
     ("spec",),
@@ -76,7 +76,8 @@ LIBRARIES: dict[str, set[str]] = {
     "click": {"cli"},
     "pydantic": {"spec", "simulator"},
     "yaml": {"spec", "cli"},
-    "filelock": {"cache", "study", "engines"},  # engines: the timings that builds share
+    "fsspec": {"cache"},
+    "filelock": {"study", "engines"},  # engines: the timings that builds share
     "pynvml": {"devices"},
     "cuda": {"cuda"},
     "pycuda": {"cuda"},
@@ -89,7 +90,7 @@ LIGHT = {"click", "pydantic", "yaml", "filelock", "psutil", "pytest"}
 
 AT_THE_TOP = {
     *((f"autotune/store/{name}.py", "sqlalchemy") for name in
-      ("changes", "connection", "failed_tries", "outcomes", "repetitions", "reported", "repository", "retry", "rows", "schema",
+      ("changes", "connection", "failed_tries", "outcomes", "reading", "repetitions", "reported", "repository", "retry", "rows", "schema",
        "studies", "summaries", "tables", "trials")),
     ("autotune/study/trial_window.py", "optuna"),  # its class is a storage of Optuna's; imported when a study is opened
     ("autotune/search/sampler.py", "optuna"),  # its class is a sampler of Optuna's; nothing imports it before it is used

@@ -34,6 +34,11 @@ def test_names_are_known_without_loading(outside: None) -> None:
         made().load("broken")
 
 
+def test_an_outsider_is_not_among_what_runs_unasked(outside: None) -> None:
+    """Installing a distribution is no consent to run it: a study gets its engine only by naming it."""
+    assert made().own_names() == ("ours", "broken")
+
+
 def test_ours_goes_before_theirs(outside: None) -> None:
     """An outsider cannot replace a built-in engine by taking its name."""
     import math

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +109,43 @@ def test_preprocessing_is_the_formula_of_the_study_file() -> None:
     spec = PreprocessSpec(scale=0.5, mean=(1, 2), std=(2, 4), layout="NHWC")
     data = dataset(spec, x=np.array([[[[10, 20]]]], np.uint8))
     assert data.batch(0, 1)["x"].tolist() == [[[[2.0, 2.0]]]]
+
+
+def npy(header: str, payload: bytes = b"\0" * 16) -> bytes:
+    """An .npy file of version 1 with that header."""
+    text = header.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + payload
+
+
+HEADERS = {
+    "a shape below nothing": npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-6, 4), }"),
+    "a shape of sizes whose product overflows": npy(
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296), }"
+    ),
+    "an open bracket": npy("(" * 30),
+    "brackets without end": npy("[" * 3000),
+    "a call": npy("__import__('os').system('id')"),
+    "no header": b"\x93NUMPY\x01\x00",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_header_that_numpy_cannot_read_is_a_fault_of_the_file(name: str, tmp_path: Path) -> None:
+    """Numpy raises half a dozen types on them (found by benchmarks/fuzz.py); nothing of the file is evaluated."""
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", HEADERS[name])
+    with pytest.raises(SpecError, match=r"a\.npz|samples"):
+        load_split(SplitSpec(npz=tmp_path / "a.npz"), None, Cache(tmp_path / "cache"))
+
+
+def test_a_damaged_lzma_member_is_a_fault_of_the_file(tmp_path: Path) -> None:
+    """Its error is no OSError."""
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("x.npy", npy("{'descr': '|u1', 'fortran_order': False, 'shape': (2, 8), }"))
+    content = bytearray(path.read_bytes())
+    content[30 + len("x.npy") + 4] ^= 0xFF  # the first byte of LZMA's properties, behind the local header
+    path.write_bytes(content)
+    with pytest.raises(SpecError, match="whose array x is damaged"):
+        load_split(SplitSpec(npz=path), None, Cache(tmp_path / "cache"))

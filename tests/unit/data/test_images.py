@@ -62,6 +62,14 @@ def test_colors(tmp_path: Path) -> None:
     assert image_from_file(tmp_path / "a.png", PreprocessSpec()).tolist() == [[[1, 2, 3]]]
 
 
+def test_a_format_that_would_start_a_program_is_refused(tmp_path: Path) -> None:
+    """Pillow hands EPS to Ghostscript; whatever the file is called, it is told by its content and not opened."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    with pytest.raises(ImageFault, match="not a readable image"):
+        image_from_file(tmp_path / "a.png", PreprocessSpec())
+
+
 def test_an_image_of_very_many_pixels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow's limit against decompression bombs is an error here from the first pixel above it."""
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.candidate import KNOBS, Choices, Range
+from autotune.redact import without_password
 from autotune.spec.knobs import domain_from_value
-from autotune.spec.positions import Faults, Positions, dotted, shown, without_password
+from autotune.spec.positions import Faults, Positions, dotted, shown
 
 
 def domain(knob: str, value: Any) -> tuple[Any, list[str]]:

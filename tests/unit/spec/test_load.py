@@ -80,7 +80,7 @@ def test_paths_are_relative_to_the_study_file(folder: Path, monkeypatch: pytest.
     spec = loaded(folder, GOOD + "storage: sqlite:///sub/a.db?timeout=5\ncache: keep\n")
     assert spec.model.path == folder / "model.onnx"
     assert spec.storage == f"sqlite:///{folder}/sub/a.db?timeout=5"
-    assert spec.cache == folder / "keep"
+    assert spec.cache.folder == folder / "keep"
     assert spec.file == folder / "study.yaml"
 
 

@@ -57,7 +57,9 @@ def fake_candidate(fault: str = "", **knobs: Any) -> Candidate:
 
 def request(spec: StudySpec, candidate: Candidate, number: int = 0, **changes: Any) -> TrialRequest:
     """A trial of the candidate, with its cache and log in the study's own folder."""
-    assert spec.cache is not None
-    log = spec.cache / "logs" / f"{number}.log"
-    asked = TrialRequest(spec=spec, number=number, role="search", candidate=candidate, cache_root=spec.cache, log_path=log)
+    assert spec.cache.folder is not None
+    log = spec.cache.folder / "logs" / f"{number}.log"
+    asked = TrialRequest(
+        spec=spec, number=number, role="search", candidate=candidate, cache_root=spec.cache.folder, log_path=log
+    )
     return replace(asked, **changes)

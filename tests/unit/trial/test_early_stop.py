@@ -18,7 +18,7 @@ from autotune.engines.fake import FakeSession
 from autotune.engines.protocol import Inputs, Outputs
 from autotune.errors import SpecError
 from autotune.records import STOPPED_EARLY, TrialRecord
-from autotune.spec.model import ConstraintsSpec, StudySpec
+from autotune.spec.model import CacheSpec, ConstraintsSpec, StudySpec
 from autotune.trial.known_accuracy import KnownAnswers, measured_answers, per_sample, scores_exist
 from autotune.trial.pipeline import run_trial
 from autotune.trial.stages import bound_split, variant_of
@@ -59,8 +59,8 @@ def without_early_stop(spec: StudySpec) -> StudySpec:
 
 
 def cached(spec: StudySpec) -> Cache:
-    assert spec.cache is not None
-    return Cache(spec.cache)
+    assert spec.cache.folder is not None
+    return Cache(spec.cache.folder)
 
 
 def drop_test(spec: StudySpec, limit: float = 0.05) -> DropTest:
@@ -196,7 +196,7 @@ def test_answers_do_not_depend_on_how_they_were_run(spec: StudySpec) -> None:
     """Stopped, gone on with or in one go, with another batch size: the same scores, classes and outputs of every sample."""
     measured(spec, Session(shift=3, below=0.6), drop_test(spec))
     parts = measured(spec, Session(shift=3, below=0.6, batch_size=4), None, batch_size=4).answers
-    other = spec.model_copy(update={"cache": cached(spec).root / "other"})
+    other = spec.model_copy(update={"cache": CacheSpec(folder=cached(spec).root / "other")})
     whole = measured(other, Session(shift=3, below=0.6), None).answers
     assert per_sample(parts.scores).tolist() == per_sample(whole.scores).tolist()
     assert parts.named is not None and whole.named is not None and parts.named.tolist() == whole.named.tolist()

@@ -16,13 +16,13 @@ import psutil
 import pytest
 from faulty_study import fake_candidate, fake_spec, request
 
+from autotune.cache.disk import disk_fault
 from autotune.errors import DeadlineExceeded, SpecError
 from autotune.records import PROCESS_ENDED, Rejection, TrialRecord
 from autotune.spec.model import LimitsSpec, LoadSpec, ModelSpec, StudySpec
 from autotune.trial import isolation
 from autotune.trial.isolation import Interrupted, TrialProcess, _Watch
 from autotune.trial.request import TrialRequest
-from autotune.trial.zygote import _is_full_disk
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_segmentation_fault_is_a_crash_with_signal_and_traceback(process: TrialP
     found = rejection(process.run(request(spec, fake_candidate("segv"), number=11)))
     assert found.reason == "worker_crashed" and "SIGSEGV" in found.message
     assert "11.log" in found.message
-    assert spec.cache is not None and "_strike" in (spec.cache / "logs" / "11.log").read_text()
+    assert spec.cache.folder is not None and "_strike" in (spec.cache.folder / "logs" / "11.log").read_text()
     assert_usable(process, spec)
 
 
@@ -271,8 +271,8 @@ def test_a_full_disk_is_no_candidates_fault() -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
     outer = RuntimeError("could not export")
     outer.__cause__ = full
-    assert _is_full_disk(full) and _is_full_disk(outer)
-    assert not _is_full_disk(OSError(errno.ENOENT, "no such file")) and not _is_full_disk(ValueError("no"))
+    assert disk_fault(full) and disk_fault(outer)
+    assert not disk_fault(OSError(errno.ENOENT, "no such file")) and not disk_fault(ValueError("no"))
 
 
 # The deadline of the load stage, on a clock of its own

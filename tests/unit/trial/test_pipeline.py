@@ -115,8 +115,8 @@ def test_bugs_and_study_faults_are_not_records(spec: StudySpec) -> None:
 def test_materialize_gives_what_was_measured(spec: StudySpec) -> None:
     """The files of a candidate are those of its trial: the same variant and engine, nothing made again."""
     record = run_trial(request(spec, fake_candidate()))
-    assert spec.cache is not None
-    found = materialize(spec, fake_candidate(), Cache(spec.cache))
+    assert spec.cache.folder is not None
+    found = materialize(spec, fake_candidate(), Cache(spec.cache.folder))
     assert found.engine.key == record.engine_key and (found.engine.folder / "engine.txt").exists()
     assert record.variant is not None and found.variant.key == record.variant.key
 
@@ -124,8 +124,8 @@ def test_materialize_gives_what_was_measured(spec: StudySpec) -> None:
 @pytest.mark.parametrize("batch_size", [1, 7, 300])
 def test_load_batches_are_whole_and_cycle_through_the_data(spec: StudySpec, batch_size: int) -> None:
     """Every batch has its full size, there are at least two, and every sample is in one of them (the last few may be cut)."""
-    assert spec.cache is not None
-    validation = bound_split(spec, spec.data.validation, Cache(spec.cache))
+    assert spec.cache.folder is not None
+    validation = bound_split(spec, spec.data.validation, Cache(spec.cache.folder))
     batches = load_batches(validation, batch_size)
     assert len(batches) >= 2 and all(len(b["x"]) == batch_size for b in batches)
     seen = {round(float(v) * N_SAMPLES) for b in batches for v in b["x"][:, 1]}
@@ -161,8 +161,8 @@ class Counting(FakeSession):
 
 def scored(spec: StudySpec, session: FakeSession, **knobs: Any) -> KnownAnswers:
     """The scores of one candidate through `session`."""
-    assert spec.cache is not None
-    cache, candidate, backend = Cache(spec.cache), fake_candidate(**knobs), load_backend("fake")
+    assert spec.cache.folder is not None
+    cache, candidate, backend = Cache(spec.cache.folder), fake_candidate(**knobs), load_backend("fake")
     variant, _ = variant_of(spec, candidate, backend, cache)
     engine, _ = build_engine(backend, variant, candidate, cache)
     validation = bound_split(spec, spec.data.validation, cache)
@@ -199,5 +199,5 @@ def test_an_unstable_setting_does_not_condemn_the_others(spec: StudySpec) -> Non
         scored(spec, Dead(fake_candidate(), None))
     found = scored(spec, FakeSession(fake_candidate(streams=1), None), streams=1)
     assert mean(found) == 0.9 and not found.hit
-    assert spec.cache is not None and scores_exist(Cache(spec.cache), found.key)
-    assert not scores_exist(Cache(spec.cache), None)
+    assert spec.cache.folder is not None and scores_exist(Cache(spec.cache.folder), found.key)
+    assert not scores_exist(Cache(spec.cache.folder), None)

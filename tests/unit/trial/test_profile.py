@@ -98,4 +98,4 @@ def test_an_engine_without_layers_is_refused_before_it_is_built(monkeypatch: pyt
     spec = fake_spec(tmp_path)
     with pytest.raises(Unsupported, match="silent does not tell its layers"):
         profile_trial(request(spec, fake_candidate()), 2)
-    assert spec.cache is not None and not (spec.cache / "engines").exists()
+    assert spec.cache.folder is not None and not (spec.cache.folder / "engines").exists()

@@ -219,3 +219,15 @@ def test_a_dynamically_quantized_model_is_refused_by_name(tmp_path: Path) -> Non
     quantize_dynamic(str(source), str(tmp_path / "q.onnx"))
     with pytest.raises(SpecError, match="dynamically quantized"):
         base_model(ModelSpec(path=tmp_path / "q.onnx"), Cache(tmp_path / "c"))
+
+
+def test_inputs_that_no_memory_holds_are_refused(tmp_path: Path) -> None:
+    """A few bytes of a model file may declare terabytes; nothing of that size is made to try it out."""
+    from onnx import TensorProto, helper
+
+    sizes = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 1 << 20, 1 << 20]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "huge", sizes[:1], sizes[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(SpecError, match="4194304 MiB"):
+        base_model(ModelSpec(path=tmp_path / "m.onnx"), Cache(tmp_path / "c"))

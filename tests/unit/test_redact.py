@@ -1,0 +1,53 @@
+"""Passwords: in no message, and in no database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from assets import fake_study as fake
+
+from autotune.redact import without_password
+from autotune.spec.load import load_spec
+from autotune.spec.model import StudySpec
+from autotune.store.connection import parse_url, shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:hush@host/db",
+        "postgresql://me:hu@sh@host/db",
+        "postgresql://host/db?user=me&password=hush",
+        "s3://key:hush@bucket/prefix",
+        "could not reach postgresql+psycopg://me:hush@host:5432/db?sslmode=require: refused",
+        "https://host/x?token=hush&y=1",
+    ],
+)
+def test_no_password_is_left(url: str) -> None:
+    """Before the host or in the query, alone or in a sentence."""
+    found = without_password(url)
+    assert "hush" not in found and "sh@" not in found and "***" in found
+
+
+def test_what_has_none_stays() -> None:
+    """Files, and users without one."""
+    for url in ("sqlite:////data/a.db", "postgresql://me@host/db?sslmode=require", "file:///mnt/share"):
+        assert without_password(url) == url
+
+
+def test_a_url_is_shown_without_its_query_password() -> None:
+    """SQLAlchemy hides only the one before the host."""
+    assert "hush" not in shown(parse_url("postgresql://host/db?user=me&password=hush"))
+
+
+def test_a_study_is_stored_without_passwords_and_read_back(tmp_path: Path) -> None:
+    """Who may read results need not be able to log in as their author."""
+    storage = "storage: postgresql://me:hush@host/db\nartifacts: s3://me:hush@bucket/x"
+    spec = load_spec(fake.write_study(tmp_path, ("storage: sqlite:///study.db", storage)))
+    assert "hush" in spec.storage
+    stored = spec.as_stored()
+    assert "hush" not in str(stored) and StudySpec.model_validate(stored).storage == "postgresql://me:***@host/db"
+    assert StudySpec.model_validate(stored | {"cache": "/somewhere"}).cache.folder == Path(
+        "/somewhere"
+    )  # as older versions wrote
