@@ -235,6 +235,13 @@ def regime_at(instant: str | None, since: Sequence[str]) -> int:
     return 1 + bisect_right([datetime.fromisoformat(s) for s in since], datetime.fromisoformat(instant))
 
 
+def seconds_between(began: str | None, ended: str | None) -> float:
+    """From one instant (ISO 8601) to the other; 0 where one is not known, or the clock was set back."""
+    if not (began and ended):
+        return 0.0
+    return max(0.0, (datetime.fromisoformat(ended) - datetime.fromisoformat(began)).total_seconds())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRecord:
     """Everything known of one trial, whatever happened to it. A field that was not measured is None.
@@ -282,9 +289,7 @@ class TrialRecord:
     @property
     def duration_s(self) -> float:
         """Wall time from beginning to end; 0 where it is not known."""
-        if not (self.started_at and self.finished_at):
-            return 0.0
-        return max(0.0, (datetime.fromisoformat(self.finished_at) - datetime.fromisoformat(self.started_at)).total_seconds())
+        return seconds_between(self.started_at, self.finished_at)
 
     def as_json(self) -> dict[str, Any]:
         """The TRIAL document of the command line's `--json`; telemetry is left to the database."""

@@ -52,9 +52,11 @@ def changed(log_rates: Sequence[float], own_sd: Sequence[float] = (), expected_s
     up = down = 0.0
     suspicious = False
     own = [sd * sd for sd in own_sd] or [0.0] * len(log_rates)
+    own_sum = own[0]
     for n in range(1, len(log_rates)):
         dof = _PRIOR_DOF + n - 1
-        expected = expected_sd**2 + sum(own[: n + 1]) / (n + 1)
+        own_sum += own[n]
+        expected = expected_sd**2 + own_sum / (n + 1)
         sd = math.sqrt((_PRIOR_DOF * expected + squares) / dof) * math.sqrt(1 + 1 / n)
         score = _normal_score((log_rates[n] - mean) / sd, dof)
         clipped = max(-_WINSOR, min(_WINSOR, score))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autotune.errors import SpecError
 from autotune.records import FINISHED, TrialRecord
@@ -12,6 +13,11 @@ from autotune.spec.model import StudySpec
 from autotune.store.repository import SEARCHED, Store
 from autotune.store.studies import StudyRow
 
+if TYPE_CHECKING:
+    from autotune.study.standing import Standing
+
+_LONGEST_NUMBER = 10
+"""Digits of what the database's 32 bits no longer hold."""
 DEFAULT_STORAGE = "sqlite:///autotune.db"
 
 
@@ -24,8 +30,14 @@ class OpenStudy:
     spec: StudySpec
 
     def records(self) -> list[TrialRecord]:
-        """The finished trials of the search, by number."""
+        """The finished trials of the search, by number: read whole, so only for who needs all of them."""
         return self.store.trials(self.row.id, FINISHED, SEARCHED)
+
+    def standing(self, prefer: str = "") -> Standing:
+        """Front, ties and best. `prefer`: an objective beyond the study's own that is asked for."""
+        from autotune.study.standing import Standing
+
+        return Standing(self.store, self.row.id, self.spec, prefer)
 
     def reference(self) -> TrialRecord | None:
         """The reference's record, or None before it was measured."""
@@ -34,12 +46,13 @@ class OpenStudy:
 
     def trial(self, which: str) -> TrialRecord:
         """The trial of that number, or the reference for "ref". Raises SpecError naming the numbers there are."""
+        found = None
         if which in ("ref", "reference"):
             found = self.reference()
-        else:
-            found = next((r for r in self.records() if str(r.number) == which), None)
+        elif which.isascii() and which.isdigit() and len(which) < _LONGEST_NUMBER:
+            found = next((r for r in self.store.numbered(self.row.id, [int(which)]) if r.state in FINISHED), None)
         if found is None:
-            numbers = [r.number for r in self.records()]
+            numbers = [number for number, _ in self.store.digests(self.row.id)]
             known = f"{numbers[0]} to {numbers[-1]} and ref" if numbers else "none yet"
             raise SpecError(f"trial {which!r} is not in the study {self.row.name!r}; its trials: {known}")
         return found
@@ -56,6 +69,11 @@ def open_study(study: str, storage: str | None) -> OpenStudy:
     if row is None:
         known = ", ".join(s.name for s in store.studies()) or "none"
         raise SpecError(f"no study {name!r} in {store.shown_url}; studies there: {known}. Begin one: autotune start STUDY.yaml")
+    return opened(store, row, spec)
+
+
+def opened(store: Store, row: StudyRow, spec: StudySpec | None = None) -> OpenStudy:
+    """The study of that row; `spec`: of a file, if one was named."""
     return OpenStudy(store=store, row=row, spec=spec or StudySpec.model_validate(row.spec))
 
 

@@ -18,7 +18,7 @@ from autotune.cli.options import storage_option, study_argument, writing
 def export(study: str, trial: str | None, target: str | None, out: Path, storage: str | None) -> None:
     """Write a deployment bundle: model, settings, manifest with checksums and intervals, and a script that runs it."""
     from autotune.cli.context import open_study
-    from autotune.cli.query_commands import best_of
+    from autotune.cli.query_commands import best_in
     from autotune.engines.build import load_backend
     from autotune.errors import CandidateRejected, ExportError
     from autotune.export.bundle import BundleSource, export_bundle
@@ -28,7 +28,7 @@ def export(study: str, trial: str | None, target: str | None, out: Path, storage
 
     found = open_study(study, storage)
     see_users_modules(found.spec)
-    record = found.trial(trial) if trial else best_of(found.records(), found.spec, None)
+    record = found.trial(trial) if trial else best_in(found, None)
     try:
         materials = materialize(found.spec, record.candidate, cache_of(found.spec, cache_root_of(found.spec)))
     except CandidateRejected as exc:
@@ -47,22 +47,26 @@ def export(study: str, trial: str | None, target: str | None, out: Path, storage
 
 @click.command()
 @study_argument
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="A picture: .png, .svg or .pdf.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="A page, .html, or a picture: .png, .svg, .pdf.")
 @storage_option
 def report(study: str, out: Path, storage: str | None) -> None:
-    """Draw the front: accuracy against throughput, every trial with both intervals."""
+    """A page with front, ties, knobs, rejections and environment; or the front as a picture."""
     from autotune.cli.context import open_study
+    from autotune.cli.report_content import cloud_from, report_content
     from autotune.errors import SpecError
+    from autotune.report.page import report_page
     from autotune.report.plot import draw_front
-    from autotune.study.scoring import front as front_of
 
-    if out.suffix not in (".png", ".svg", ".pdf"):
-        raise SpecError(f"--out {out}: found the suffix {out.suffix!r}; allowed: .png, .svg, .pdf")
+    if out.suffix not in (".html", ".png", ".svg", ".pdf"):
+        raise SpecError(f"--out {out}: found the suffix {out.suffix!r}; allowed: .html, .png, .svg, .pdf")
     found = open_study(study, storage)
-    records = found.records()
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        draw_front(records, front_of(records, found.spec), found.reference(), out)
+        if out.suffix == ".html":
+            out.write_text(report_page(report_content(found)), encoding="utf-8")
+        else:
+            standing = found.standing()
+            draw_front(cloud_from(standing), standing.front, found.reference(), out)
     click.echo(f"wrote {out}", err=True)
 
 

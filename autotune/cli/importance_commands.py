@@ -21,7 +21,7 @@ from autotune.study.importances import Importances, KnobImportance
 def importances(study: str, measure: bool, storage: str | None, as_json: bool) -> None:
     """What each knob contributed to each objective, and what would be lost by leaving it at its default."""
     from autotune.cli.context import open_study
-    from autotune.cli.query_commands import best_of
+    from autotune.cli.query_commands import best_in
     from autotune.cli.render import emit_json
     from autotune.study import importances as of_study
 
@@ -29,7 +29,7 @@ def importances(study: str, measure: bool, storage: str | None, as_json: bool) -
     records, reference = found.records(), found.reference()
     if reference is None:
         raise SpecError(f"the study {found.row.name} has no reference yet; begin it: autotune start STUDY.yaml")
-    top = best_of(records, found.spec, None)
+    top = best_in(found, None)
     result = of_study.importances(records, reference, found.spec)
     if result is None:
         raise SpecError(f"no trial of {found.row.name} keeps to the constraints; see: autotune trials {found.row.name}")

@@ -30,7 +30,7 @@ _COMMANDS = {
     "trials": ("query_commands", "All trials, rejected ones with their reasons."),
     "importances": ("importance_commands", "What each knob contributed, and what its default would cost."),
     "calibration": ("calibration_command", "How much a trial's accuracy owes to its calibration samples."),
-    "report": ("deliver_commands", "Draw the front: accuracy against throughput."),
+    "report": ("deliver_commands", "A page, or a picture, of the front and all beside it."),
     "export": ("deliver_commands", "Write a deployment bundle."),
     "dashboard": ("deliver_commands", "Serve optuna-dashboard for a study on loopback."),
     "cache": ("cache_commands", "What the cache holds and may take; `cache clean` makes room."),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _ROWS = 12
-_SPARK = "▁▂▃▄▅▆▇█"
+_SPARK, _SPARKS = "▁▂▃▄▅▆▇█", 60
 
 
 class PlainProgress:
@@ -106,7 +106,7 @@ class LiveProgress(PlainProgress):
         self._front, self._reference = list(front), reference
         self._last = outcome_text(record, reference)
         if record.throughput_items_per_s:
-            self._rates.append(record.throughput_items_per_s.value)
+            self._rates = [*self._rates[1 - _SPARKS :], record.throughput_items_per_s.value]
         if record.role == "search":
             self._done += 1
             self._measured_here += 1
@@ -170,8 +170,7 @@ def repetition_text(of: TrialRecord, record: TrialRecord, round_: int) -> str:
     return f"{record.role} round {round_}, {name} again: {result}" if record.role == "final" else f"{name} again: {result}"
 
 
-def _sparkline(values: Sequence[float], width: int = 60) -> str:
-    last = list(values)[-width:]
+def _sparkline(last: Sequence[float]) -> str:
     low, high = min(last), max(last)
     span = (high - low) or 1.0
     return "".join(_SPARK[int((v - low) / span * (len(_SPARK) - 1))] for v in last)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from autotune.cli.options import json_option, storage_option, study_argument
 from autotune.errors import EnvironmentProblem, SpecError
-from autotune.records import TrialRecord
+from autotune.records import FINISHED, TrialRecord, TrialState
+
+SHOWN, UNLIMITED = 100, 1_000_000_000
+
+if TYPE_CHECKING:
+    from autotune.cli.context import OpenStudy
 
 
 @click.command()
@@ -21,15 +26,14 @@ def status(study: str | None, storage: str | None, as_json: bool) -> None:
     """What runs, since when, how far, best so far; of one study, or of all in the database."""
     from autotune.cli.context import open_study, storage_from_environment
     from autotune.cli.render import emit_json
-    from autotune.cli.status import print_status, status_document
+    from autotune.cli.status import all_documents, print_status, status_document
     from autotune.store.repository import open_store
 
     if study is not None:
-        names = [open_study(study, storage)]
+        documents = [status_document(open_study(study, storage))]
     else:
         store = open_store(storage or storage_from_environment(), create=False)
-        names = [open_study(row.name, storage or storage_from_environment()) for row in store.studies()]
-    documents = [status_document(found) for found in names]
+        documents = all_documents(store, whole=as_json)
     if as_json:
         emit_json(documents[0] if study is not None else documents)
     else:
@@ -68,22 +72,17 @@ def stop(study: str, storage: str | None) -> None:
 def front(study: str, storage: str | None, as_json: bool) -> None:
     """The Pareto front with intervals, and the reference beside it."""
     from autotune.cli.context import open_study
+    from autotune.cli.front import front_document
     from autotune.cli.render import emit_json, print_front_notes, print_trials
-    from autotune.cli.running import front_document
-    from autotune.study.scoring import front as front_of
-    from autotune.study.scoring import ties_of
-    from autotune.study.warm_start import warm_start_gain
 
     found = open_study(study, storage)
-    records, reference = found.records(), found.reference()
-    members = front_of(records, found.spec)
-    ties, regimes = ties_of(members, records, found.spec), found.store.regimes(found.row.id)
-    gain = warm_start_gain(records, found.spec)
+    standing, reference, regimes = found.standing(), found.reference(), found.store.regimes(found.row.id)
+    members, ties, gain, counts = standing.front, standing.ties(), standing.warm_start(), found.store.counts(found.row.id)
     if as_json:
-        emit_json({"study": found.row.name} | front_document(reference, members, records, ties, regimes, gain))
+        emit_json({"study": found.row.name} | front_document(reference, members, counts, ties, regimes, gain))
         return
-    print_trials(members, reference, f"{found.row.name}: Pareto front of {len(records)} trials")
-    print_front_notes(members, records, ties, regimes, gain)
+    print_trials(members, reference, f"{found.row.name}: Pareto front of {len(standing)} trials")
+    print_front_notes(members, len(standing), standing.n_rounds(), ties, regimes, gain)
     if not members:
         click.echo("no trial keeps to the constraints yet", err=True)
 
@@ -97,12 +96,11 @@ def best(study: str, prefer: str | None, storage: str | None, as_json: bool) -> 
     """One configuration under the constraints; among statistical ties the simplest."""
     from autotune.cli.context import open_study
     from autotune.cli.render import emit_json, print_ties, print_trials
-    from autotune.study.scoring import best_ties, preferred
+    from autotune.study.scoring import preferred
 
     found = open_study(study, storage)
-    records = found.records()
-    chosen = best_of(records, found.spec, prefer)
-    ties = [r.number for r in best_ties(records, found.spec, prefer or "") if r.number != chosen.number]
+    chosen = best_in(found, prefer)
+    ties = [n for n in found.standing(prefer or "").best_ties(prefer or "") if n != chosen.number]
     if as_json:
         emit_json(chosen.as_json() | {"ties": ties})
         return
@@ -125,36 +123,51 @@ def show(study: str, trial: str, storage: str | None, as_json: bool) -> None:
 
 @click.command()
 @study_argument
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="At most the N newest of them.")
+@click.option("--before", type=click.IntRange(0), metavar="NUMBER", help="Only trials of lower numbers: the page before.")
+@click.option("--state", type=click.Choice(["complete", "rejected", "crashed"]), help="Only trials in this state.")
+@click.option("--all", "everything", is_flag=True, help=f"Also where they are many; else a table shows the {SHOWN} newest.")
 @storage_option
 @json_option
-def trials(study: str, storage: str | None, as_json: bool) -> None:
-    """All trials, rejected ones with their reasons."""
+def trials(
+    study: str,
+    limit: int | None,
+    before: int | None,
+    state: TrialState | None,
+    everything: bool,
+    storage: str | None,
+    as_json: bool,
+) -> None:
+    """All trials, rejected ones with their reasons; of very many the table shows the newest, JSON always all."""
     from autotune.cli.context import open_study
     from autotune.cli.render import emit_json, print_trials
 
     found = open_study(study, storage)
-    records = found.records()
+    most = limit or (UNLIMITED if as_json or everything else SHOWN)
+    records = found.store.last(found.row.id, most, FINISHED if state is None else (state,), before)
     if as_json:
         emit_json([r.as_json() for r in records])
-    else:
-        print_trials(records, found.reference())
+        return
+    print_trials(records, found.reference())
+    if len(records) == most and limit is None:
+        click.echo(f"the {most} newest; earlier ones: --before {records[0].number}, or --all", err=True)
 
 
-def best_of(records: list[TrialRecord], spec: Any, prefer: str | None) -> TrialRecord:
+def best_in(found: OpenStudy, prefer: str | None) -> TrialRecord:
     """The best feasible trial. Raises SpecError when `prefer` is no objective or nothing keeps to the constraints."""
     from autotune.study.objectives import OBJECTIVES
-    from autotune.study.scoring import best as best_in
-    from autotune.study.scoring import is_feasible
 
+    spec = found.spec
     known = [*OBJECTIVES, *(["cost"] if spec.price_per_hour is not None else [])]
     if prefer and prefer not in known:
         raise SpecError(f"--prefer {prefer}: allowed: {', '.join(known)}")
-    chosen = best_in(records, spec, prefer or "")
-    if chosen is None and any(is_feasible(r, spec) for r in records):
+    standing = found.standing(prefer or "")
+    chosen = standing.best(prefer or "")
+    if chosen is None and standing.feasible.any():
         raise SpecError(f"--prefer {prefer}: it was not measured in any trial that keeps to the constraints")
     if chosen is None:
         limits = spec.constraints.model_dump(exclude_none=True)
-        raise SpecError(f"none of {len(records)} trials keeps to the constraints {limits}; see: autotune trials {spec.study}")
+        raise SpecError(f"none of {len(standing)} trials keeps to the constraints {limits}; see: autotune trials {spec.study}")
     return chosen
 
 

@@ -18,13 +18,18 @@ if TYPE_CHECKING:
     from autotune.study.warm_start import WarmStartGain
 
 DASH = "–"
+_LONG = 50
 _WIDE, _LOPSIDED = 0.25, 1.25
 """Half-width against the value, and one side against the other, from where ± would misinform."""
 _MOST_DECIMALS = 9
 
 
 def emit_json(document: Any) -> None:
-    """One JSON document on stdout."""
+    """One JSON document on stdout; a long list has one element per line, which is sooner written."""
+    if isinstance(document, list) and len(document) > _LONG:
+        lines = (json.dumps(element, ensure_ascii=False, allow_nan=False) for element in document)
+        sys.stdout.write("[\n" + ",\n".join(lines) + "\n]\n")
+        return
     json.dump(document, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
     sys.stdout.write("\n")
 
@@ -143,19 +148,21 @@ def print_trials(records: Sequence[TrialRecord], reference: TrialRecord | None, 
 
 def print_front_notes(
     front: Sequence[TrialRecord],
-    records: Sequence[TrialRecord],
+    n_trials: int,
+    n_rounds: Sequence[int],
     ties: Mapping[int, Sequence[int]],
     regimes: Sequence[Regime],
     warm_start: WarmStartGain | None,
 ) -> None:
-    """What the front's table cannot say: ties, how often its members were measured, changes of the machine, a warm start."""
+    """What the front's table cannot say: ties, how often its members were measured, changes of the machine, a warm start.
+
+    `n_rounds`: of each trial that was measured again as a finalist, in how many rounds.
+    """
     for record in front:
         print_ties(record.number, ties[record.number], "every objective")
     out = console()
-    counts = [sum(p.role == "final" for p in r.repetitions) for r in records]
-    if any(counts):
-        n = sum(n > 0 for n in counts)
-        out.print(f"{n} of {len(records)} trials measured again as finalists, in up to {max(counts)} rounds")
+    if n_rounds:
+        out.print(f"{len(n_rounds)} of {n_trials} trials measured again as finalists, in up to {max(n_rounds)} rounds")
     for regime in regimes:
         out.print(f"the machine changed at {regime.since}: {regime.reason}", markup=False, soft_wrap=True)
     present = regimes[-1].number if regimes else 1

@@ -6,7 +6,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,12 @@ import click
 from autotune.bench.metrics import load_metric
 from autotune.cache.remote import opened as require_openable
 from autotune.candidate import KNOBS, Candidate
+from autotune.cli.front import front_document
 from autotune.cli.progress import LiveProgress, PlainProgress
 from autotune.cli.render import emit_json, print_front_notes, print_trials
 from autotune.data.study_data import load_study_data
 from autotune.errors import SpecError
-from autotune.records import Regime, TrialRecord
+from autotune.records import TrialRecord
 from autotune.spec.check import check_load, check_model, model_notes
 from autotune.spec.load import load_spec
 from autotune.spec.model import StudySpec, see_users_modules
@@ -29,7 +29,6 @@ from autotune.study.apart import run_apart
 from autotune.study.lock import device_lock
 from autotune.study.loop import StopSwitch, StudyResult, run_study
 from autotune.study.plan import StudyPlan, make_plan
-from autotune.study.warm_start import WarmStartGain
 from autotune.trial.isolation import TrialProcess
 
 
@@ -89,12 +88,13 @@ def print_result(result: StudyResult, *, as_json: bool) -> None:
     """The front beside the reference, and where the time went."""
     if as_json:
         emit_json(
-            front_document(result.reference, result.front, result.records, result.ties, result.regimes, result.warm_start)
+            front_document(result.reference, result.front, result.n_trials, result.ties, result.regimes, result.warm_start)
             | {"ended": result.ended, "wall_s": result.wall_s}
         )
         return
-    print_trials(result.front, result.reference, f"Pareto front of {len(result.records)} trials ({result.ended})")
-    print_front_notes(result.front, result.records, result.ties, result.regimes, result.warm_start)
+    n_trials = sum(result.n_trials.values())
+    print_trials(result.front, result.reference, f"Pareto front of {n_trials} trials ({result.ended})")
+    print_front_notes(result.front, n_trials, result.n_rounds, result.ties, result.regimes, result.warm_start)
     click.echo("  ".join(f"{name} {share:.1%}" for name, share in time_shares(result).items()))
 
 
@@ -106,25 +106,6 @@ def time_shares(result: StudyResult) -> dict[str, float]:
     wall = max(result.wall_s, 1e-9)
     shares = {name: seconds / wall for name, seconds in spent.items()}
     return shares | {"everything else": max(0.0, 1 - sum(shares.values()))}
-
-
-def front_document(
-    reference: TrialRecord | None,
-    front: Sequence[TrialRecord],
-    records: Sequence[TrialRecord],
-    ties: Mapping[int, Sequence[int]],
-    regimes: Sequence[Regime],
-    warm_start: WarmStartGain | None,
-) -> dict[str, Any]:
-    """The document of `front --json`, without the study's name. Each member of the front names its ties."""
-    counts = {state: sum(r.state == state for r in records) for state in ("complete", "rejected", "crashed")}
-    return {
-        "reference": reference.as_json() if reference else None,
-        "front": [r.as_json() | {"ties": list(ties[r.number])} for r in front],
-        "regimes": [asdict(r) for r in regimes],
-        "warm_start": asdict(warm_start) if warm_start else None,
-        "n_trials": counts,
-    }
 
 
 def bench_candidate(study_file: str, settings: Sequence[str]) -> TrialRecord:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from autotune.errors import EnvironmentProblem
 from autotune.records import TrialRecord
+from autotune.report.cloud import BARS_UP_TO, Cloud, cloud_of
 
-_MARKERS = {"fp32": "o", "bf16": "D", "fp16": "s", "int8": "^", "int8-tensor": "v"}
+MARKERS = {"fp32": "o", "bf16": "D", "fp16": "s", "int8": "^", "int8-tensor": "v"}
+SHAPES = {"o": "● ", "D": "◆ ", "s": "■ ", "^": "▲ ", "v": "▼ "}
+OLDER, MEASURED, FRONT, REFERENCE = "#e2d5c3", "#9aa5b1", "#c2410c", "#1d4ed8"
 
 
-def draw_front(records: Sequence[TrialRecord], front: Sequence[TrialRecord], reference: TrialRecord | None, path: Path) -> Path:
-    """The picture at `path`, whose suffix gives the format. Raises EnvironmentProblem without matplotlib."""
+def draw_front(cloud: Cloud, front: Sequence[TrialRecord], reference: TrialRecord | None, path: Path) -> Path:
+    """The picture of all trials at `path`, whose suffix gives the format. Raises EnvironmentProblem without matplotlib."""
     try:
         import matplotlib
     except ImportError as exc:
@@ -21,22 +27,22 @@ def draw_front(records: Sequence[TrialRecord], front: Sequence[TrialRecord], ref
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for label, group, colour in _groups(records, front):
-        _points(axes, group, colour, label)
+    others = cloud.where(~np.isin(cloud.number, [r.number for r in front]))
+    _points(axes, others.where(others.older), OLDER, "before the machine changed")
+    _points(axes, others.where(~others.older), MEASURED, "measured")
+    _points(axes, cloud_of(front), FRONT, "Pareto front")
     if reference is not None:
-        _points(axes, [reference], "#1d4ed8", "reference (unmodified)")
-    line = sorted(front, key=lambda r: r.throughput_items_per_s.value if r.throughput_items_per_s else 0.0)
-    pairs = [(r.throughput_items_per_s.value, r.accuracy.value) for r in line if r.throughput_items_per_s and r.accuracy]
-    if pairs:
-        axes.plot(*zip(*pairs, strict=True), color="#c2410c", linewidth=1, alpha=0.6, zorder=1)
-    metric = next((r.metric for r in records if r.metric), "accuracy")
-    load = next((r.load for r in records if r.load is not None), None)
-    means = "throughput, items per second" if load is None or load.scenario == "offline" else load.throughput_means
-    axes.set_xlabel(f"{means} (95 % interval)")
+        _points(axes, cloud_of([reference]), REFERENCE, "reference (unmodified)")
+    line = cloud_of(front)
+    if len(line):
+        order = np.argsort(line.rate)
+        axes.plot(line.rate[order], line.accuracy[order], color=FRONT, linewidth=1, alpha=0.6, zorder=1)
+    known = [*([reference] if reference else []), *front]
+    metric = next((r.metric for r in known if r.metric), "accuracy")
+    axes.set_xlabel(f"{throughput_means(known)} (95 % interval)")
     axes.set_ylabel(f"{metric} (95 % interval)")
-    used = sorted({r.candidate.precision for r in records if r.accuracy and r.throughput_items_per_s})
-    shapes = ", ".join(f"{_SHAPES.get(_MARKERS.get(p, 'o'), 'circle')} {p}" for p in used)
-    axes.set_title(f"{records[0].device if records else ''}\n{shapes}", fontsize=9)
+    shapes = ", ".join(f"{SHAPES.get(MARKERS.get(p, 'o'), 'circle')} {p}" for p in sorted(set(cloud.precision)))
+    axes.set_title(f"{known[0].device if known else ''}\n{shapes}", fontsize=9)
     axes.grid(alpha=0.25)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="lower left", fontsize=8)
@@ -45,37 +51,22 @@ def draw_front(records: Sequence[TrialRecord], front: Sequence[TrialRecord], ref
     return path
 
 
-def _groups(records: Sequence[TrialRecord], front: Sequence[TrialRecord]) -> list[tuple[str, list[TrialRecord], str]]:
-    """Label, trials and colour of what is drawn, from the back to the front."""
-    members = {r.number for r in front}
-    others = [r for r in records if r.number not in members]
-    present = max((r.regime for r in records), default=1)
-    return [
-        ("before the machine changed", [r for r in others if r.regime < present], "#e2d5c3"),
-        ("measured", [r for r in others if r.regime == present], "#9aa5b1"),
-        ("Pareto front", list(front), "#c2410c"),
-    ]
+def throughput_means(records: Sequence[TrialRecord]) -> str:
+    """What the throughput of these trials of one study is, in words."""
+    load = next((r.load for r in records if r.load is not None), None)
+    return "throughput, items per second" if load is None or load.scenario == "offline" else load.throughput_means
 
 
-_SHAPES = {"o": "● ", "D": "◆ ", "s": "■ ", "^": "▲ ", "v": "▼ "}
-
-
-def _points(axes: object, group: Sequence[TrialRecord], colour: str, label: str) -> None:
-    for record in group:
-        rate, accuracy = record.throughput_items_per_s, record.accuracy
-        if rate is None or accuracy is None:
-            continue
-        axes.errorbar(  # type: ignore[attr-defined]  # matplotlib's Axes, imported only where it is needed
-            rate.value,
-            accuracy.value,
-            xerr=[[rate.value - rate.low], [rate.high - rate.value]],
-            yerr=[[accuracy.value - accuracy.low], [accuracy.high - accuracy.value]],
-            marker=_MARKERS.get(record.candidate.precision, "o"),
-            color=colour,
-            elinewidth=0.6,
-            alpha=0.9,
-            markersize=6,
-            linestyle="none",
-            label=label,
-        )
+def _points(axes: Any, cloud: Cloud, colour: str, label: str) -> None:
+    drawn = cloud.thinned()
+    for marker in sorted({MARKERS.get(p, "o") for p in drawn.precision}):
+        group = drawn.where(np.array([MARKERS.get(p, "o") == marker for p in drawn.precision], dtype=bool))
+        bars: dict[str, Any] = {}
+        if len(cloud) <= BARS_UP_TO:
+            bars["xerr"] = [group.rate - group.rate_low, group.rate_high - group.rate]
+            bars["yerr"] = [group.accuracy - group.accuracy_low, group.accuracy_high - group.accuracy]
+        axes.errorbar(
+            group.rate, group.accuracy, **bars, marker=marker, color=colour, elinewidth=0.6, alpha=0.9,
+            markersize=6 if bars else 3, linestyle="none", label=label,
+        )  # fmt: skip
         label = "_nolegend_"

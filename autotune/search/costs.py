@@ -30,6 +30,8 @@ class Costs:
         self._rest: list[tuple[Params, float]] = []
         for seen in history.seen:
             self._take_in(seen)
+        for stage in stages:
+            self.made[stage.name] |= history.made.get(stage.name, set())
         for params in history.pending:
             for stage in stages:
                 self.made[stage.name].add(stage.key_of(params))

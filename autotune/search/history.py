@@ -71,11 +71,17 @@ class Seen:
 
 @dataclass(slots=True)
 class History:
-    """The finished and pending trials of a study, read once each."""
+    """The finished and pending trials of a study, read once each.
+
+    `made`: by stage, results that were made by trials which are no longer in `seen`. What such trials measured is forgotten,
+    that they did is not.
+    """
 
     seen: list[Seen] = field(default_factory=list)
     pending: list[dict[str, Any]] = field(default_factory=list)
+    made: dict[str, set[Hashable]] = field(default_factory=dict)
     _numbers: set[int] = field(default_factory=set)
+    _forgotten: set[int] = field(default_factory=set)
     _study: int | None = None
 
     def update(
@@ -85,7 +91,7 @@ class History:
         from optuna.trial import TrialState
 
         if self._study != study_id:
-            self.seen, self._numbers, self._study = [], set(), study_id
+            self.seen, self.made, self._numbers, self._forgotten, self._study = [], {}, set(), set(), study_id
         self.pending = []
         for trial in trials:
             if trial.number in self._numbers or trial.number == me:
@@ -96,12 +102,22 @@ class History:
                 continue
             self._numbers.add(trial.number)
             told = trial.user_attrs.get(OUTCOME, {})
-            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.params and not told.get("duplicate"):
+            if told.get("duplicate"):
+                self._forgotten.add(hash(key_of(trimmed(trial.params))))
+            elif trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.params:
                 self.seen.append(_seen(trial, trimmed))
 
-    def keys(self) -> set[Hashable]:
-        """Of all that was measured or is under way."""
-        return {key_of(s.params) for s in self.seen} | {key_of(p) for p in self.pending}
+    def forget_all_but(self, kept: Sequence[Seen], made: Mapping[str, set[Hashable]]) -> None:
+        """Only these are left in `seen`; by stage, what else was made is added to `made`."""
+        self._forgotten |= {hash(key_of(s.params)) for s in self.seen}
+        self.seen = list(kept)
+        for name, keys in made.items():
+            self.made.setdefault(name, set()).update(keys)
+
+    def known(self, keys: Sequence[Hashable]) -> list[bool]:
+        """Which of the candidates with these keys were measured or are under way."""
+        here = {key_of(s.params) for s in self.seen} | {key_of(p) for p in self.pending}
+        return [key in here or hash(key) in self._forgotten for key in keys]
 
 
 def _seen(trial: FrozenTrial, trimmed: Callable[[Params], dict[str, Any]]) -> Seen:

@@ -26,6 +26,8 @@ from autotune.search.encoding import Encoding, Params, key_of
 from autotune.search.gaussian import Work
 from autotune.search.history import History, Seen, Stage
 from autotune.search.improvement import Prediction, expected_improvement
+from autotune.search.remembering import MOST as MOST_REMEMBERED
+from autotune.search.remembering import remembered
 from autotune.search.surrogate import Surrogate
 
 if TYPE_CHECKING:
@@ -113,7 +115,12 @@ class CostAwareSampler(BaseSampler):
         if len(self._history.seen) < self._n_startup:
             return {}
         minimize = [d == StudyDirection.MINIMIZE for d in study.directions]
-        return self._proposed(encoding, minimize)
+        if len(self._history.seen) > MOST_REMEMBERED + MOST_REMEMBERED // 5:
+            self._history.forget_all_but(*remembered(self._history.seen, self._stages, minimize))
+        try:
+            return self._proposed(encoding, minimize)
+        finally:
+            encoding.forget()
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -127,12 +134,13 @@ class CostAwareSampler(BaseSampler):
         if not surrogate.is_ready(len(minimize)):
             return {}
         front, corner, members = self._front(minimize)
-        known = history.keys()
         pool = encoding.candidates(MOST_CANDIDATES, self._rng, members, self._favoured)
         keys = encoding.groups(pool, "candidate", key_of)
         favoured = {key_of(encoding.trimmed(params)) for params in self._favoured}
         # What is known stays in the pool, which is the same list each time, and gets a score of nothing.
-        weights = np.array([0.0 if key in known else FAVOUR if key in favoured else 1.0 for key in keys.keys])[keys.of_row]
+        known = history.known(keys.keys)
+        scores = [0.0 if done else FAVOUR if key in favoured else 1.0 for key, done in zip(keys.keys, known, strict=True)]
+        weights = np.array(scores)[keys.of_row]
         if not np.any(weights > 0):
             return {}
         keeps, passes = surrogate.feasible(pool)
@@ -141,7 +149,6 @@ class CostAwareSampler(BaseSampler):
         score = weights * gain * keeps / seconds
         if not np.any(score > 0):
             score = weights * (keeps + _LEAST) / seconds
-        encoding.forget()
         return dict(pool[int(np.argmax(score))])
 
     def _encoding_of(self, search_space: Mapping[str, BaseDistribution], trials: Sequence[FrozenTrial]) -> Encoding:

@@ -18,6 +18,7 @@ from autotune.store import failed_tries, reported, schema, studies
 from autotune.store import trials as of_trials
 from autotune.store.connection import WRITE, make_engine, parse_url, shown
 from autotune.store.failed_tries import FailedTry
+from autotune.store.reading import StudyReader
 from autotune.store.repetitions import BegunRepetition, begin_repetition
 from autotune.store.retry import Patience, with_retry
 from autotune.store.studies import StudyRow
@@ -83,7 +84,7 @@ def _require_file(database: str, backend: str, display: str) -> None:
         raise StoreError(f"there is no database {display} ({Path(database).absolute()}). Check the storage's name and folder.")
 
 
-class Store:
+class Store(StudyReader):
     """Threads may share one; a forked child finds connections of its own in it.
 
     A write returns when it is on disk. Reads never see half a trial. What a finished trial measured never changes; what is

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, Table, and_, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -146,6 +146,11 @@ def beat(connection: Connection, worker_id: str) -> int:
 
 def fetch(connection: Connection, *where: ColumnElement[bool]) -> list[TrialRecord]:
     """The records of the trials that `where` selects, by role and number, without telemetry; six statements however many."""
+    return list(fetch_by_id(connection, *where).values())
+
+
+def fetch_by_id(connection: Connection, *where: ColumnElement[bool]) -> dict[int, TrialRecord]:
+    """As `fetch`, by the ids of the trials' rows, in the same order."""
     values = select(measurements).join(trials).where(*where)
     estimates: dict[int, dict[str, Estimate]] = {}
     for m in connection.execute(values).mappings():
@@ -159,8 +164,8 @@ def fetch(connection: Connection, *where: ColumnElement[bool]) -> list[TrialReco
     order = (trials.c.role, trials.c.number)
     clock = RegimeClock(connection)
     again = fetch_repetitions(connection, clock, *where)
-    return [
-        rows.record_from_rows(
+    return {
+        row["id"]: rows.record_from_rows(
             row,
             known.get(row["variant_digest"]),
             estimates.get(row["id"], {}),
@@ -169,7 +174,7 @@ def fetch(connection: Connection, *where: ColumnElement[bool]) -> list[TrialReco
             clock.regime(row["study_id"], row["started_at"]),
         )
         for row in connection.execute(select(trials).where(*where).order_by(*order)).mappings()
-    ]
+    }
 
 
 def fetch_finished(c: Connection, study_id: int, candidate: Candidate, roles: Iterable[TrialRole]) -> TrialRecord | None:
@@ -191,7 +196,9 @@ def fetch_telemetry(connection: Connection, *where: ColumnElement[bool]) -> tupl
 def fetch_running(connection: Connection, study_id: int) -> list[RunningTrial]:
     """The trials that nobody has finished, by number."""
     now = database_now(connection.dialect.name).label("now")
-    wanted = select(trials, now).where(trials.c.study_id == study_id, trials.c.state == "running").order_by(trials.c.number)
+    # The roles are named so that the index on study, role and state leads to the few that run among thousands.
+    ours = (trials.c.study_id == study_id, trials.c.role.in_(get_args(TrialRole)), trials.c.state == "running")
+    wanted = select(trials, now).where(*ours).order_by(trials.c.number)
     return [_running(row) for row in connection.execute(wanted).mappings()]
 
 

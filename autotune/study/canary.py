@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from autotune.records import Regime, TrialRecord
 from autotune.spec.model import CanarySpec
 from autotune.study.finalists import run_one_round
-from autotune.study.regimes import note_changes, reference_processes, verdict
+from autotune.study.regimes import note_changes, verdict
 from autotune.study.repeating import repeat
-from autotune.study.reporting import Process, learn
+from autotune.study.reporting import Process
 from autotune.study.session import StudySession
 
 
@@ -32,18 +32,17 @@ def is_due(
     return n_since >= min(spec.every_trials, 2 ** (len(found) - 1)) or (n_since >= 1 and too_long)
 
 
-def run_canary(run: StudySession, reference: TrialRecord, searched: Sequence[TrialRecord]) -> None:
+def run_canary(run: StudySession, reference: TrialRecord) -> None:
     """The reference is measured again if it is due; after a change of the machine the present front is, too."""
     if run.plan.spec.canary.every_trials == 0:
         return
-    references = run.timed("store", run.store.trials, run.study.id, ["complete"], ["reference"])
-    regimes = run.timed("store", run.store.regimes, run.study.id)
-    found = reference_processes(references, regimes)
-    if not is_due(run.plan.spec.canary, searched, found, regimes, datetime.now(UTC)):
+    run.timed("store", run.known.refresh)
+    state = run.known.reference
+    if not is_due(run.plan.spec.canary, run.known.since_reference, state.processes, state.regimes, datetime.now(UTC)):
         return
-    n_before = sum(p.role == "canary" for r in references for p in r.repetitions)
+    n_before = sum(p.role == "canary" for r in state.references for p in r.repetitions)
     if repeat(run, reference, "canary", n_before + 1, reference) != "measured":
         return
     if note_changes(run):
         run_one_round(run, reference)
-    run.timed("store", learn, run.store, run.study.id)
+    run.timed("store", run.known.learn)

@@ -25,6 +25,7 @@ from autotune.study.repeating import repeat
 from autotune.study.reporting import as_reported, learn, own_estimate
 from autotune.study.scoring import comparable, front, is_repeated, preferred
 from autotune.study.session import StudySession
+from autotune.study.standing import Standing
 
 _LEAST_ROUNDS = 3
 """Before, no ranking counts as settled: the noise of a comparison is estimated from the rounds themselves."""
@@ -32,6 +33,8 @@ _LONGER, _FINER = 4.0, 0.5
 """A finalist's load may last four times as long as a trial's and stops at half its interval: 60 s and 0.5 % by default."""
 _SHARE_OF_SEARCH, _AT_LEAST_S = 0.3, 120.0
 _SHARE_OF_HOURS = 0.2
+_WIDER = 4
+"""So many times the finalists are looked at, for what was given up or fails again is among the best, too."""
 
 
 def reserve_s(spec: StudySpec, hours: float) -> float:
@@ -57,7 +60,7 @@ def run_finalists(run: StudySession, reference: TrialRecord, left_s: float) -> b
     spec = run.plan.spec
     if spec.finalists.rounds == 0:
         return True
-    deadline = time.monotonic() + min(left_s, limit_s(spec, _search_s(_records(run))))
+    deadline = time.monotonic() + min(left_s, limit_s(spec, _search_s(run)))
     try:
         with finalists_lock(run.study, run.is_to_stop) as waited_s:
             run.add_time("waiting for the others", waited_s)
@@ -109,7 +112,7 @@ def _measure_round(run: StudySession, reference: TrialRecord, round_: int, deadl
     order = [reference, *finalists]
     # The round's own seed, so that a round which was interrupted goes on in the same order.
     random.Random(f"{spec.seed}/{run.study.name}/{round_}").shuffle(order)
-    load = finalist_load(spec, limit_s(spec, _search_s(records)) / (spec.finalists.rounds * len(order)))
+    load = finalist_load(spec, limit_s(spec, _search_s(run)) / (spec.finalists.rounds * len(order)))
     for trial in order:
         if (trial.role, trial.number) in done:
             continue
@@ -138,7 +141,8 @@ def contenders(records: Sequence[TrialRecord], regimes: Sequence[Regime], spec: 
     Trials of earlier regimes are set against the others at the speed that the machine's changes suggest.
     """
     searched = comparable([r for r in records if r.role == "search"], spec)
-    adjusted = [at_present_speed(r, records, regimes) for r in searched]
+    twice = [r for r in records if r.repetitions]  # only these can have run under two regimes
+    adjusted = [at_present_speed(r, twice, regimes) for r in searched]
     if not adjusted:
         return []
     objective = objective_named(preferred(spec), spec)
@@ -202,10 +206,17 @@ def _last_round(records: Sequence[TrialRecord]) -> int:
     return max((p.round for r in records for p in r.repetitions if p.role == "final"), default=0)
 
 
-def _search_s(records: Sequence[TrialRecord]) -> float:
-    return sum(r.duration_s for r in records)
+def _search_s(run: StudySession) -> float:
+    return run.store.measured_s(run.study.id, COMPARABLE, ["complete"])
 
 
 def _records(run: StudySession) -> list[TrialRecord]:
-    found: list[TrialRecord] = run.timed("store", run.store.trials, run.study.id, ["complete"], COMPARABLE)
+    """The complete trials that may become finalists, and the references; a study's others are not read."""
+    found: list[TrialRecord] = run.timed("store", _read, run)
     return found
+
+
+def _read(run: StudySession) -> list[TrialRecord]:
+    searched = Standing(run.store, run.study.id, run.plan.spec).contending(_WIDER * run.plan.spec.finalists.at_most)
+    references = run.store.trials(run.study.id, ["complete"], ["reference"])
+    return [*references, *(r for r in searched if r.state == "complete")]

@@ -16,6 +16,11 @@ _UNKNOWN_SPREAD = 0.1
 
 
 def rivals(records: Sequence[TrialRecord], spec: StudySpec, regime: int) -> tuple[Rival, ...]:
+    """As `rivals_in`, for the front of these records."""
+    return rivals_in(front(records, spec), spec, regime)
+
+
+def rivals_in(members: Sequence[TrialRecord], spec: StudySpec, regime: int) -> tuple[Rival, ...]:
     """The members of the front that were measured under the present regime, each at the low end of its interval.
 
     The member's own next process lies above that end in 97.5 %, so what stays below it is neither in the front nor a tie. Empty
@@ -24,7 +29,7 @@ def rivals(records: Sequence[TrialRecord], spec: StudySpec, regime: int) -> tupl
     if not set(spec.objectives) <= _DECIDED_BY or "throughput" not in spec.objectives:
         return ()
     found = []
-    for record in front(records, spec):
+    for record in members:
         rate, accuracy = record.throughput_items_per_s, record.accuracy
         if rate is None or accuracy is None or record.regime != regime:
             continue

@@ -93,6 +93,11 @@ def workers_here(study: StudyRow) -> list[int]:
     return found
 
 
+def is_anybody_here() -> bool:
+    """False when surely no worker of this user works on any study on this host."""
+    return any(runtime_folder().glob(f"autotune-{os.getuid()}-study-*.lock"))
+
+
 def is_present(pid: int) -> bool:
     """True when the process works on some study."""
     return any(runtime_folder().glob(f"autotune-{os.getuid()}-study-*-{pid}.lock"))

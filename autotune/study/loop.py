@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -14,15 +14,16 @@ from typing import Any, Literal
 from autotune.bench.metrics import metric_identity
 from autotune.errors import AccuracyTooLow, DeviceFault, EnvironmentProblem, StoreAway, StoreError
 from autotune.fingerprint import digest_of
-from autotune.records import FINISHED, Regime, TrialRecord
+from autotune.records import FINISHED, Regime, TrialRecord, TrialState
 from autotune.spec.model import StudySpec
 from autotune.store.repository import SEARCHED, Store
 from autotune.store.studies import StudyRow
 from autotune.store.worker import WorkerIdentity
 from autotune.study.canary import run_canary
 from autotune.study.finalists import reserve_s, rounds_so_far, run_finalists
-from autotune.study.giving_up import rivals
+from autotune.study.giving_up import rivals_in
 from autotune.study.heartbeat import heartbeat
+from autotune.study.known_trials import AnyOf
 from autotune.study.lock import asking_lock, presence, workers_here
 from autotune.study.observer import Observer
 from autotune.study.pinning import pin_front
@@ -31,10 +32,10 @@ from autotune.study.proposer import Proposal, Proposer
 from autotune.study.recovery import carry_over, recover
 from autotune.study.regimes import note_changes
 from autotune.study.reporting import learn
-from autotune.study.scoring import front, ties_of
 from autotune.study.session import StopSwitch, StudySession
+from autotune.study.standing import Standing
 from autotune.study.under_way import claimed, measured, reference_of, still_usable, stored
-from autotune.study.warm_start import WarmStartGain, kin_of, warm_candidates, warm_flags, warm_start_gain
+from autotune.study.warm_start import WarmStartGain, kin_of, warm_candidates, warm_flags
 from autotune.trial.isolation import TrialProcess
 from autotune.trial.request import Rival
 from autotune.variants.base import model_identity
@@ -57,17 +58,26 @@ Ended = Literal["trials", "hours", "stopped", "exhausted"]
 class StudyResult:
     """What a run of a study left behind. `ties`: by the number of a member of the front, the trials no better or worse than it.
 
-    `overhead_s`: wall time by what it was spent on, trials' own stages apart."""
+    `n_trials`: of the search, by state. `n_rounds`: of each finalist, in how many rounds it was measured again. `overhead_s`:
+    wall time by what it was spent on, trials' own stages apart. `read_records` gives `records`.
+    """
 
     ended: Ended
     reference: TrialRecord
-    records: list[TrialRecord]
+    n_trials: Mapping[TrialState, int]
+    n_rounds: tuple[int, ...]
     front: list[TrialRecord]
     ties: dict[int, list[int]]
     regimes: list[Regime]
     warm_start: WarmStartGain | None
     wall_s: float
     overhead_s: dict[str, float]
+    read_records: Callable[[], list[TrialRecord]]
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        """The finished trials of the search, by number, read from the database at each call: there may be many."""
+        return self.read_records()
 
 
 def register_study(plan: StudyPlan, store: Store, target: int) -> StudyRow:
@@ -129,7 +139,7 @@ def run_study(
         presence(study),
         heartbeat(store, worker.worker_id),
     ):
-        proposer = Proposer(plan, store.url, worker.worker_id, patience=store.patience)
+        proposer = _proposer(plan, store, study, worker)
         run = StudySession(
             plan=plan, store=store, proposer=proposer, study=study, worker=worker,
             process=process, observer=observer, switch=switch, target=target, began=began, again=again,
@@ -153,34 +163,41 @@ def _what_waits(run: StudySession) -> str:
     return f"What was measured and not stored is in {path}; the next start, when the database is back, carries it over."
 
 
+def _proposer(plan: StudyPlan, store: Store, study: StudyRow, worker: WorkerIdentity) -> Proposer:
+    newest = store.next_number(study.id, "search") - 1
+    remember = [*store.front_numbers(study.id), newest] if newest >= 0 else []
+    return Proposer(plan, store.url, worker.worker_id, patience=store.patience, remember=remember)
+
+
 def _run(run: StudySession, hours: float | None) -> StudyResult:
-    records = _swept(run)
+    _swept(run)
     n_absences = run.store.patience.n_absences
-    run.observer.planned(run.plan, len(records), run.target)
+    run.timed("store", run.known.refresh)
+    run.observer.planned(run.plan, len(run.known), run.target)
     reference = reference_of(run)
     run.timed("search", _enqueue_first, run)
     run.rounds_before = rounds_so_far(run) if run.again else 0
     note_changes(run)
-    run.timed("store", learn, run.store, run.study.id)
+    run.timed("store", run.known.learn)
     clock = _Clock(run, hours)
     ended: Ended | None = None
     while ended is None:
         if run.store.patience.n_absences > n_absences:  # a call may have arrived whose answer did not
             n_absences = run.store.patience.n_absences
             _swept(run)
-        records = run.timed("store", run.store.trials, run.study.id, FINISHED, SEARCHED)  # others may have finished some
+        run.timed("store", run.known.refresh)  # others may have finished some
         if run.switch.count:
             ended = "stopped"
-        elif len(records) >= run.target:
+        elif len(run.known) >= run.target:
             ended = "trials"
         elif clock.left_s() <= clock.reserve_s:
             ended = "hours"
-        elif len(records) + len(run.under_way()) >= run.target:
+        elif len(run.known) + len(run.under_way()) >= run.target:
             _wait_for_others(run)
         else:
             reference = still_usable(run, reference)
-            run_canary(run, reference, records)
-            ended = _one_trial(run, reference, records)
+            run_canary(run, reference)
+            ended = _one_trial(run, reference)
     # They get what was reserved for them even where the last trial ran over.
     left_s = max(clock.left_s(), clock.reserve_s)
     if ended != "stopped" and not run_finalists(run, reference, left_s) and run.switch.count:
@@ -188,10 +205,11 @@ def _run(run: StudySession, hours: float | None) -> StudyResult:
     return _result(run, ended)
 
 
-def _swept(run: StudySession) -> list[TrialRecord]:
-    """The search's finished trials, once what workers left behind that are gone is stored, told or put back."""
+def _swept(run: StudySession) -> None:
+    """What workers left behind that are gone is stored, told or put back."""
     carry_over(run.store, run.study.id, run.journal_folder, run.worker, run.observer.note)
-    return recover(run.store, run.study.id, run.proposer, run.observer.note, run.silence.is_dead)
+    run.timed("store", run.known.refresh)
+    recover(run.store, run.study.id, run.proposer, run.observer.note, run.silence.is_dead, run.known.worst)
 
 
 def _enqueue_first(run: StudySession) -> None:
@@ -208,22 +226,26 @@ def _enqueue_first(run: StudySession) -> None:
 def _result(run: StudySession, ended: Ended) -> StudyResult:
     run.timed("store", learn, run.store, run.study.id)
     # The last worker to leave has seen every trial, so the stored front is whole, also after one was killed in the middle.
-    records = run.store.trials(run.study.id, FINISHED, SEARCHED)
-    found = front(records, run.plan.spec)
-    run.store.set_front(run.study.id, [r.number for r in found])
+    standing = Standing(run.store, run.study.id, run.plan.spec)
+    run.store.set_front(run.study.id, [r.number for r in standing.front])
     reference = run.store.trials(run.study.id, ["complete"], ["reference"])[-1]
-    pin_front(run, [reference, *found])
-    run.proposer.note_finalists(records)
+    pin_front(run, [reference, *standing.front])
+    again = [r for r in run.store.repeated(run.study.id) if r.role == "search"]
+    run.proposer.note_finalists(again)
+    rounds = [sum(p.role == "final" for p in r.repetitions) for r in again]
+    counts = run.store.counts(run.study.id)
     return StudyResult(
         ended=ended,
         reference=reference,
-        records=records,
-        front=found,
-        ties=ties_of(found, records, run.plan.spec),
+        n_trials={state: counts[state] for state in FINISHED},
+        n_rounds=tuple(n for n in rounds if n),
+        front=standing.front,
+        ties=standing.ties(),
         regimes=run.store.regimes(run.study.id),
-        warm_start=warm_start_gain(records, run.plan.spec),
+        warm_start=standing.warm_start(),
         wall_s=time.monotonic() - run.began,
         overhead_s=dict(run.spent),
+        read_records=lambda: run.store.trials(run.study.id, FINISHED, SEARCHED),
     )
 
 
@@ -234,8 +256,7 @@ class _Clock:
     """
 
     def __init__(self, run: StudySession, hours: float | None) -> None:
-        measured = run.store.trials(run.study.id, FINISHED, ("search", "final", "canary"))
-        self._earlier_s = sum(r.duration_s for r in measured)
+        self._earlier_s = run.store.measured_s(run.study.id, ("search", "final", "canary"))
         self._began, self._limit_s = run.began, math.inf if hours is None else hours * 3600
         self._patience = run.store.patience
         self.reserve_s = 0.0 if hours is None else reserve_s(run.plan.spec, hours)
@@ -252,33 +273,34 @@ def _wait_for_others(run: StudySession) -> None:
         _swept(run)
 
 
-def _one_trial(run: StudySession, reference: TrialRecord, records: list[TrialRecord]) -> Ended | None:
+def _one_trial(run: StudySession, reference: TrialRecord) -> Ended | None:
     """One more finished trial, or the reason why there will be none."""
-    known = {r.candidate: r for r in [reference, *records]}
+    known = run.known
     with asking_lock(run.study):
-        proposal = run.timed("search", run.proposer.ask, len(records))
-    twin = known.get(proposal.candidate)
-    if twin is not None and twin.role == "search" and not run.again:
-        run.timed("search", run.proposer.tell, proposal.number, twin, records, {"duplicate_of": twin.number})
-        return None if run.timed("search", run.proposer.enqueue_unseen, frozenset(known)) else "exhausted"
+        proposal = run.timed("search", run.proposer.ask, len(known))
+    number = known.number_of(proposal.candidate)
+    if number is not None and not run.again:
+        twin = run.store.trial(run.study.id, number)
+        run.timed("search", run.proposer.tell, proposal.number, twin, known.worst, {"duplicate_of": number})
+        seen = AnyOf(known, {reference.candidate})
+        return None if run.timed("search", run.proposer.enqueue_unseen, seen) else "exhausted"
     elsewhere = {t.candidate for t in run.under_way()}
     if proposal.candidate in elsewhere:
         run.proposer.drop(proposal.number)
-        if not run.timed("search", run.proposer.enqueue_unseen, elsewhere.union(known)):
+        if not run.timed("search", run.proposer.enqueue_unseen, AnyOf(known, elsewhere, {reference.candidate})):
             _wait_for_others(run)
         return None
     trial_id = claimed(run, proposal)
     if trial_id is None:
         return None
-    record = _finished(run, proposal, trial_id, twin, reference, rivals(records, run.plan.spec, run.regime))
+    record = _finished(run, proposal, trial_id, reference, rivals_in(known.front, run.plan.spec, run.regime))
     if record is None:
         run.timed("search", run.proposer.put_back, proposal.number)
         return "stopped" if run.switch.count else None
-    records.append(record)
-    run.timed("search", run.proposer.tell, record.number, record, [reference, *records])
-    run.timed("store", learn, run.store, run.study.id)
-    _announce(run, record, records, reference)
-    _stop_if_nothing_runs(records)
+    run.timed("search", run.proposer.tell, record.number, record, [reference, *known.worst, record])
+    reported = run.timed("store", known.report, record.number)
+    _announce(run, reported, reference)
+    _stop_if_nothing_runs(known.last)
     return None
 
 
@@ -286,23 +308,22 @@ def _finished(
     run: StudySession,
     proposal: Proposal,
     trial_id: int,
-    twin: TrialRecord | None,
     reference: TrialRecord,
     faster: tuple[Rival, ...],
 ) -> TrialRecord | None:
     """The claimed trial's stored record; a prior that is the reference itself is not measured a second time."""
-    if twin is None or proposal.candidate not in (*run.plan.priors, *run.warm):
+    twice = proposal.candidate == reference.candidate and proposal.candidate not in run.known
+    if not twice or proposal.candidate not in (*run.plan.priors, *run.warm):
         flags = warm_flags(run.warm, proposal.candidate)
         return measured(run, trial_id, proposal.number, "search", proposal.candidate, reference, rivals=faster, flags=flags)
-    record = replace(twin, number=proposal.number, role="search", flags=(*twin.flags, "same_as_reference"))
+    record = replace(reference, number=proposal.number, role="search", flags=(*reference.flags, "same_as_reference"))
     return stored(run, trial_id, record)
 
 
-def _announce(run: StudySession, record: TrialRecord, records: list[TrialRecord], reference: TrialRecord) -> None:
-    found = front(records, run.plan.spec)
-    run.timed("store", run.store.set_front, run.study.id, [r.number for r in found])
-    pin_front(run, [reference, *found])
-    run.observer.trial_ended(record, found, reference)
+def _announce(run: StudySession, record: TrialRecord, reference: TrialRecord) -> None:
+    run.timed("store", run.store.set_front, run.study.id, [r.number for r in run.known.front])
+    pin_front(run, [reference, *run.known.front])
+    run.observer.trial_ended(record, run.known.front, reference)
     _log.info("%s", outcome_line(record))
 
 

@@ -28,6 +28,11 @@ class Objective:
     estimate: Callable[[TrialRecord], Estimate | None] = _nothing
     of_throughput: bool = False
 
+    @property
+    def has_interval(self) -> bool:
+        """True when its values are compared by their intervals."""
+        return self.estimate is not _nothing
+
 
 def _rate(record: TrialRecord) -> Estimate | None:
     return record.throughput_items_per_s

@@ -10,7 +10,7 @@ import logging
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -62,7 +62,8 @@ class Proposer:
     """The search of one study. Not safe for threads; any number of processes may each have one on the same database.
 
     `storage`: a database's URL, or a storage of Optuna's that is open already. `strategy` replaces the study's. With `patience`
-    every call waits for a database that is away, as those of our own store do.
+    every call waits for a database that is away, as those of our own store do. `remember`: as `TrialWindow` takes it, for a
+    study that may be long already.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Proposer:
         worker_id: str,
         strategy: str | None = None,
         patience: Patience | None = None,
+        remember: Collection[int] = (),
     ) -> None:
         import optuna
 
@@ -80,16 +82,16 @@ class Proposer:
         self._strategy = strategy_named(strategy or plan.spec.search.strategy, plan)
         self._url = parse_url(storage) if isinstance(storage, str) and patience is not None else None
         self._patience = patience
-        self._study = self._opened(storage)
+        self._study = self._opened(storage, remember)
         self._check_pairs()
-        self._random = random.Random(fresh_seed(plan.spec.seed, worker_id, self._n_trials()))
+        self._random = random.Random(fresh_seed(plan.spec.seed, worker_id, self._n_begun()))
 
-    def _opened(self, storage: str | optuna.storages.BaseStorage) -> optuna.Study:
+    def _opened(self, storage: str | optuna.storages.BaseStorage, remember: Collection[int]) -> optuna.Study:
         import optuna
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
-            return self.patiently(lambda: _open_study(self._plan, storage))
+            return self.patiently(lambda: _open_study(self._plan, storage, remember))
         except (SQLAlchemyError, RuntimeError, optuna.exceptions.StorageInternalError) as exc:
             raise StoreError(f"Optuna cannot open its tables for the study {self._plan.spec.study!r}: {exc}") from exc
 
@@ -110,13 +112,9 @@ class Proposer:
                 _log.debug("a session of Optuna's could not be closed: %s", exc)
 
     @_patient
-    def _n_trials(self) -> int:
-        return len(self._study.get_trials(deepcopy=False))
-
-    @_patient
     def ask(self, n_finished: int) -> Proposal:
         """The next candidate; enqueued ones come first. `n_finished` decides which sampler proposes."""
-        seed = fresh_seed(self._plan.spec.seed, self._worker_id, len(self._study.get_trials(deepcopy=False)))
+        seed = fresh_seed(self._plan.spec.seed, self._worker_id, self._n_begun())
         self._study.sampler = self._strategy.sampler(n_finished, seed)
         trial = self._study.ask()
         return Proposal(number=trial.number, candidate=suggest(trial, self._plan.space))
@@ -125,7 +123,10 @@ class Proposer:
     def tell(
         self, number: int, record: TrialRecord, known: Sequence[TrialRecord], note: Mapping[str, Any] | None = None
     ) -> None:
-        """Optuna knows the trial's values and constraints. Telling a trial twice changes nothing."""
+        """Optuna knows the trial's values and constraints. Telling a trial twice changes nothing.
+
+        `known`: the trials whose worst value stands for one that was not measured; those that hold the worst do.
+        """
         if not self.is_running(number):
             return
         try:
@@ -181,7 +182,7 @@ class Proposer:
                 self._study.enqueue_trial(params, skip_if_exists=True)
 
     @_patient
-    def enqueue_unseen(self, seen: Set[Candidate]) -> bool:
+    def enqueue_unseen(self, seen: Container[Candidate]) -> bool:
         """A random candidate that is not in `seen` is asked for next; False when 200 draws found none."""
         for _ in range(200):
             candidate = random_candidate(self._plan.space, self._random)
@@ -254,7 +255,14 @@ class Proposer:
         return {t.number: candidate_from_params(t.params) if PAIR in t.params else None for t in running}
 
     def _frozen(self, number: int) -> optuna.trial.FrozenTrial:
-        return self._study.get_trials(deepcopy=False)[number]
+        storage = self._study._storage  # by number: a window holds not every trial
+        return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number))
+
+    @_patient
+    def _n_begun(self) -> int:
+        """How many trials Optuna has numbered."""
+        trials = self._study.get_trials(deepcopy=False)
+        return trials[-1].number + 1 if trials else 0
 
     @_patient
     def _check_pairs(self) -> None:
@@ -277,13 +285,15 @@ class Proposer:
             )
 
 
-def _open_study(plan: StudyPlan, storage: str | optuna.storages.BaseStorage) -> optuna.Study:
+def _open_study(plan: StudyPlan, storage: str | optuna.storages.BaseStorage, remember: Collection[int]) -> optuna.Study:
     import optuna
+
+    from autotune.study.trial_window import TrialWindow
 
     objectives = objectives_of(plan.spec)
     study = optuna.create_study(
         study_name=plan.spec.study,
-        storage=_open_storage(storage) if isinstance(storage, str) else storage,
+        storage=TrialWindow(_open_storage(storage), remember) if isinstance(storage, str) else storage,
         directions=["maximize" if o.maximize else "minimize" for o in objectives],
         load_if_exists=True,
     )

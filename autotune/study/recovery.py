@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autotune.records import FINISHED, TrialRecord
 from autotune.store.journal import exclusive, left_behind, read, remove
-from autotune.store.repository import SEARCHED, Store
+from autotune.store.repository import Store
 from autotune.store.trials import RunningTrial
 from autotune.store.worker import WorkerIdentity
 from autotune.study.heartbeat import is_dead as is_dead  # re-exported: the judgement of one look
-from autotune.study.proposer import Proposer
+
+if TYPE_CHECKING:
+    from autotune.study.proposer import Proposer  # who asks only whether a worker is dead needs no search
 
 
 def recover(
@@ -20,8 +23,9 @@ def recover(
     proposer: Proposer,
     note: Callable[[str], None],
     dead: Callable[[RunningTrial], bool] = is_dead,
-) -> list[TrialRecord]:
-    """The finished trials of the search, once every trial of a dead worker is told to Optuna or put back.
+    worst: Sequence[TrialRecord] = (),
+) -> None:
+    """Every trial of a dead worker is told to Optuna or put back. `worst`: as `known` of `Proposer.tell`.
 
     What its worker could not store must have been carried over before.
     """
@@ -30,12 +34,10 @@ def recover(
             again = "its candidate is put back" if trial.role == "search" else "it will be measured again"
             note(f"{trial.role} trial {trial.number} was under way when its worker died; {again}")
     unfinished = proposer.unfinished()
-    records = store.trials(study_id, FINISHED, SEARCHED)
-    finished = {r.number: r for r in records}
-    for number in unfinished.keys() & finished.keys():
-        proposer.tell(number, finished[number], records)
+    finished = {r.number: r for r in store.numbered(study_id, unfinished) if r.state in FINISHED}
+    for number, record in finished.items():
+        proposer.tell(number, record, [*worst, *finished.values()])
     _put_back_abandoned(store, study_id, proposer, set(unfinished) - set(finished))
-    return records
 
 
 def _given_back(store: Store, study_id: int, trial: RunningTrial) -> bool:
@@ -74,6 +76,6 @@ def _put_back_abandoned(store: Store, study_id: int, proposer: Proposer, numbers
     measured = {t.number for t in store.running(study_id) if t.role == "search"}
     suspects = {n for n in sorted(numbers - measured) if proposer.suspect(n)}
     if suspects:
-        begun = {r.number for r in store.trials(study_id, None, SEARCHED)}
+        begun = {r.number for r in store.numbered(study_id, suspects)}
         for number in sorted(suspects - begun):
             proposer.put_back(number)

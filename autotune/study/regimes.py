@@ -6,19 +6,12 @@ import math
 from collections.abc import Sequence
 
 from autotune.bench.control import EXPECTED_SD, Verdict, changed
-from autotune.records import Regime, TrialRecord
-from autotune.study.reporting import Process, processes
+from autotune.records import Regime
+from autotune.study.reporting import Process, reference_processes
 from autotune.study.session import StudySession
 
 _HOPS = 2
 """So many changes within one study make the next one part of the noise."""
-
-
-def reference_processes(references: Sequence[TrialRecord], regimes: Sequence[Regime]) -> list[Process]:
-    """Every process in which the reference ran, under the present regime, in order of time."""
-    since = [r.since for r in regimes]
-    found = sorted((p for r in references for p in processes(r, since)), key=lambda p: p.finished_at)
-    return [p for p in found if p.regime == len(regimes) + 1]
 
 
 def verdict(found: Sequence[Process], regimes: Sequence[Regime]) -> Verdict:

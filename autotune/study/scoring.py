@@ -107,7 +107,7 @@ def front(records: Sequence[TrialRecord], spec: StudySpec) -> list[TrialRecord]:
     kept = _undominated(repeated or usable, spec)
     if repeated:
         comparison, objectives = Comparison(usable), objectives_of(spec)
-        others = [r for r in usable if r not in repeated]
+        others = [r for r in usable if not is_repeated(r)]
         new = [r for r in others if all(any(comparison.is_better(r, k, o) for o in objectives) for k in kept)]
         kept = _undominated([*kept, *new], spec)
     return sorted(kept, key=lambda r: -(r.throughput_items_per_s.value if r.throughput_items_per_s else 0.0))
@@ -151,9 +151,11 @@ def best(records: Sequence[TrialRecord], spec: StudySpec, prefer: str = "") -> T
     that.
     """
     ties = best_ties(records, spec, prefer)
-    if not ties:
-        return None
-    objective = objective_named(prefer or preferred(spec), spec)
+    return simplest(ties, objective_named(prefer or preferred(spec), spec)) if ties else None
+
+
+def simplest(ties: Sequence[TrialRecord], objective: Objective) -> TrialRecord:
+    """Of trials that tie in the objective, at least one, the simplest that is at most 3 % worse than the best by value."""
     top = float(objective.read(_top(ties, objective)) or 0.0)
     near = [r for r in ties if abs(float(objective.read(r) or 0.0) - top) <= _WORTH_SIMPLICITY * abs(top)]
     return min(near, key=_complexity)
@@ -172,7 +174,7 @@ def best_ties(records: Sequence[TrialRecord], spec: StudySpec, prefer: str = "")
     repeated = [r for r in usable if is_repeated(r)]
     if repeated:
         top = _top(repeated, objective)
-        better = [r for r in usable if r not in repeated and comparison.is_better(r, top, objective)]
+        better = [r for r in usable if not is_repeated(r) and comparison.is_better(r, top, objective)]
         usable = better or repeated
     top = _top(usable, objective)
     return [r for r in usable if comparison.is_tie(r, top, objective)]

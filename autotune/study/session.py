@@ -16,6 +16,7 @@ from autotune.store.studies import StudyRow
 from autotune.store.trials import RunningTrial
 from autotune.store.worker import WorkerIdentity
 from autotune.study.heartbeat import Silence
+from autotune.study.known_trials import KnownTrials
 from autotune.study.observer import Observer
 from autotune.study.plan import StudyPlan
 from autotune.study.proposer import Proposer
@@ -40,7 +41,7 @@ class StopSwitch:
 
 @dataclass(slots=True, kw_only=True)
 class StudySession:
-    """What never changes while a worker runs, and its clocks.
+    """What never changes while a worker runs, what it knows of the trials so far, and its clocks.
 
     `again`: candidates that were measured are measured again when they are proposed, and so are the finalists, beyond the
     `rounds_before` that were. `regime`: the machine's present one. `warm`: candidates taken over from earlier studies, with
@@ -63,6 +64,10 @@ class StudySession:
     warm: Mapping[Candidate, str] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)
     silence: Silence = field(default_factory=Silence)
+    known: KnownTrials = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.known = KnownTrials(self.store, self.study.id, self.plan.spec)
 
     @property
     def journal(self) -> Journal:

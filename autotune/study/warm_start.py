@@ -6,7 +6,7 @@ Only configurations travel, never values: copied measurements of another device 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autotune.candidate import Candidate
@@ -22,6 +22,8 @@ from autotune.study.scoring import best, is_feasible
 
 FLAG = "warm_start:"
 """Begins the flag of a trial whose candidate came from another study; that study's name follows."""
+_MOST_KIN = 100
+"""As many as candidates can be taken over: the best of the nearest come first, and a database may hold thousands of studies."""
 KINSHIPS = ("the same model on this device", "the same model on another device", "another model on this device")
 """How an earlier study may be related, nearest first. Another model on another device says too little."""
 
@@ -66,18 +68,22 @@ class WarmStartGain:
 
 def kin_of(store: Store, study: StudyRow, device: DeviceFingerprint) -> list[Kin]:
     """The earlier studies whose best is worth trying in `study`, nearest first, of equal ones the newest first."""
-    found = []
+    related = []
+    environments: dict[str, DeviceFingerprint | None] = {}
     for other in store.studies():
-        if other.id == study.id:
-            continue
-        there = _environment(store, other)
+        if other.environment_key not in environments:
+            environments[other.environment_key] = _environment(store, other)
+        there = environments[other.environment_key]
         kinship = _kinship(other.model_digest == study.model_digest, there is not None and there.device == device.device)
-        front = store.front(other.id) if kinship is not None else []
-        if kinship is not None and front:
-            name = there.device if there is not None else "an unknown device"
+        if other.id != study.id and kinship is not None:
+            related.append((kinship, other, there.device if there is not None else "an unknown device"))
+    related.sort(key=lambda kin: kin[1].created_at, reverse=True)
+    found: list[Kin] = []
+    for kinship, other, name in sorted(related, key=lambda kin: kin[0]):
+        front = store.front(other.id) if len(found) < _MOST_KIN else []
+        if front:
             found.append(Kin(study=other, kinship=kinship, device=name, candidates=_in_order_of_use(front)))
-    found.sort(key=lambda kin: kin.study.created_at, reverse=True)
-    return sorted(found, key=lambda kin: kin.kinship)
+    return found
 
 
 def warm_candidates(kin: Sequence[Kin], space: SearchSpace, at_most: int) -> dict[Candidate, str]:
@@ -96,22 +102,37 @@ def warm_candidates(kin: Sequence[Kin], space: SearchSpace, at_most: int) -> dic
 
 def warm_start_gain(records: Sequence[TrialRecord], spec: StudySpec) -> WarmStartGain | None:
     """What the warm start of a study gave so far; None where no trial came from one."""
-    warm = {r.number: _origin(r) for r in records if _origin(r)}
-    if not warm:
-        return None
     rates = {r.number: r.throughput_items_per_s.value for r in records if is_feasible(r, spec) and r.throughput_items_per_s}
-    ours = max((rate for number, rate in rates.items() if number in warm), default=None)
-    others = sorted(r.number for r in records if r.number not in warm)
-    as_fast = (i for i, number in enumerate(others, start=1) if ours is not None and rates.get(number, 0.0) >= ours)
     top = best(records, spec)
     fastest = top.throughput_items_per_s.value if top is not None and top.throughput_items_per_s else None
+    return gain_of(origins_in(records), [r.number for r in records], rates, fastest)
+
+
+def gain_of(
+    origins: Mapping[int, str], numbers: Iterable[int], rates: Mapping[int, float], fastest: float | None
+) -> WarmStartGain | None:
+    """As `warm_start_gain`, from what it takes of the records.
+
+    `origins`: the study that a trial's candidate came from, by the trial's number, of those that came from one. `numbers`: of
+    all finished trials. `rates`: items/s of the feasible ones. `fastest`: items/s of the best.
+    """
+    if not origins:
+        return None
+    ours = max((rate for number, rate in rates.items() if number in origins), default=None)
+    others = sorted(n for n in numbers if n not in origins)
+    as_fast = (i for i, number in enumerate(others, start=1) if ours is not None and rates.get(number, 0.0) >= ours)
     return WarmStartGain(
-        studies=tuple(dict.fromkeys(warm.values())),
-        n_trials=len(warm),
+        studies=tuple(dict.fromkeys(origins[n] for n in sorted(origins))),
+        n_trials=len(origins),
         share_of_best=None if ours is None or not fastest else ours / max(fastest, ours),
         others_caught_up_after=next(as_fast, None),
         n_others=len(others),
     )
+
+
+def origins_in(records: Iterable[TrialRecord]) -> dict[int, str]:
+    """The study that each trial's candidate came from, by number, of those that came from one."""
+    return {r.number: _origin(r) for r in records if _origin(r)}
 
 
 def warm_flags(origin: Mapping[Candidate, str], candidate: Candidate) -> tuple[str, ...]:

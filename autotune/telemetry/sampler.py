@@ -13,6 +13,9 @@ from autotune.records import Series
 _log = logging.getLogger(__name__)
 PERIOD_S = 0.1
 """10 Hz: NVML and RAPL refresh no faster than this matters, and a faster thread would disturb what it watches."""
+MOST_SAMPLES = 1200
+"""Of a series: two minutes. Of a longer load every second sample is dropped, and then they are taken half as often, so that a
+trial's rows in the database are bounded. What stays was read at its time, so counters and their differences stay exact."""
 
 
 class Probe(Protocol):
@@ -38,6 +41,7 @@ class Sampler:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="telemetry", daemon=True)
         self._begin = 0.0
+        self._period_s = PERIOD_S
 
     def __enter__(self) -> Self:
         self._begin = self._clock()
@@ -49,7 +53,8 @@ class Sampler:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(PERIOD_S):
+        while not self._stop.wait(self._period_s):
+            self._bound()
             now = self._clock() - self._begin
             for probe in self._probes:
                 if self._absent[probe.metric] is not None:
@@ -62,6 +67,14 @@ class Sampler:
                 times, values = self._seen[probe.metric]
                 times.append(round(now, 3))
                 values.append(value)
+
+    def _bound(self) -> None:
+        """No series is longer than MOST_SAMPLES after the next sample."""
+        if all(len(times) < MOST_SAMPLES for times, _ in self._seen.values()):
+            return
+        self._period_s *= 2
+        for times, values in self._seen.values():
+            del times[1::2], values[1::2]
 
     def series(self) -> tuple[Series, ...]:
         """One Series per probe. A metric that failed midway keeps what it gave before."""

@@ -84,6 +84,9 @@ def _warm(request: Any) -> None:
     # Without the second tier, whose threads must not exist in this process: what it needs is in the cache by then.
     spec, cache = request.spec, Cache(request.cache_root)
     if is_warm(spec, cache):
+        # What the last request left behind: after the freeze below a collection takes microseconds, but the collector's own
+        # next one is due only when a quarter of everything that was frozen has been left (0.8 KB a trial, 7 MB in 10,000).
+        gc.collect()
         return
     see_users_modules(spec)
 

@@ -115,7 +115,9 @@ def test_wrong_input_leaves_with_2_and_its_place(call: Any, name: str, tmp_path:
         (["best", "STUDY", "--prefer", "beauty"], "allowed: accuracy, throughput"),
         (["best", "STUDY", "--prefer", "cost"], "allowed"),
         (["best", "STUDY", "--prefer", "energy"], "not measured"),
-        (["report", "STUDY", "--out", "front.docx"], "allowed: .png, .svg, .pdf"),
+        (["report", "STUDY", "--out", "front.docx"], "allowed: .html, .png, .svg, .pdf"),
+        (["trials", "STUDY", "--limit", "0"], "--limit"),
+        (["trials", "STUDY", "--state", "happy"], "complete"),
         (["bench", "STUDY", "--set", "speed=9"], "KNOB=VALUE"),
         (["bench", "STUDY", "--set", "batch_size=many"], "a value of kind int"),
         (["bench", "STUDY", "--set", "batch_size=0"], "allowed: 1 to"),
@@ -210,6 +212,41 @@ def test_tables_show_what_json_holds(call: Any, study: Path) -> None:
     assert "Pareto front of 4 trials" in call("front", study).out
     assert "accuracy_too_low" in call("show", study, "2").out
     assert "4 of 4 trials" in call("status", study).out
+
+
+def test_trials_come_in_pages(call: Any, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest, the page before it, and those in one state; of many the table shows the newest and says so."""
+
+    def numbers(*words: object) -> list[int]:
+        return [t["number"] for t in json.loads(call("trials", study, *words, "--json").out)]
+
+    every = numbers()
+    assert numbers("--limit", 2) == every[-2:] and numbers("--limit", 2, "--before", every[-1]) == every[-3:-1]
+    assert 2 in numbers("--state", "rejected") and 1 not in numbers("--state", "rejected")
+    monkeypatch.setattr("autotune.cli.query_commands.SHOWN", 3)
+    said = call("trials", study)
+    assert f"the 3 newest; earlier ones: --before {every[1]}, or --all" in said.err
+    assert "newest" not in call("trials", study, "--all").err
+
+
+def test_many_studies_are_told_from_their_fronts(call: Any, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above so many studies `status` reads each one's stored front only; the documents have the same form."""
+    words = ("status", "--storage", f"sqlite:///{study.parent / 'study.db'}", "--json")
+    (one,) = json.loads(call(*words).out)
+    monkeypatch.setattr("autotune.cli.status.FEW", 0)
+    (many,) = json.loads(call(*words).out)
+    assert many.keys() == one.keys()
+    assert {k: v for k, v in many.items() if k != "best"} == {k: v for k, v in one.items() if k != "best"}
+    assert_trial(many["best"])
+    assert f"best: trial {many['best']['number']}, " in call(*words[:-1]).out
+
+
+def test_a_report_is_one_page(call: Any, study: Path, tmp_path: Path) -> None:
+    """`report --out …html` writes the page with the front, and the rejected trial with its reason."""
+    said = call("report", study, "--out", tmp_path / "sub" / "report.html")
+    assert said.code == 0, said
+    text = (tmp_path / "sub" / "report.html").read_text()
+    assert text.startswith("<!doctype html>") and "accuracy_too_low" in text and "<svg" in text and "<script" not in text
 
 
 def test_bench_measures_one_candidate_and_stores_nothing(call: Any, study: Path) -> None:

@@ -10,6 +10,7 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip insta
 
 from autotune.candidate import Candidate
 from autotune.records import Estimate, TrialRecord
+from autotune.report.cloud import cloud_of
 from autotune.report.plot import draw_front
 
 MAGIC = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
@@ -33,7 +34,7 @@ def record(number: int, rate: float | None, accuracy: float | None) -> TrialReco
 def test_the_suffix_gives_the_form(suffix: str, tmp_path: Path) -> None:
     """A picture of the named form; trials without a number are left out instead of drawn at zero."""
     records = [record(1, 10.0, 0.9), record(2, 20.0, 0.8), record(3, None, 0.7)]
-    found = draw_front(records, records[:2], record(0, 5.0, 0.9), tmp_path / f"front{suffix}")
+    found = draw_front(cloud_of(records), records[:2], record(0, 5.0, 0.9), tmp_path / f"front{suffix}")
     assert found.read_bytes().startswith(MAGIC[suffix])
     if suffix == ".svg":
         text = found.read_text()
@@ -42,4 +43,4 @@ def test_the_suffix_gives_the_form(suffix: str, tmp_path: Path) -> None:
 
 def test_a_study_without_a_result_has_an_empty_drawing(tmp_path: Path) -> None:
     """Nothing measured is no error."""
-    assert draw_front([], [], None, tmp_path / "front.png").stat().st_size > 0
+    assert draw_front(cloud_of([]), [], None, tmp_path / "front.png").stat().st_size > 0

@@ -13,8 +13,8 @@ from virtual_study import REFERENCE, VirtualMachine, known, request, searched, s
 from autotune.records import Regime
 from autotune.spec.model import CanarySpec, FinalistsSpec
 from autotune.study.canary import is_due, run_canary
-from autotune.study.regimes import expected_sd, next_regime, note_changes, reference_processes
-from autotune.study.reporting import Process
+from autotune.study.regimes import expected_sd, next_regime, note_changes
+from autotune.study.reporting import Process, reference_processes
 from autotune.study.session import StudySession
 
 
@@ -103,7 +103,7 @@ def sung(run: StudySession, machine: VirtualMachine, n: int) -> None:
     for i in range(n):
         c = candidate(batch_size=1 + (before + i) % 60, streams=1, worker_threads=1)
         searched(run, machine, [c], first=before + i + 1)
-        run_canary(run, reference, run.store.trials(run.study.id, ["complete"], ["search"]))
+        run_canary(run, reference)
 
 
 def test_a_steady_machine_has_one_regime(tmp_path: Path) -> None:

@@ -55,6 +55,19 @@ def test_a_probe_that_fails_midway_keeps_what_it_gave() -> None:
     assert len(found["one"][0]) >= 2
 
 
+def test_a_long_load_is_sampled_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full series loses every second sample, the first stays, and later ones come half as often."""
+    monkeypatch.setattr("autotune.telemetry.sampler.MOST_SAMPLES", 6)
+    sampler = Sampler([FunctionProbe("one", "1", lambda: 1.0), FunctionProbe("gone", "1", lambda: 1.0)])
+    sampler._seen = {"one": ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), "gone": ([0.1, 0.2], [7.0, 8.0])}
+    sampler._bound()
+    one, gone = sampler.series()
+    assert (one.t_s, one.values) == ((0.1, 0.3, 0.5), (1.0, 3.0, 5.0)) and gone.values == (7.0,)
+    assert sampler._period_s == 2 * PERIOD_S
+    sampler._bound()
+    assert sampler._period_s == 2 * PERIOD_S
+
+
 def test_a_load_shorter_than_a_period_says_so() -> None:
     """No sample is not the same as no probe."""
     assert sampled(FunctionProbe("one", "1", lambda: 1.0), seconds=0.0)["one"] == ((), "the load ended before the first sample")
