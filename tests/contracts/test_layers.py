@@ -54,6 +54,13 @@ class TestOnnxRuntimeCudaLayers(LayersContract):
         return engines.TestOnnxRuntimeCuda()
 
 
+class TestOnnxRuntimeTensorRtLayers(LayersContract):
+    """ONNX Runtime's TensorRT provider."""
+
+    def engine(self) -> EngineContract:
+        return engines.TestOnnxRuntimeTensorRt()
+
+
 class _TensorRt(EngineContract):
     def backend(self) -> Backend:
         return load_backend("tensorrt")
