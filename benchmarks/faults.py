@@ -42,6 +42,8 @@ from fault_injection.study import candidates_of, clean, digits, write_study
 from autotune.fingerprint import cpu_fingerprint
 from autotune.records import TrialRecord
 
+sys.path.insert(0, str(Path(__file__).resolve().parent / "fault_injection" / "plugin"))
+
 MAKERS: dict[str, Callable[[Path], Database]] = {"sqlite": Sqlite, "postgresql": Postgresql}
 CALM_DEADLINE_S, DEADLINE_S = 300.0, 12.0
 STAGES = ("start", "between trials", "begun", "data", "variant", "engine", "open", "accuracy", "load")

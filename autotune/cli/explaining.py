@@ -28,13 +28,16 @@ from autotune.trial.request import TrialRequest
 
 _HAS_ENGINE = ("open", "accuracy", "load")
 """Stages that come after the engine was built."""
+_KILLS_ITS_PROCESS = ("worker_crashed", "worker_died")
+"""Reasons of trials whose engine would take the profiling process along as well."""
 
 
 def require_engine(record: TrialRecord) -> None:
     """Returns when the trial had an engine that ran or might have. Raises SpecError saying what became of it otherwise."""
     if record.state == "complete":
         return
-    if record.state == "rejected" and record.reject is not None and record.reject.stage in _HAS_ENGINE:
+    why = record.reject
+    if record.state == "rejected" and why is not None and why.stage in _HAS_ENGINE and why.reason not in _KILLS_ITS_PROCESS:
         return
     raise SpecError(
         f"trial {record.number} has no engine to explain: {reject_line(record)}. allowed: a trial that is complete, or was "
