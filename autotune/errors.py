@@ -27,6 +27,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from autotune.redact import without_password
+
 
 class AutotuneError(Exception):
     """Something the user can mend; the message says what was asked, what was found and what to do."""
@@ -46,7 +48,8 @@ class SpecProblem:
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}: " if self.line is not None else f"{self.file}: " if self.file else ""
-        return f"{where}{self.key}: found {self.found}; allowed: {self.allowed}"
+        # What stands in a wrong place may be the URL of a database.
+        return without_password(f"{where}{self.key}: found {self.found}; allowed: {self.allowed}")
 
 
 class SpecError(AutotuneError):

@@ -77,7 +77,7 @@ def checked_value(knob: Knob, value: Any, key: str, faults: Faults) -> Scalar | 
         faults.add(key, f"{shown(value)}{hint}", allowed_values(knob))
         return None
     right = isinstance(value, int) if knob.kind == "int" else isinstance(value, int | float)
-    if not right or isinstance(value, bool) or not math.isfinite(value):
+    if not right or isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
         hint = "; leave the key out for the engine's default" if value is None else ""
         faults.add(key, shown(value), f"{allowed_values(knob)}{hint}")
         return None

@@ -8,6 +8,9 @@ from typing import Any
 
 from autotune.spec.inputs import InputSpec
 
+_LONGEST_NAME, _LONGEST_PATH = 255, 2048
+"""Of the paths of external weights: bytes of a name (NAME_MAX), and characters of a path, well below PATH_MAX."""
+
 
 class ModelFault(Exception):
     """The model file is not usable; `found` and `allowed` are the words for the user."""
@@ -96,6 +99,10 @@ def _external_tensors(model: Any) -> Iterator[Any]:
     return (tensor for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL)
 
 
+def _is_too_long(location: str) -> bool:
+    return len(location) > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_NAME for part in Path(location).parts)
+
+
 def _sparse(tensors: Any) -> list[Any]:
     return [part for tensor in tensors for part in (tensor.values, tensor.indices)]
 
@@ -117,8 +124,11 @@ def _require_confined(tensor: Any, folder: Path) -> None:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     allowed = "weights in files beside the model, named relative to it, without '..' and links out of the folder"
+    # A name that is no UTF-8 is bytes here.
+    if not isinstance(location, str) or not location or "\0" in location or _is_too_long(location):
+        raise ModelFault(f"external weights at {location[:80]!r} (tensor {tensor.name})", allowed)
     target = (folder / location).resolve()
-    if not location or "\0" in location or Path(location).is_absolute() or not target.is_relative_to(folder.resolve()):
+    if Path(location).is_absolute() or not target.is_relative_to(folder.resolve()):
         raise ModelFault(f"external weights at {location!r} (tensor {tensor.name})", allowed)
     if not target.is_file():
         raise ModelFault(f"external weights at {location!r}, and no such file (tensor {tensor.name})", allowed)

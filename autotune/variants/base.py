@@ -74,7 +74,14 @@ def _finish(graph: ModelProto, folder: Path, model: ModelSpec) -> dict[str, Any]
         if value.type.HasField("tensor_type") and not value.type.tensor_type.shape.dim:
             raise _wrong(model, f"{value.name} without a dimension", "inputs and outputs whose first dimension is the batch")
     _require_float_model(graph, model)
-    graph = canonical(graph)
+    try:
+        graph = canonical(graph)
+    except (ValueError, TypeError, LookupError, RuntimeError) as exc:
+        # The checker lets tensors pass whose size or type contradicts their shape, where nothing but a rewrite reads them.
+        first = next(iter(str(exc).splitlines()), "")
+        raise _wrong(
+            model, f"a graph that contradicts itself ({type(exc).__name__}: {first})", "a valid model; export it again"
+        ) from exc
     target = folder / MODEL_FILE
     onnx.save_model(graph, str(target))
     _check_batches(graph, target, model)

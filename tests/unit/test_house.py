@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "autotune"
 
 ORDER: tuple[tuple[str, ...], ...] = (
-    ("errors", "fingerprint", "redact", "candidate", "registry", "assets", "pareto", "records", "cache", "user_code"),
+    ("redact", "errors", "fingerprint", "candidate", "registry", "assets", "pareto", "records", "cache", "user_code"),
     ("devices",),
     ("cuda",),
     ("spec",),

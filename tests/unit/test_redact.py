@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from assets import fake_study as fake
 
+from autotune.errors import SpecError, SpecProblem
 from autotune.redact import without_password
 from autotune.spec.load import load_spec
 from autotune.spec.model import StudySpec
@@ -28,6 +29,12 @@ def test_no_password_is_left(url: str) -> None:
     """Before the host or in the query, alone or in a sentence."""
     found = without_password(url)
     assert "hush" not in found and "sh@" not in found and "***" in found
+
+
+def test_a_url_in_a_wrong_place_is_not_repeated() -> None:
+    """Whoever mistakes one key for another still gets no password on the terminal."""
+    problem = SpecProblem(key="engines[1]", found="'postgresql://me:hush@host/x'", allowed="onnxruntime")
+    assert "hush" not in str(problem) and "hush" not in str(SpecError([problem]))
 
 
 def test_what_has_none_stays() -> None:

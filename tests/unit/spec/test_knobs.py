@@ -48,6 +48,8 @@ def test_the_three_forms(knob: str, value: Any, expected: object) -> None:
         ("batch_size", {"low": 1, "high": 8, "step": 9}, ["k.step"]),
         ("batch_size", {"low": 1, "high": 8, "log": 1}, ["k.log"]),
         ("pruning_ratio", float("nan"), ["k"]),
+        ("pruning_ratio", 10**400, ["k"]),  # no float is that large
+        ("batch_size", -(10**400), ["k"]),
         ("pruning_ratio", {"low": 0.0, "high": 0.5, "log": True}, ["k.low"]),
         ("precision", ("fp32", "int3", 8), ["k[1]", "k[2]"]),
         ("precision", True, ["k"]),

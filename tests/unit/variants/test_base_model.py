@@ -61,7 +61,7 @@ def test_a_model_whose_samples_mix_is_refused(tmp_path: Path) -> None:
         base_model(ModelSpec(path=path), Cache(tmp_path / "c"))
 
 
-@pytest.mark.parametrize("place", ["../weights.bin", "/etc/hostname"])
+@pytest.mark.parametrize("place", ["../weights.bin", "/etc/hostname", "x" * 300, "é" * 200])
 def test_external_data_outside_the_folder_is_refused(tmp_path: Path, place: str) -> None:
     """A model file cannot make us read files that lie elsewhere."""
     model = tiny.classifier()
@@ -219,6 +219,17 @@ def test_a_dynamically_quantized_model_is_refused_by_name(tmp_path: Path) -> Non
     quantize_dynamic(str(source), str(tmp_path / "q.onnx"))
     with pytest.raises(SpecError, match="dynamically quantized"):
         base_model(ModelSpec(path=tmp_path / "q.onnx"), Cache(tmp_path / "c"))
+
+
+def test_a_graph_that_contradicts_itself_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the checker lets pass and no rewrite can read is the model's fault, told as such."""
+
+    def unreadable(graph: onnx.ModelProto) -> onnx.ModelProto:
+        raise ValueError("cannot reshape array of size 100 into shape (2,)")
+
+    monkeypatch.setattr("autotune.variants.base.canonical", unreadable)
+    with pytest.raises(SpecError, match=r"contradicts itself \(ValueError: cannot reshape"):
+        base_model(ModelSpec(path=tiny.saved(tiny.classifier(), tmp_path / "m.onnx")), Cache(tmp_path / "c"))
 
 
 def test_inputs_that_no_memory_holds_are_refused(tmp_path: Path) -> None:
