@@ -108,3 +108,12 @@ EXPORTERS = Registry(
     "autotune.exporters",
     {"onnxruntime": "autotune.export.onnxruntime_target:export", "openvino": "autotune.export.openvino_target:export"},
 )
+MANIFESTS = Registry(
+    "manifest",
+    "autotune.manifests",
+    {
+        "systemd": "autotune.fleet.systemd:manifest",
+        "kubernetes": "autotune.fleet.kubernetes:manifest",
+        "slurm": "autotune.fleet.slurm:manifest",
+    },
+)

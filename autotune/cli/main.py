@@ -34,6 +34,7 @@ _COMMANDS = {
     "export": ("deliver_commands", "Write a deployment bundle."),
     "dashboard": ("deliver_commands", "Serve optuna-dashboard for a study on loopback."),
     "cache": ("cache_commands", "What the cache holds and may take; `cache clean` makes room."),
+    "manifest": ("manifest_command", "What makes systemd, Kubernetes or Slurm start a study."),
     "doctor": ("machine_commands", "What this machine can do, and the fix for each gap."),
     "schema": ("machine_commands", "The JSON schema of study.yaml."),
     "presets": ("machine_commands", "The search spaces that studies can extend."),

@@ -32,6 +32,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("trial",),
     ("store",),
     ("study",),
+    ("fleet",),
     ("simulator",),
     ("export", "report"),
     ("fresh_process",),
