@@ -103,6 +103,11 @@ STRATEGIES = Registry(
         "random": "autotune.study.strategy:uniform",
     },
 )
+LAUNCHERS = Registry(
+    "launcher",
+    "autotune.launchers",
+    {"local": "autotune.fleet.local:local_launcher", "ray": "autotune.fleet.ray_cluster:ray_launcher"},
+)
 EXPORTERS = Registry(
     "export target",
     "autotune.exporters",

@@ -25,6 +25,7 @@ _COMMANDS = {
     "stop": ("query_commands", "Ask a running study to finish its trial and stop."),
     "front": ("query_commands", "The Pareto front with intervals."),
     "best": ("query_commands", "The best configuration under the constraints."),
+    "compare": ("compare_command", "Kinds of devices side by side: throughput, energy, cost."),
     "show": ("query_commands", "Everything known of one trial."),
     "explain": ("explain_command", "Why a trial takes the time it takes, alone or against another."),
     "trials": ("query_commands", "All trials, rejected ones with their reasons."),
