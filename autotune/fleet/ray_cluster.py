@@ -7,6 +7,7 @@ measuring is put back through the database, as everywhere; so Ray's own retries 
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 from pathlib import Path
 from typing import Any, Self
@@ -158,7 +159,7 @@ class _ActorWorker:
 
 
 def _connected(request: FleetRequest, resource: str) -> Any:
-    """The module ray, connected to the cluster. Its usage reports and its dashboard are off; a started one is on loopback."""
+    """The module ray, connected to the cluster. Its usage reports are off; one that is started here has no dashboard."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # without a GPU of Ray's, CUDA_VISIBLE_DEVICES stays
     try:
@@ -173,6 +174,9 @@ def _connected(request: FleetRequest, resource: str) -> Any:
         else:
             gpus = request.settings.get("gpus")
             more = {"num_gpus": int(gpus)} if gpus else {}
+            # Its processes listen on every interface whatever address it is given (2.60), so they ask for a token.
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             named = {} if resource == _GPU else {"resources": {resource: request.workers or len(request.devices)}}
             ray.init(address="local", include_dashboard=False, _node_ip_address=_ON_LOOPBACK, **more, **named, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as exc:
