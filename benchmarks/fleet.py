@@ -3,14 +3,14 @@
     python benchmarks/fleet.py --out benchmarks/results/fleet.json [--quick]
 
 The database is a PostgreSQL server that the script starts and stops; the devices are simulated ones (`device: fake:N`), whose
-time passes in sleep, so that two cores are enough for four of them. Everything else is real: processes, database, search, trials.
+time passes in sleep, so that two cores are enough for four of them. Processes, database, search and trials are real.
 
 1. One worker, then four, on studies that differ in nothing else. The rate is trials over the time from the first one's begin
    to the last one's end (aim: four workers at 3.6 times the rate of one). The processes' start and the reference lie outside;
    canary and finalists, which one device measures for all, are off.
 2. Four workers on this host (`--launcher local`); one is killed -9 in the middle of a trial.
-3. Two emulated GPUs of a Ray cluster (`--launcher ray --ray-gpus 2`); a worker is killed -9 in the middle of a trial, later the
-   Ray actor of one.
+3. Two emulated GPUs of a Ray cluster (`--launcher ray --ray-gpus 2`); a worker is killed -9 in mid-trial, later
+   the Ray actor of one.
 
 After 2 and 3: every finished trial once in our tables and once in Optuna's, as many as asked for, no candidate twice, none
 running, and the candidates of the killed trials measured.

@@ -23,13 +23,9 @@ def fleet_options(command: Any) -> Any:
     """The options of `start` that say where workers are placed."""
     for option in reversed(
         (
-            click.option(
-                "--launcher", metavar="NAME", help="Place one worker per device: local (this host), ray."
-            ),
+            click.option("--launcher", metavar="NAME", help="Place one worker per device: local (this host), ray."),
             click.option("--ray-address", metavar="ADDRESS", help="A running Ray cluster; default: one is started here."),
-            click.option(
-                "--ray-gpus", type=click.IntRange(1), help="GPUs of a Ray started here; emulates them without."
-            ),
+            click.option("--ray-gpus", type=click.IntRange(1), help="GPUs of a Ray started here; emulates them without."),
             click.option("--ray-resource", metavar="NAME", help="What stands for a device in Ray instead of a GPU."),
         )
     ):

@@ -13,7 +13,7 @@ from autotune.cli.options import file_argument, storage_option, writing
 @file_argument
 @click.option("--target", required=True, help="systemd, kubernetes or slurm.")
 @click.option("--out", type=click.Path(path_type=Path), help="A file; default: stdout.")
-@click.option("--device", "devices", multiple=True, help="One worker on each, such as cuda:0; default: the study file's device.")
+@click.option("--device", "devices", multiple=True, help="One worker on each, such as cuda:0; default: the study file's.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes per device.")
 @click.option("--image", help="The container image, for targets that need one.")
 @click.option("--option", "-o", "options", multiple=True, metavar="NAME=VALUE", help="An option of the target's own.")

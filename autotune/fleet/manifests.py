@@ -20,9 +20,9 @@ class ManifestRequest:
     """A study to be started elsewhere.
 
     `study`: its name. `study_file`: absolute. `storage`: the database's URL where it is not the study file's; it may hold a
-    password, which no manifest may show. `devices`: as in a study file ("cpu", "cuda:0"), one worker on each; empty for the study
-    file's own. `image`: the container image, for targets that need one. `workers`: processes per device. `options`: the target's
-    own, each NAME=VALUE.
+    password, which no manifest may show. `devices`: as in a study file ("cpu", "cuda:0"), one worker on each; empty for the
+    study file's own. `image`: the container image, for targets that need one. `workers`: processes per device. `options`: the
+    target's own, each NAME=VALUE.
     """
 
     study: str

@@ -162,11 +162,16 @@ def _connected(request: FleetRequest, resource: str) -> Any:
     """The module ray, connected to the cluster. Its usage reports are off; one that is started here has no dashboard."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # without a GPU of Ray's, CUDA_VISIBLE_DEVICES stays
+    address = request.settings.get("address")
+    if not address:
+        # Its processes listen on every interface whatever address it is given (2.60), so they ask for a token. Ray reads these
+        # when it is imported.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         import ray
     except ImportError as exc:
         raise EnvironmentProblem("--launcher ray: Ray is not installed.", remedy="pip install 'autotune[ray]'") from exc
-    address = request.settings.get("address")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     try:
         if address:
@@ -174,9 +179,6 @@ def _connected(request: FleetRequest, resource: str) -> Any:
         else:
             gpus = request.settings.get("gpus")
             more = {"num_gpus": int(gpus)} if gpus else {}
-            # Its processes listen on every interface whatever address it is given (2.60), so they ask for a token.
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             named = {} if resource == _GPU else {"resources": {resource: request.workers or len(request.devices)}}
             ray.init(address="local", include_dashboard=False, _node_ip_address=_ON_LOOPBACK, **more, **named, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as exc:
