@@ -51,8 +51,12 @@ def load_spec(path: Path, overrides: Mapping[str, Any] = _NO_OVERRIDES) -> Study
     for fault in form_faults:
         faults.add(*fault)
     folder = path.absolute().parent
-    if values.get("devices") and isinstance(values["devices"], tuple):
-        values.setdefault("device", values["devices"][0])
+    if (
+        isinstance(values.get("devices"), tuple)
+        and (first := str(next(iter(values["devices"]), "")))
+        and re.match(DEVICE, first)
+    ):
+        values.setdefault("device", first)
     _resolve_paths(values, folder, faults)
     _check_names(values, faults)
     _check_shares(values, faults)
