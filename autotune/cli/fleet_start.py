@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +82,8 @@ def start_fleet(
         note=_note,
     )
     switch = StopSwitch()
-    # Ray sets signal handlers of its own when it starts; ours come after.
-    with make(request) as placed, signals_press(switch):
+    # Ray sets signal handlers of its own when it starts, so ours come after; its messages would spoil the document on stdout.
+    with redirect_stdout(sys.stderr), make(request) as placed, signals_press(switch):
         supervisor = Supervisor(
             launcher=placed, presses=lambda: switch.count, note=_note, tick=_Progress(spec.study, url).show_if_changed
         )

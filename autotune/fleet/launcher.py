@@ -90,6 +90,11 @@ def orders_for(request: FleetRequest, devices: tuple[str, ...]) -> tuple[WorkerO
     for i, device in enumerate(devices, start=1):
         words = ("worker", str(request.study_file), "--device", device, *request.options)
         made.append(
-            WorkerOrder(name=f"worker-{i}", device=device, words=words, log_path=request.log_folder / f"worker-{i}.log")
+            WorkerOrder(
+                name=f"worker-{i}",
+                device=device.replace(SLOT, "N"),
+                words=words,
+                log_path=request.log_folder / f"worker-{i}.log",
+            )
         )
     return tuple(made)
