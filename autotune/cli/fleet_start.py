@@ -146,10 +146,8 @@ class _Progress:
 def _print_fronts(study_file: str, storage: str | None, result: Any, *, as_json: bool) -> None:
     """The front of the study, or of each of its parts; nothing where no worker came so far."""
     from autotune.cli.context import open_studies
+    from autotune.cli.front import front_document
     from autotune.cli.render import emit_json, print_front_notes, print_trials
-    from autotune.cli.running import front_document
-    from autotune.study.scoring import front, ties_of
-    from autotune.study.warm_start import warm_start_gain
 
     workers = [{"name": n, "exit_code": c, "restarts": result.restarts[n]} for n, c in result.codes.items()]
     try:
@@ -158,14 +156,11 @@ def _print_fronts(study_file: str, storage: str | None, result: Any, *, as_json:
         opened = []
     documents = []
     for found in opened:
-        records, reference = found.records(), found.reference()
-        members = front(records, found.spec)
-        ties, regimes = ties_of(members, records, found.spec), found.store.regimes(found.row.id)
-        gain = warm_start_gain(records, found.spec)
+        standing, reference, regimes = found.standing(), found.reference(), found.store.regimes(found.row.id)
+        members, ties, gain, counts = standing.front, standing.ties(), standing.warm_start(), found.store.counts(found.row.id)
         if not as_json:
-            print_trials(members, reference, f"{found.row.name}: Pareto front of {len(records)} trials")
-            print_front_notes(members, records, ties, regimes, gain)
-        name = {"study": found.row.name}
-        documents.append(name | front_document(reference, members, records, ties, regimes, gain))
+            print_trials(members, reference, f"{found.row.name}: Pareto front of {len(standing)} trials")
+            print_front_notes(members, len(standing), standing.n_rounds(), ties, regimes, gain)
+        documents.append({"study": found.row.name} | front_document(reference, members, counts, ties, regimes, gain))
     if as_json:
         emit_json({"workers": workers, "studies": documents})

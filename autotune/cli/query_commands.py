@@ -62,7 +62,8 @@ def _stop_workers(found: OpenStudy, here: list[int]) -> None:
     elsewhere = [w.host for w in workers.values() if is_alive(w) is None]
     if elsewhere:
         raise EnvironmentProblem(
-            f"workers on {', '.join(sorted(set(elsewhere)))} can only be stopped there.", remedy=f"autotune stop {found.row.name}"
+            f"workers on {', '.join(sorted(set(elsewhere)))} can only be stopped there.",
+            remedy=f"autotune stop {found.row.name}",
         )
     click.echo(
         f"{len(here)} worker(s) of {found.row.name} asked to stop" if here else f"nothing of {found.row.name} runs here",

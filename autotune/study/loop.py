@@ -23,8 +23,8 @@ from autotune.study.canary import run_canary
 from autotune.study.finalists import reserve_s, rounds_so_far, run_finalists
 from autotune.study.giving_up import rivals_in
 from autotune.study.heartbeat import heartbeat
-from autotune.study.known_trials import AnyOf
 from autotune.study.kinds import require_kind
+from autotune.study.known_trials import AnyOf
 from autotune.study.lock import asking_lock, presence, workers_here
 from autotune.study.observer import Observer
 from autotune.study.pinning import pin_front
