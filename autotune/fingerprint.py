@@ -60,6 +60,15 @@ class DeviceFingerprint:
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def device_class(self) -> str:
+        """What devices have in common whose measurements may be compared: model, size and limits, and the driver's branch.
+
+        Two GPUs of a model in two hosts are one class; with another power limit, or a driver of another branch, they are not.
+        """
+        driver = self.versions.get("nvidia-driver")
+        return f"{self.device}, driver {driver.partition('.')[0]}" if driver else self.device
+
+    @property
     def key(self) -> str:
         """The digest under which the environment is stored."""
         return digest_of(asdict(self))

@@ -103,8 +103,22 @@ STRATEGIES = Registry(
         "random": "autotune.study.strategy:uniform",
     },
 )
+LAUNCHERS = Registry(
+    "launcher",
+    "autotune.launchers",
+    {"local": "autotune.fleet.local:local_launcher", "ray": "autotune.fleet.ray_cluster:ray_launcher"},
+)
 EXPORTERS = Registry(
     "export target",
     "autotune.exporters",
     {"onnxruntime": "autotune.export.onnxruntime_target:export", "openvino": "autotune.export.openvino_target:export"},
+)
+MANIFESTS = Registry(
+    "manifest",
+    "autotune.manifests",
+    {
+        "systemd": "autotune.fleet.systemd:manifest",
+        "kubernetes": "autotune.fleet.kubernetes:manifest",
+        "slurm": "autotune.fleet.slurm:manifest",
+    },
 )

@@ -66,7 +66,7 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
     binaries = next((p for p in places if (p / "pg_ctl").exists() and (p / "initdb").exists()), None)
     if binaries is None:
         pytest.skip("no PostgreSQL server (pg_ctl, initdb) in PATH or /usr/lib/postgresql/*/bin")
-    user = getpass.getuser() if os.geteuid() else _unprivileged_user()
+    user = getpass.getuser() if os.geteuid() else unprivileged_user()
     folder = Path(tempfile.mkdtemp(prefix="autotune-pg-"))
     shutil.chown(folder, user)
     with socket.socket() as probe:
@@ -96,7 +96,7 @@ def postgresql_url(postgresql_server: PostgresqlServer) -> Iterator[str]:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
-def _unprivileged_user() -> str:
+def unprivileged_user() -> str:
     """A user that is not root; skips where there is none to become."""
     known = {entry.pw_name for entry in pwd.getpwall()}
     if shutil.which("runuser") is None or not known & {"postgres", "nobody"}:

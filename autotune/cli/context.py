@@ -64,17 +64,42 @@ def open_study(study: str, storage: str | None) -> OpenStudy:
 
     spec = _spec_if_file(study)
     store = open_store(storage or (spec.storage if spec else storage_from_environment()), create=False)
+    rows = _rows(study, spec, store)
+    if len(rows) > 1:
+        names = ", ".join(row.name for row in rows)
+        raise SpecError(
+            f"{study} is in parts, one for each kind of device: {names}. Name one; all of them: autotune compare {study}"
+        )
+    return opened(store, rows[0], spec)
+
+
+def open_studies(study: str, storage: str | None) -> list[OpenStudy]:
+    """The study as `open_study`, or its parts where it is over several kinds of devices."""
+    from autotune.store.repository import open_store
+
+    spec = _spec_if_file(study)
+    store = open_store(storage or (spec.storage if spec else storage_from_environment()), create=False)
+    return [opened(store, row, spec) for row in _rows(study, spec, store)]
+
+
+def _rows(study: str, spec: StudySpec | None, store: Store) -> list[StudyRow]:
+    from autotune.study.kinds import parts_of
+
     name = spec.study if spec else study
-    row = store.study(name)
-    if row is None:
+    rows = parts_of(name, store)
+    if not rows:
         known = ", ".join(s.name for s in store.studies()) or "none"
         raise SpecError(f"no study {name!r} in {store.shown_url}; studies there: {known}. Begin one: autotune start STUDY.yaml")
-    return opened(store, row, spec)
+    return rows
 
 
 def opened(store: Store, row: StudyRow, spec: StudySpec | None = None) -> OpenStudy:
-    """The study of that row; `spec`: of a file, if one was named."""
-    return OpenStudy(store=store, row=row, spec=spec or StudySpec.model_validate(row.spec))
+    """The study of that row; `spec`: of a file, if one was named, to which a worker on the device added what no file says."""
+    stored = StudySpec.model_validate(row.spec)
+    if spec is None:
+        return OpenStudy(store=store, row=row, spec=stored)
+    price = spec.price_per_hour if spec.prices is None else stored.price_per_hour
+    return OpenStudy(store=store, row=row, spec=spec.model_copy(update={"study": row.name, "price_per_hour": price}))
 
 
 def storage_from_environment() -> str:

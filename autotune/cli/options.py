@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from autotune.errors import EnvironmentProblem
+from autotune.errors import EnvironmentProblem, SpecError
 
 PASSED_STORAGE = "AUTOTUNE_PASSED_STORAGE"
 """How a process of ours is told its `--storage`: everybody on the host may read a command line, and a URL holds a password."""
@@ -24,7 +25,18 @@ def json_option(command: F) -> F:
 def storage_option(command: F) -> F:
     """`--storage`: the database, where the study file does not name it."""
     text = "Database URL; default: the study file's, else $AUTOTUNE_STORAGE, else sqlite:///autotune.db."
-    return click.option("--storage", metavar="URL", help=text, envvar=PASSED_STORAGE)(command)
+    text += " env:NAME reads it from that variable."
+    return click.option("--storage", metavar="URL", help=text, envvar=PASSED_STORAGE, callback=_storage)(command)
+
+
+def _storage(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """The URL; `env:NAME` keeps one with a password out of the list of processes. Raises SpecError where there is no NAME."""
+    if value is None or not value.startswith("env:"):
+        return value
+    name = value.removeprefix("env:")
+    if not os.environ.get(name):
+        raise SpecError(f"--storage {value}: found no variable {name} in the environment; allowed: one with a URL")
+    return os.environ[name]
 
 
 def study_argument(command: F) -> F:

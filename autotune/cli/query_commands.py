@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 @json_option
 def status(study: str | None, storage: str | None, as_json: bool) -> None:
     """What runs, since when, how far, best so far; of one study, or of all in the database."""
-    from autotune.cli.context import open_study, storage_from_environment
+    from autotune.cli.context import open_studies, storage_from_environment
     from autotune.cli.render import emit_json
     from autotune.cli.status import all_documents, print_status, status_document
     from autotune.store.repository import open_store
 
     if study is not None:
-        documents = [status_document(open_study(study, storage))]
+        documents = [status_document(found) for found in open_studies(study, storage)]
     else:
         store = open_store(storage or storage_from_environment(), create=False)
         documents = all_documents(store, whole=as_json)
     if as_json:
-        emit_json(documents[0] if study is not None else documents)
+        emit_json(documents[0] if study is not None and len(documents) == 1 else documents)
     else:
         print_status(documents)
 
@@ -45,19 +45,25 @@ def status(study: str | None, storage: str | None, as_json: bool) -> None:
 @storage_option
 def stop(study: str, storage: str | None) -> None:
     """Ask a running study to finish its trial and stop; its workers on this host get SIGTERM."""
-    from autotune.cli.context import open_study
-    from autotune.store.worker import is_alive
+    from autotune.cli.context import open_studies
     from autotune.study.lock import workers_here
 
-    found = open_study(study, storage)
-    here = workers_here(found.row)
+    for found in open_studies(study, storage):
+        _stop_workers(found, workers_here(found.row))
+
+
+def _stop_workers(found: OpenStudy, here: list[int]) -> None:
+    """The study's workers on this host are asked to stop. Raises EnvironmentProblem where there are others elsewhere."""
+    from autotune.store.worker import is_alive
+
     for pid in here:
         os.kill(pid, signal.SIGTERM)
     workers = {t.worker.worker_id: t.worker for t in found.store.running(found.row.id)}
     elsewhere = [w.host for w in workers.values() if is_alive(w) is None]
     if elsewhere:
         raise EnvironmentProblem(
-            f"workers on {', '.join(sorted(set(elsewhere)))} can only be stopped there.", remedy=f"autotune stop {study}"
+            f"workers on {', '.join(sorted(set(elsewhere)))} can only be stopped there.",
+            remedy=f"autotune stop {found.row.name}",
         )
     click.echo(
         f"{len(here)} worker(s) of {found.row.name} asked to stop" if here else f"nothing of {found.row.name} runs here",

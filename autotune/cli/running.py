@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -32,12 +33,18 @@ from autotune.study.plan import StudyPlan, make_plan
 from autotune.trial.isolation import TrialProcess
 
 
-def checked_plan(study_file: str, changed: Callable[[StudySpec], StudySpec] = lambda spec: spec) -> StudyPlan:
+def checked_plan(
+    study_file: str,
+    changed: Callable[[StudySpec], StudySpec] = lambda spec: spec,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+) -> StudyPlan:
     """The plan of a study file whose model and data were looked at as well. `changed`: what is made of the file's study first.
+
+    `overrides`: as those of `load_spec`.
 
     Raises SpecError or EnvironmentProblem.
     """
-    spec = changed(load_spec(Path(study_file)))
+    spec = changed(load_spec(Path(study_file), overrides))
     see_users_modules(spec)
     check_load(spec.load)
     if spec.artifacts is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from autotune.cli.background import detached, helpers
+from autotune.cli.fleet_start import fleet_options, launcher_settings, start_fleet
 from autotune.cli.options import file_argument, json_option, storage_option, writing
 from autotune.errors import SpecError
 
@@ -36,11 +37,12 @@ def init(model: Path, data: Path | None, device: str, out: Path, force: bool) ->
 @click.option("--detach", is_flag=True, help="Go on in the background; progress goes to a log file.")
 @click.option("--trials", type=click.IntRange(1), help="Target number of trials, instead of the file's budget.")
 @click.option("--hours", type=click.FloatRange(0, min_open=True), help="Time budget, instead of the file's.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes; they take turns on a device.")
+@click.option("--workers", type=click.IntRange(1), help="Processes; default: one per device. More take turns on a device.")
 @click.option("--again", is_flag=True, help="Measure again what was measured: proposals that come twice, and the finalists.")
 @click.option(
     "--dry-run", is_flag=True, help="Print the filtered space with reasons, estimated time and disk; measure nothing."
 )
+@fleet_options
 @storage_option
 @json_option
 def start(
@@ -48,9 +50,13 @@ def start(
     detach: bool,
     trials: int | None,
     hours: float | None,
-    workers: int,
+    workers: int | None,
     again: bool,
     dry_run: bool,
+    launcher: str | None,
+    ray_address: str | None,
+    ray_gpus: int | None,
+    ray_resource: str | None,
     storage: str | None,
     as_json: bool,
 ) -> int:
@@ -61,6 +67,22 @@ def start(
     if dry_run:
         dry_run_report(study_file, trials, storage, as_json=as_json)
         return 0
+    settings = launcher_settings(launcher, ray_address, ray_gpus, ray_resource)
+    launcher = launcher or _needed_launcher(study_file)
+    if launcher is not None:
+        if detach or again:
+            raise SpecError(f"--{'detach' if detach else 'again'}: allowed on one device, without a launcher")
+        return start_fleet(
+            study_file,
+            launcher,
+            trials=trials,
+            hours=hours,
+            workers=workers,
+            storage=storage,
+            settings=settings,
+            as_json=as_json,
+        )
+    workers = workers or 1
     plan = checked_plan(study_file)
     options = _options(trials, hours, storage)
     if detach:
@@ -71,16 +93,25 @@ def start(
     return code
 
 
+def _needed_launcher(study_file: str) -> str | None:
+    """The launcher of a study that names several devices; None where this process can be the worker itself."""
+    from autotune.spec.load import load_spec
+
+    devices = load_spec(Path(study_file)).devices
+    return "local" if devices is not None and len(devices) > 1 else None
+
+
 @click.command()
 @file_argument
+@click.option("--device", help="The worker's device, such as cuda:1, in place of the study file's.")
 @click.option("--trials", type=click.IntRange(1), help="Target number of trials of the whole study.")
 @click.option("--hours", type=click.FloatRange(0, min_open=True))
 @storage_option
-def worker(study_file: str, trials: int | None, hours: float | None, storage: str | None) -> int:
-    """One more worker for a running study, on this host or another with the same kind of device."""
+def worker(study_file: str, device: str | None, trials: int | None, hours: float | None, storage: str | None) -> int:
+    """One more worker for a running study, on this host or another, one per device of the study's kind."""
     from autotune.cli.running import checked_plan, run_here, target_of
 
-    plan = checked_plan(study_file)
+    plan = checked_plan(study_file, overrides={} if device is None else {"device": device})
     _, code = run_here(plan, storage=storage, trials=trials or target_of(plan, storage), hours=hours)
     return code
 

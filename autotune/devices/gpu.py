@@ -13,6 +13,7 @@ from typing import Any
 
 from autotune.devices.build_target import build_target
 from autotune.devices.nvml import ask, ask_or_none, handle_of
+from autotune.devices.simulated import NAME, simulated_number
 from autotune.errors import EnvironmentProblem
 from autotune.fingerprint import DeviceFingerprint, cpu_fingerprint
 
@@ -100,15 +101,19 @@ def is_gpu_selected() -> bool:
 
 
 def device_kind() -> str:
-    """ "cuda" where a GPU is selected or built for, else "cpu"."""
+    """ "cuda" where a GPU is selected or built for, "fake" where a simulated device is, else "cpu"."""
+    if simulated_number() is not None:
+        return "fake"
     return "cuda" if is_gpu_selected() or build_target() is not None else "cpu"
 
 
 def device_fingerprint(kind: str, distributions: tuple[str, ...] = ()) -> DeviceFingerprint:
-    """The device of `kind`, "cpu" or "cuda", that this process uses or builds for, with the versions of the libraries."""
+    """The device of `kind`, "cpu", "cuda" or "fake", that this process uses or builds for, with the libraries' versions."""
     host = cpu_fingerprint(distributions)
     if kind == "cpu":
         return host
+    if kind == "fake":
+        return replace(host, device=NAME, kind=kind)
     if (target := build_target()) is not None:
         return replace(host, device=f"built ahead of time for {target}", kind=kind, system=f"{host.system}, {host.device}")
     gpu = selected_gpu()

@@ -8,6 +8,7 @@ No number of it may ever be shown as a measurement of a real engine; it is offer
   throughput are closed formulas and the Pareto front can be written down by hand.
 * The machine: sessions run at the speed that the file named by AUTOTUNE_FAKE_SPEED holds when they are opened (0.5: half), so
   that a test can slow the machine down in the middle of a study.
+* Devices: besides the CPU it runs on simulated ones, `device: fake:N` (devices/simulated.py), which measure side by side.
 * Faults, by memory_pool_mib: FAULTS lists the values that crash, hang, blow up, raise or fail to build.
 """
 
@@ -24,6 +25,7 @@ from typing import Any, Self
 import numpy as np
 
 from autotune.candidate import Candidate, Scalar
+from autotune.devices.simulated import simulated_number
 from autotune.engines.layer_roles import role_of
 from autotune.engines.layers import Layer, LayerReport
 from autotune.engines.protocol import Capabilities, Engine, Inputs, Outputs
@@ -73,6 +75,7 @@ class FakeBackend:
             precisions=tuple(_SPEED),
             refused={"bf16": "the fake engine has no bf16"},
             limits={"worker_threads": (1, 4), "streams": (1, 4)},
+            device="cpu" if simulated_number() is None else "fake",
             distributions=("numpy",),
             offered="only by name",
             knob_docs={k: "fake" for k in ("batch_size", "streams", "worker_threads", "memory_pool_mib")},

@@ -29,7 +29,7 @@ class Capabilities:
     `precisions`: supported names. `refused`: precision → the reason why it is not offered here.
     `limits`: knob → (low, high) that the device allows. `distributions`: what its versions come from, on which an engine's
     files depend; `run_distributions`: what more is loaded to run them, on which only measurements depend.
-    `device`: the kind it runs on, "cpu" or "cuda", also where it cannot. `offered`: whether a study that names no
+    `device`: the kind it runs on, "cpu", "cuda" or "fake", also where it cannot. `offered`: whether a study that names no
     engine gets this one.
     """
 

@@ -15,7 +15,7 @@ from autotune.errors import SpecError
 from autotune.registry import ENGINES, METRICS, STRATEGIES
 from autotune.spec.document import read_document
 from autotune.spec.knobs import CALIBRATED, nearest
-from autotune.spec.model import CLASS_METRICS, StudySpec
+from autotune.spec.model import CLASS_METRICS, DEVICE, StudySpec
 from autotune.spec.paths import located
 from autotune.spec.positions import Faults, Positions, shown
 from autotune.spec.presets import (
@@ -32,11 +32,10 @@ from autotune.spec.scenarios import canonical_load
 from autotune.spec.storage_url import absolute_storage
 
 _NO_OVERRIDES: Mapping[str, Any] = MappingProxyType({})
-_DEVICE = re.compile(r"^(auto|cpu|cuda(:\d+)?)$")
 _CALLABLE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
 _COMMAND_LINE = ("command line", None)
 _SPLITS = ("validation", "calibration", "train")
-_FILE_KEYS = ("model.path", "model.weights", "load.trace.file", *(f"data.{split}.npz" for split in _SPLITS))
+_FILE_KEYS = ("model.path", "model.weights", "load.trace.file", "prices", *(f"data.{split}.npz" for split in _SPLITS))
 
 
 def load_spec(path: Path, overrides: Mapping[str, Any] = _NO_OVERRIDES) -> StudySpec:
@@ -52,9 +51,16 @@ def load_spec(path: Path, overrides: Mapping[str, Any] = _NO_OVERRIDES) -> Study
     for fault in form_faults:
         faults.add(*fault)
     folder = path.absolute().parent
+    if (
+        isinstance(values.get("devices"), tuple)
+        and (first := str(next(iter(values["devices"]), "")))
+        and re.match(DEVICE, first)
+    ):
+        values.setdefault("device", first)
     _resolve_paths(values, folder, faults)
     _check_names(values, faults)
     _check_shares(values, faults)
+    _check_devices(values, faults)
     own_priors = values.get("priors") or ()
     space = _space(values, folder, faults)
     _check_calibration(values, space.knobs, faults)
@@ -178,7 +184,7 @@ def _space_values(values: Mapping[str, Any], faults: Faults) -> Any:
     if "space" in values:
         return values["space"]
     device = values.get("device", "auto")
-    if isinstance(device, str) and _DEVICE.match(device):
+    if isinstance(device, str) and re.match(DEVICE, device):
         return {"extends": preset_of_device(device)}
     allowed = f"a space, because no preset is for {shown(device)}; presets: {', '.join(preset_names())}"
     faults.add("space", "nothing", allowed)
@@ -194,6 +200,29 @@ def _check_shares(values: Mapping[str, Any], faults: Faults) -> None:
         value = limits.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool) and value >= least_wrong:
             faults.add(f"constraints.{name}", shown(value), f"a share of the samples: {example}")
+
+
+_LONGEST_FAMILY = 60
+"""Letters of a study's name that leave room for the kind of device, `@…`, within the 100 of a name."""
+
+
+def _check_devices(values: Mapping[str, Any], faults: Faults) -> None:
+    """One way to say where the study runs, one to say what that costs; and `@`, which parts of a study have, is ours."""
+    place = faults.positions.lines.get("device")
+    if "devices" in values and place not in (None, _COMMAND_LINE):
+        faults.add("device", shown(values["device"]), "nothing beside devices")
+    found = values.get("devices")
+    devices = found if isinstance(found, tuple) else ()
+    for i, name in enumerate(devices):
+        if name in devices[:i]:
+            faults.add(f"devices[{i}]", f"{name!r} a second time", "each device once; more workers: --workers N")
+    if "prices" in values and "price_per_hour" in values:
+        faults.add("prices", "prices and price_per_hour", "one of them")
+    name = values.get("study")
+    if isinstance(name, str) and "@" in name:
+        faults.add("study", shown(name), "a name without @, which stands before the kind of device in a study over several")
+    elif isinstance(name, str) and values.get("device_kinds") == "several" and len(name) > _LONGEST_FAMILY:
+        faults.add("study", shown(name), f"at most {_LONGEST_FAMILY} letters with device_kinds: several")
 
 
 def _check_calibration(values: Mapping[str, Any], knobs: Mapping[str, Domain], faults: Faults) -> None:

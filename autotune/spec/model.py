@@ -26,6 +26,8 @@ CLASS_METRICS = ("top1", "top5")
 """The metrics that compare logits with one class number per sample; their scores are shares of the samples."""
 PositiveInt = Annotated[int, Field(ge=1)]
 Numbers = Annotated[tuple[float, ...], Field(min_length=1)]
+DEVICE = r"^(auto|cpu|cuda(:\d+)?|fake(:\d+)?)$"
+"""What a device may be called; fake:N is a simulated one, for tests of fleets on machines without accelerators."""
 
 
 def see_users_modules(spec: StudySpec) -> None:
@@ -243,10 +245,16 @@ NAME = "a name: letters, digits, dots, underscores and hyphens, 100 at most, the
 class StudySpec(Section):
     """A whole study. `space` holds one Domain per knob, the preset merged in; `file` is where it was read from."""
 
-    study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description=NAME)]
+    study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(@[a-z0-9-]+)?$", max_length=100, description=NAME)]
     model: ModelSpec
     data: DataSpec
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description=DEVICES)
+    device: str = Field("auto", pattern=DEVICE, description=DEVICES)
+    devices: Annotated[tuple[Annotated[str, Field(pattern=DEVICE)], ...], Field(min_length=1)] | None = Field(
+        None, description="instead of device: `autotune start` places one worker on each"
+    )
+    device_kinds: Literal["one", "several"] = Field(
+        "one", description="several: workers may have devices of other kinds; each kind is searched apart and has its own front"
+    )
     cuda_runtime: Literal["auto", "cuda-core", "torch", "pycuda"] = Field(
         "auto", description="the library that drives the GPU for engines that bring none; auto: the first that is installed"
     )
@@ -274,6 +282,9 @@ class StudySpec(Section):
         description="shared folder or object store behind the cache, a URL that fsspec opens: file:///mnt/share, s3://bucket/prefix",
     )
     price_per_hour: float | None = Field(None, gt=0, description="of this device, in any currency; for the objective cost")
+    prices: Path | None = Field(
+        None, description="instead of price_per_hour: a price table, YAML, for devices of several kinds"
+    )
     seed: int = 0
     file: Path | None = Field(None, exclude=True)
     _n_own_priors: int | None = PrivateAttr(default=None)
@@ -298,8 +309,8 @@ class StudySpec(Section):
 
     @model_validator(mode="after")
     def _priced(self) -> StudySpec:
-        if "cost" in self.objectives and self.price_per_hour is None:
-            raise ValueError("the objective cost needs price_per_hour, what this device costs per hour")
+        if "cost" in self.objectives and self.price_per_hour is None and self.prices is None:
+            raise ValueError("the objective cost needs price_per_hour, what this device costs per hour, or prices, a table")
         return self
 
     def placed(self, positions: Positions, n_own_priors: int) -> StudySpec:

@@ -49,8 +49,8 @@ _OF_GPUS = {
 
 
 def preset_of_device(device: str) -> str:
-    """The preset for "auto", "cpu", "cuda" or "cuda:N" on this machine; "cuda" for a GPU that is not known or not there."""
-    if device == "cpu":
+    """The preset for "auto", "cpu", "cuda", "cuda:N" or "fake:N" on this machine; "cuda" for an unknown or absent GPU."""
+    if device == "cpu" or device.startswith("fake"):
         return "cpu"
     try:
         found = visible_gpus()

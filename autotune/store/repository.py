@@ -19,7 +19,7 @@ from autotune.store import trials as of_trials
 from autotune.store.connection import WRITE, make_engine, parse_url, shown
 from autotune.store.failed_tries import FailedTry
 from autotune.store.reading import StudyReader
-from autotune.store.repetitions import BegunRepetition, begin_repetition
+from autotune.store.repetitions import BegunRepetition, begin_reference, begin_repetition
 from autotune.store.retry import Patience, with_retry
 from autotune.store.studies import StudyRow
 from autotune.store.tables import pareto, trials
@@ -152,6 +152,10 @@ class Store(StudyReader):
         """The study of that name, None where there is none."""
         return self._read(lambda c: studies.find(c, name))
 
+    def study_family(self, name: str, mark: str) -> list[StudyRow]:
+        """The study of that name and those whose name goes on with `mark`, by name, without reading the others."""
+        return self._read(lambda c: studies.find_family(c, name, mark))
+
     def studies(self) -> list[StudyRow]:
         """Every study, by name."""
         return self._read(studies.find_all)
@@ -241,10 +245,22 @@ class Store(StudyReader):
     # Repetitions and regimes
 
     def begin_repetition(
-        self, study_id: int, of: TrialRecord, role: RepeatedRole, round_: int, worker: WorkerIdentity
+        self,
+        study_id: int,
+        of: TrialRecord,
+        role: RepeatedRole,
+        round_: int,
+        worker: WorkerIdentity,
+        environment_key: str | None = None,
     ) -> BegunRepetition | None:
         """The trial's candidate, to be measured again for this round; None when another worker has or had it."""
-        return self._write(lambda c: begin_repetition(c, study_id, of, role, round_, worker))
+        return self._write(lambda c: begin_repetition(c, study_id, of, role, round_, worker, environment_key))
+
+    def begin_reference(
+        self, study_id: int, candidate: Candidate, worker: WorkerIdentity, environment_key: str | None = None
+    ) -> tuple[int, int]:
+        """The id and the number of a new reference, which no other worker is given although many may ask at once."""
+        return self._write(lambda c: begin_reference(c, study_id, candidate, worker, environment_key))
 
     def regimes(self, study_id: int) -> list[Regime]:
         """The regimes that were noted, from the second on; the first began with the study."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, delete, insert, select, update
+from sqlalchemy import Connection, RowMapping, and_, delete, insert, or_, select, update
 
 from autotune.errors import SpecError, SpecProblem, StoreError
 from autotune.fingerprint import DeviceFingerprint
@@ -123,6 +123,14 @@ def find(connection: Connection, name: str) -> StudyRow | None:
     """The study of that name."""
     row = connection.execute(select(studies).where(studies.c.name == name)).mappings().one_or_none()
     return None if row is None else _study(row)
+
+
+def find_family(connection: Connection, name: str, mark: str) -> list[StudyRow]:
+    """The study of that name and those whose name goes on with `mark`, by name."""
+    begins = studies.c.name.startswith(f"{name}{mark}", autoescape=True)
+    rows = connection.execute(select(studies).where(or_(studies.c.name == name, begins)).order_by(studies.c.name)).mappings()
+    # SQLite's LIKE takes a for A.
+    return [_study(row) for row in rows if row["name"] == name or row["name"].startswith(f"{name}{mark}")]
 
 
 def find_all(connection: Connection) -> list[StudyRow]:

@@ -46,6 +46,13 @@ def finalists_lock(study: StudyRow, should_stop: Callable[[], bool] = lambda: Fa
 
 
 @contextmanager
+def reference_lock(study: StudyRow, should_stop: Callable[[], bool] = lambda: False) -> Iterator[float]:
+    """Inside the block no other worker on this host measures the study's reference. As `device_lock`."""
+    with _held(FileLock(runtime_folder() / f"{_stem(study)}-reference"), should_stop) as waited_s:
+        yield waited_s
+
+
+@contextmanager
 def _held(lock: FileLock, should_stop: Callable[[], bool]) -> Iterator[float]:
     begin = time.monotonic()
     while True:

@@ -23,6 +23,7 @@ from autotune.study.canary import run_canary
 from autotune.study.finalists import reserve_s, rounds_so_far, run_finalists
 from autotune.study.giving_up import rivals_in
 from autotune.study.heartbeat import heartbeat
+from autotune.study.kinds import require_kind
 from autotune.study.known_trials import AnyOf
 from autotune.study.lock import asking_lock, presence, workers_here
 from autotune.study.observer import Observer
@@ -81,12 +82,17 @@ class StudyResult:
 
 
 def register_study(plan: StudyPlan, store: Store, target: int) -> StudyRow:
-    """The study's row, made or found. Raises SpecError where it began with another model or other objectives."""
-    return store.ensure_study(**_identity(plan.spec), environment=plan.fingerprint, target=target)
+    """The study's row, made or found. Raises SpecError where it began with another model, objectives or kind of device."""
+    # Looked at before anything is written, and again after, because two workers may begin a study at once.
+    require_kind(plan, store)
+    row = store.ensure_study(**_identity(plan.spec), environment=plan.fingerprint, target=target)
+    require_kind(plan, store)
+    return row
 
 
 def registered_study(plan: StudyPlan, store: Store) -> StudyRow | None:
     """The row with which the study would go on, None where it would begin. Raises as `register_study`."""
+    require_kind(plan, store)
     return store.study_alike(**_identity(plan.spec))
 
 
@@ -143,6 +149,7 @@ def run_study(
         run = StudySession(
             plan=plan, store=store, proposer=proposer, study=study, worker=worker,
             process=process, observer=observer, switch=switch, target=target, began=began, again=again,
+            environment_key=store.add_environment(plan.fingerprint),
         )  # fmt: skip
         run.spent["search"] = time.monotonic() - began
         try:

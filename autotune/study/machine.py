@@ -5,6 +5,7 @@ from __future__ import annotations
 from autotune.cuda.select import name_runtime, runtime_name
 from autotune.devices.build_target import build_target
 from autotune.devices.gpu import select_gpu, selected_gpu
+from autotune.devices.simulated import select_simulated, simulated_number
 from autotune.engines.build import load_backend
 from autotune.engines.protocol import Backend, Capabilities
 from autotune.errors import EnvironmentProblem, SpecError, SpecProblem
@@ -15,17 +16,19 @@ Engines = dict[str, tuple[Backend, Capabilities]]
 _FOR_EVERYTHING = {
     "cpu": "pip install 'autotune[cpu]'",
     "cuda": "pip install 'autotune[cuda]', or 'autotune[v100]' for Volta",
+    "fake": "engines: [fake], the only one that runs on a simulated device",
 }
 
 
 def engines_here(spec: StudySpec) -> tuple[str, Engines]:
-    """The kind of the study's device, "cpu" or "cuda", and its engines: those it names, or all of ours that run there.
+    """The kind of the study's device, "cpu", "cuda" or "fake", and its engines: those it names, or all of ours that run there.
 
     While engines are built for GPUs that are not there, the device is one of these; else a GPU, and the library that drives it,
     are selected for this process and those it starts. Raises EnvironmentProblem naming what is missing, SpecError where a named
     engine belongs to the other kind of device.
     """
     name_runtime(spec.cuda_runtime)
+    select_simulated(spec.device)
     if spec.device.startswith("cuda") and build_target() is None:
         select_gpu(spec.device)
     found = {name: _with_capabilities(name) for name in spec.engines or ENGINES.own_names()}
@@ -47,6 +50,8 @@ def lock_name(kind: str) -> str:
 
     A build for a GPU that is elsewhere keeps the CPU busy and no GPU.
     """
+    if kind == "fake":
+        return f"fake-{simulated_number()}"
     return "cpu" if kind == "cpu" or build_target() is not None else f"cuda-{selected_gpu().uuid}"
 
 
@@ -80,7 +85,7 @@ def _offered(found: Engines, kind: str) -> Engines:
         for name, (_, able) in found.items()
         if not able.available and able.device == kind
     ]
-    where = "this machine" if kind == "cpu" else f"this machine's {selected_gpu().name}"
+    where = {"cpu": "this machine", "fake": "a simulated device"}.get(kind) or f"this machine's {selected_gpu().name}"
     raise EnvironmentProblem(f"no inference engine can run on {where}. " + "; ".join(missing), remedy=_FOR_EVERYTHING[kind])
 
 

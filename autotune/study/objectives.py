@@ -73,6 +73,14 @@ OBJECTIVES = {
 }
 
 
+def cost_per_million(rate: Estimate | None, price_per_hour: float) -> Estimate | None:
+    """What a million items cost at `rate` items/s on a device of that price; None where the rate may be 0."""
+    if rate is None or rate.low <= 0:
+        return None
+    value, low, high = (price_per_hour / 3600 / r * 1e6 for r in (rate.value, rate.high, rate.low))
+    return Estimate(value=value, low=low, high=high, n=rate.n, method=rate.method)
+
+
 def objective_named(name: str, spec: StudySpec) -> Objective:
     """The objective of that name; cost is the price of a million items at the study's price per hour. Raises KeyError."""
     if name != "cost":
@@ -80,11 +88,7 @@ def objective_named(name: str, spec: StudySpec) -> Objective:
     price = spec.price_per_hour or 0.0
 
     def cost(record: TrialRecord) -> Estimate | None:
-        rate = record.throughput_items_per_s
-        if rate is None or rate.low <= 0:
-            return None
-        value, low, high = (price / 3600 / r * 1e6 for r in (rate.value, rate.high, rate.low))
-        return Estimate(value=value, low=low, high=high, n=rate.n, method=rate.method)
+        return cost_per_million(record.throughput_items_per_s, price)
 
     def value(record: TrialRecord) -> float | None:
         rate = record.throughput_items_per_s

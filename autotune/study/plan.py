@@ -19,6 +19,7 @@ from autotune.fingerprint import DeviceFingerprint
 from autotune.space.capability import SHARED_KNOBS, EngineView, SearchSpace, filtered_space
 from autotune.space.sampling import candidate_from_params, params_from_candidate
 from autotune.spec.model import StudySpec
+from autotune.study.kinds import of_its_kind, priced
 from autotune.study.machine import engines_here, lock_name
 from autotune.telemetry.gpu import gpu_probes
 from autotune.telemetry.host import host_probes
@@ -68,7 +69,10 @@ class StudyPlan:
 
 
 def make_plan(spec: StudySpec) -> StudyPlan:
-    """The study on this machine. Raises EnvironmentProblem where it lacks what was asked for, SpecError on an empty space."""
+    """The study on this machine, or the part of it for this kind of device.
+
+    Raises EnvironmentProblem where the machine lacks what was asked for, SpecError on an empty space.
+    """
     kind, able = engines_here(spec)
     _require_energy(spec, kind)
     views = [_view(backend, found) for backend, found in able.values()]
@@ -78,11 +82,12 @@ def make_plan(spec: StudySpec) -> StudyPlan:
         dict.fromkeys(d for _, found in able.values() for d in (*found.distributions, *found.run_distributions))
     )
     reference = space.default_candidate(next(iter(able)))
+    fingerprint = device_fingerprint(kind, distributions)
     return StudyPlan(
-        spec=spec,
+        spec=priced(of_its_kind(spec, fingerprint), fingerprint),
         space=space,
         backends={name: backend for name, (backend, _) in able.items()},
-        fingerprint=device_fingerprint(kind, distributions),
+        fingerprint=fingerprint,
         reference=reference,
         priors=_news(_priors(spec.priors, spec, space, doubts), reference, space),
         doubts=doubts,

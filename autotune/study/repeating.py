@@ -16,7 +16,7 @@ def repeat(
     run: StudySession, of: TrialRecord, role: RepeatedRole, round_: int, reference: TrialRecord, load: LoadSpec | None = None
 ) -> Outcome:
     """The repetition of `of` in this round is stored, or another worker has it, or the user ended it and nothing is left."""
-    begun = run.timed("store", run.store.begin_repetition, run.study.id, of, role, round_, run.worker)
+    begun = run.timed("store", run.store.begin_repetition, run.study.id, of, role, round_, run.worker, run.environment_key)
     if begun is None:
         return "elsewhere"
     run.observer.trial_began(begun.number, of.candidate, role)

@@ -43,6 +43,7 @@ class StopSwitch:
 class StudySession:
     """What never changes while a worker runs, what it knows of the trials so far, and its clocks.
 
+    `environment_key`: the device and library versions of this worker, which every trial of it is stored with.
     `again`: candidates that were measured are measured again when they are proposed, and so are the finalists, beyond the
     `rounds_before` that were. `regime`: the machine's present one. `warm`: candidates taken over from earlier studies, with
     the names of these.
@@ -58,6 +59,7 @@ class StudySession:
     switch: StopSwitch
     target: int
     began: float
+    environment_key: str | None = None
     again: bool = False
     rounds_before: int = 0
     regime: int = 1

@@ -13,7 +13,7 @@ from autotune.candidate import Candidate
 from autotune.errors import EnvironmentProblem, SpecError
 from autotune.records import TrialRecord, TrialRole
 from autotune.spec.model import CLASS_METRICS, LoadSpec
-from autotune.study.lock import device_lock
+from autotune.study.lock import device_lock, reference_lock
 from autotune.study.plan import StudyPlan
 from autotune.study.proposer import Proposal
 from autotune.study.session import OTHERS_POLL_S, StudySession
@@ -34,7 +34,14 @@ def claimed(run: StudySession, proposal: Proposal) -> int | None:
     """
     run.observer.trial_began(proposal.number, proposal.candidate, "search")
     trial_id: int = run.timed(
-        "store", run.store.begin_trial, run.study.id, proposal.number, "search", proposal.candidate, run.worker
+        "store",
+        run.store.begin_trial,
+        run.study.id,
+        proposal.number,
+        "search",
+        proposal.candidate,
+        run.worker,
+        run.environment_key,
     )
     counts, others = run.store.counts(run.study.id), [t for t in run.under_way() if t.trial_id != trial_id]
     n_finished = sum(n for state, n in counts.items() if state != "running")
@@ -120,7 +127,8 @@ def reference_of(run: StudySession) -> TrialRecord:
     if known is not None:
         return known
     try:
-        with _device(run):
+        # Workers on other devices of this host share its cache, and with it the reference.
+        with reference_lock(run.study, run.is_to_stop), _device(run):
             known = _usable_reference(run)  # another worker may have measured it meanwhile
             if known is not None:
                 return known
@@ -153,9 +161,8 @@ def still_usable(run: StudySession, reference: TrialRecord) -> TrialRecord:
 
 def _measured_reference(run: StudySession) -> TrialRecord | None:
     candidate = run.plan.reference
-    number = run.store.next_number(run.study.id, "reference")
+    trial_id, number = run.timed("store", run.store.begin_reference, run.study.id, candidate, run.worker, run.environment_key)
     run.observer.trial_began(number, candidate, "reference")
-    trial_id = run.timed("store", run.store.begin_trial, run.study.id, number, "reference", candidate, run.worker)
     return measured(run, trial_id, number, "reference", candidate, None)
 
 

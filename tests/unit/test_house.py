@@ -32,6 +32,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("trial",),
     ("store",),
     ("study",),
+    ("fleet",),
     ("simulator",),
     ("export", "report"),
     ("fresh_process",),
@@ -75,13 +76,14 @@ LIBRARIES: dict[str, set[str]] = {
     "rich": {"cli"},
     "click": {"cli"},
     "pydantic": {"spec", "simulator"},
-    "yaml": {"spec", "cli"},
+    "yaml": {"spec", "cli", "fleet"},
     "fsspec": {"cache"},
     "filelock": {"study", "engines"},  # engines: the timings that builds share
     "pynvml": {"devices"},
     "cuda": {"cuda"},
     "pycuda": {"cuda"},
     "mlperf_loadgen": {"bench"},
+    "ray": {"fleet"},
 }
 """The rooms that may import a library; no room imports one that is not named here, the standard library and numpy apart."""
 

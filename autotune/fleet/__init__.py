@@ -1,0 +1,1 @@
+"""Where workers are placed: one per device, on one host or many, and what starts them there."""

@@ -1,0 +1,160 @@
+"""Manifests for Kubernetes and Slurm: what they start is one worker per device, and they hold no secret."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from assets import fake_study as fake
+
+from autotune.errors import SpecError
+from autotune.fleet import kubernetes, slurm
+from autotune.fleet.manifests import ManifestRequest
+
+URL = "postgresql+psycopg://me:hunter2@db/x"
+
+
+def request(folder: Path, *changes: tuple[str, str], **given: Any) -> ManifestRequest:
+    file = fake.write_study(folder, ("engines: [fake]\n", ""), *changes)
+    values: dict[str, Any] = {
+        "study": "Fake Net_v2",
+        "study_file": file,
+        "storage": URL,
+        "devices": ("cuda:0",),
+        "image": "me/at:1",
+    }
+    return ManifestRequest(**(values | given))
+
+
+def pod(job: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = job["spec"]["template"]["spec"]
+    return found
+
+
+def test_a_pod_per_gpu_and_no_password(tmp_path: Path) -> None:
+    """An Indexed Job with one GPU for each of eight pods, that runs as nobody in particular and takes its URL from a Secret."""
+    text = kubernetes.manifest(request(tmp_path, workers=8))
+    (job,) = yaml.safe_load_all(text)
+    assert (job["kind"], job["spec"]["completionMode"], job["spec"]["completions"]) == ("Job", "Indexed", 8)
+    (worker,) = pod(job)["containers"]
+    assert worker["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert worker["command"][:3] == ["autotune", "worker", "/study/study.yaml"] and "cuda:0" in worker["command"]
+    assert pod(job)["securityContext"]["runAsNonRoot"] and worker["securityContext"]["readOnlyRootFilesystem"]
+    assert "hunter2" not in text and "secretKeyRef" in text
+    # The second SIGTERM, from the kubelet, comes after the hook and leaves time to put the trial back.
+    assert (
+        pod(job)["terminationGracePeriodSeconds"] == 360 and "sleep 300" in worker["lifecycle"]["preStop"]["exec"]["command"][2]
+    )
+
+
+def test_names_are_labels(tmp_path: Path) -> None:
+    """A study's name becomes an RFC 1123 label, and two names that would become one differ."""
+    (job,) = yaml.safe_load_all(kubernetes.manifest(request(tmp_path)))
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", job["metadata"]["name"])
+    assert kubernetes.dns_name("net") == "net"
+    assert kubernetes.dns_name("Net") != kubernetes.dns_name("NET") != "net"
+    assert len(kubernetes.dns_name("x" * 100)) <= 50
+
+
+def test_pods_on_cpus_keep_apart(tmp_path: Path) -> None:
+    """Without a GPU the host is the device: two pods never share one."""
+    (job,) = yaml.safe_load_all(kubernetes.manifest(request(tmp_path, devices=("cpu",), workers=2)))
+    assert "nvidia.com/gpu" not in str(job)
+    assert pod(job)["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+
+
+def test_several_kinds_are_several_jobs(tmp_path: Path) -> None:
+    """A study over several kinds has a Job for each, or one JobSet; one over one kind is refused."""
+    several = ("seed: 1", "seed: 1\ndevice_kinds: several")
+    both = request(tmp_path, several, devices=("cpu", "cuda:0", "cuda:1"))
+    jobs = list(yaml.safe_load_all(kubernetes.manifest(both)))
+    assert [j["spec"]["completions"] for j in jobs] == [1, 2]
+    assert len({j["metadata"]["name"] for j in jobs}) == 2
+    (made,) = yaml.safe_load_all(
+        kubernetes.manifest(request(tmp_path, several, devices=("cpu", "cuda:0"), options=("kind=JobSet",)))
+    )
+    assert made["kind"] == "JobSet" and [r["name"] for r in made["spec"]["replicatedJobs"]] == ["cpu", "gpu"]
+    with pytest.raises(SpecError, match="device_kinds: several"):
+        kubernetes.manifest(request(tmp_path, devices=("cpu", "cuda:0")))
+
+
+@pytest.mark.parametrize("target", [kubernetes, slurm])
+def test_sqlite_is_for_one(target: Any, tmp_path: Path) -> None:
+    """Two workers on hosts that a scheduler chooses cannot share a file; one can have it."""
+    with pytest.raises(SpecError, match="postgresql"):
+        target.manifest(request(tmp_path, storage=None, workers=2))
+    assert "sqlite" in target.manifest(request(tmp_path, storage=None)) or target is kubernetes
+
+
+@pytest.mark.parametrize(
+    ("target", "option"),
+    [(kubernetes, "cpu=four"), (kubernetes, "nonsense=1"), (slurm, "partition=a b"), (slurm, "time=x\n#SBATCH --x")],
+)
+def test_options_are_checked(target: Any, option: str, tmp_path: Path) -> None:
+    """An option that the scheduler would misread is refused with what is allowed."""
+    with pytest.raises(SpecError, match="allowed"):
+        target.manifest(request(tmp_path, options=(option,)))
+
+
+def test_kubernetes_knows_every_field(tmp_path: Path) -> None:
+    """Each key is one that the Kubernetes API has there: the client's models are generated from its OpenAPI schema."""
+    models = pytest.importorskip("kubernetes.client.models", reason="pip install kubernetes")
+    several = ("seed: 1", "seed: 1\ndevice_kinds: several")
+    text = kubernetes.manifest(
+        request(tmp_path, several, devices=("cpu", "cuda:0"), options=("gpu-product=Tesla-V100", "namespace=ml"))
+    )
+    wrong: list[str] = []
+    for job in yaml.safe_load_all(text):
+        _check(job, "V1Job", models, "Job", wrong)
+    assert wrong == []
+
+
+def _check(value: Any, kind: str, models: Any, where: str, wrong: list[str]) -> None:
+    if (inner := re.fullmatch(r"list\[(.+)\]", kind)) is not None:
+        for i, item in enumerate(value):
+            _check(item, inner.group(1), models, f"{where}[{i}]", wrong)
+    elif kind.startswith("dict("):
+        wrong += [] if isinstance(value, dict) else [f"{where}: a mapping"]
+    elif hasattr(models, kind):
+        model = getattr(models, kind)
+        names = {json: python for python, json in model.attribute_map.items()}
+        for key, item in value.items():
+            if key not in names:
+                wrong.append(f"{where}.{key}")
+            else:
+                _check(item, model.openapi_types[names[key]], models, f"{where}.{key}", wrong)
+    else:
+        expected = {"str": str, "int": int, "bool": bool}.get(kind)
+        if expected is not None and type(value) is not expected:
+            wrong.append(f"{where}: {value!r} is no {kind}")
+
+
+def test_a_script_per_gpu(tmp_path: Path) -> None:
+    """An array task per GPU, shell that bash takes, paths quoted, and the password nowhere."""
+    text = slurm.manifest(request(tmp_path / "a b$(x)", workers=4, options=("gpu=v100", "time=24:00:00")))
+    assert "#SBATCH --array=0-3" in text and "#SBATCH --gres=gpu:v100:1" in text and "#SBATCH --requeue" in text
+    assert "hunter2" not in text
+    assert subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True, check=False).stderr == ""
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(130, True), (0, False)])
+def test_a_task_at_its_time_limit_queues_itself_again(code: int, requeued: bool, tmp_path: Path) -> None:
+    """SIGTERM reaches the worker once; stopped, the task goes back into the queue, and done it does not."""
+    folder = tmp_path / "a b"
+    text = slurm.manifest(request(folder, storage="postgresql+psycopg://me@db/x"))
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    srun = f'echo "$@" > "{tmp_path}/words"; trap "exit {code}" TERM; kill -TERM $PPID; while :; do sleep 0.05; done'
+    for name, body in (("srun", srun), ("scontrol", f'echo "$@" > "{tmp_path}/requeued"')):
+        (tools / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tools / name).chmod(stat.S_IRWXU)
+    environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
+    subprocess.run(["bash"], input=text, text=True, env=environment, timeout=20, check=False)
+    assert (tmp_path / "requeued").exists() is requeued
+    assert str(folder / "study.yaml") in (tmp_path / "words").read_text()
