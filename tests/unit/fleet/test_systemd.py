@@ -1,0 +1,47 @@
+"""The systemd unit: what it says is what was meant, whatever the paths look like."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from assets import fake_study as fake
+
+from autotune.errors import SpecError
+from autotune.fleet.manifests import ManifestRequest, make_manifest
+
+
+def request(folder: Path, **changes: object) -> ManifestRequest:
+    folder.mkdir(parents=True, exist_ok=True)
+    return ManifestRequest(study="fake", study_file=fake.write_study(folder), **changes)  # type: ignore[arg-type]
+
+
+def test_a_study_is_begun_again_unless_its_input_is_wrong(tmp_path: Path) -> None:
+    """SIGTERM with time for the trial under way; a wrong file or a missing device would only fail again."""
+    unit = make_manifest("systemd", request(tmp_path))
+    for line in ("KillSignal=SIGTERM", "Restart=on-failure", "RestartPreventExitStatus=2 3", "TimeoutStopSec=180"):
+        assert line in unit.splitlines()
+    assert f"WorkingDirectory={tmp_path}" in unit
+
+
+def test_signs_of_systemd_in_paths_are_escaped(tmp_path: Path) -> None:
+    """Percent begins a specifier and dollar a variable there."""
+    unit = make_manifest("systemd", request(tmp_path / "50% of $HOME"))
+    assert "50%% of $HOME" in unit and "50%% of $$HOME" in next(x for x in unit.splitlines() if x.startswith("ExecStart="))
+
+
+def test_no_password_stands_in_a_unit(tmp_path: Path) -> None:
+    """Everybody on the host may read units."""
+    with pytest.raises(SpecError, match="environment_file"):
+        make_manifest("systemd", request(tmp_path, storage="postgresql://me:hush@host/db"))
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_takes_it(tmp_path: Path) -> None:
+    """systemd's own reader finds nothing to complain about."""
+    file = tmp_path / "autotune-fake.service"
+    file.write_text(make_manifest("systemd", request(tmp_path / "a b")))
+    done = subprocess.run(["systemd-analyze", "verify", "--user", str(file)], capture_output=True, text=True, check=False)
+    assert "autotune-fake" not in done.stderr, done.stderr
