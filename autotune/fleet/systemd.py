@@ -153,9 +153,7 @@ def _path(path: Path) -> str:
     text = str(path)
     _require_one_line(text)
     if text != text.strip() or text.endswith("\\"):
-        raise SpecError(
-            f"{text!r}: a unit's setting cannot begin or end with a blank, nor end with a backslash"
-        )
+        raise SpecError(f"{text!r}: a unit's setting cannot begin or end with a blank, nor end with a backslash")
     return _no_specifier(text)
 
 
