@@ -23,6 +23,7 @@ import json
 import platform
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -46,6 +47,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "fault_injection" / "pl
 
 MAKERS: dict[str, Callable[[Path], Database]] = {"sqlite": Sqlite, "postgresql": Postgresql}
 CALM_DEADLINE_S, DEADLINE_S = 300.0, 12.0
+_IDLE_STUDIES = 4
 STAGES = ("start", "between trials", "begun", "data", "variant", "engine", "open", "accuracy", "load")
 OUTCOMES = {
     "tried once more": "tried again in a fresh process",
@@ -72,7 +74,9 @@ class Struck:
 def main() -> None:
     """Runs the databases that were asked for, writes the results and leaves with 1 where something did not hold."""
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that its processes and disks go with it
     work = Path(tempfile.mkdtemp(prefix="autotune-faults-", dir=options.work))
+    work.chmod(0o711)  # PostgreSQL's user, who is not root, must reach its own folder below
     began = time.monotonic()
     document: dict[str, Any] = {
         "machine": {**asdict(cpu_fingerprint()), "python": platform.python_version()},
@@ -90,6 +94,7 @@ def main() -> None:
             shutil.rmtree(work, ignore_errors=True)
     print(table(document))
     wrong = [w for found in document["databases"].values() for s in found["studies"] for w in s["violations"]]
+    wrong += [f"{name}: found nothing to strike: {kind}" for name, found in document["databases"].items() for kind in found["never_struck"]]
     print("\n".join(wrong) if wrong else "nothing was lost, doubled or left running; the fronts agree", file=sys.stderr)
     sys.exit(1 if wrong else 0)
 
@@ -120,10 +125,11 @@ def _one_database(name: str, data: Path, folder: Path, options: argparse.Namespa
         print(f"{name}: {len(calm)} candidates without faults in {time.monotonic() - began:.0f} s", file=sys.stderr)
         left = schedule(options.faults, rng, disks=disk.can_fill and cache.can_fill)
         left = [k for k in left if not options.only or any(o in k.name for o in options.only)]
-        while left:
+        while left and not _stuck(studies):
             arena = _arena(f"faults-{len(studies)}", database, disk, cache, data, folder, DEADLINE_S)
             arena.launch = "daemon" if len(studies) % 3 == 1 or not _fits(left, "start") else "start"
             studies.append(_under_fire(arena, left, struck, rng, calm))
+            print("\n".join([_line(studies[-1]), *studies[-1]["violations"]]), file=sys.stderr)
     finally:
         database.close()
         cache.close()
@@ -132,8 +138,19 @@ def _one_database(name: str, data: Path, folder: Path, options: argparse.Namespa
         "seconds": round(time.monotonic() - began),
         "skipped": [] if disk.can_fill and cache.can_fill else ["disk full: this user may not mount a file system"],
         "faults": [asdict(s) for s in struck],
+        "never_struck": sorted(k.name for k in left),
         "studies": studies,
     }
+
+
+def _line(study: dict[str, Any]) -> str:
+    wrong = len(study["violations"])
+    return f"{study['study']}: {study['n_faults']} faults in {study['seconds']} s, exit codes {study['exit_codes']}, {wrong} violations"
+
+
+def _stuck(studies: Sequence[dict[str, Any]]) -> bool:
+    """Every way to launch a study was tried since the last fault, and what is left found nothing to strike."""
+    return len(studies) >= _IDLE_STUDIES and not any(s["n_faults"] for s in studies[-_IDLE_STUDIES:])
 
 
 def _fits(left: Sequence[Kind], launch: str) -> bool:
@@ -183,6 +200,7 @@ def _under_fire(
         wrong += [f"the journal {path} is left"] if (path := arena.journal()) else []
     finally:
         arena.end()
+        arena.keep_logs()
     return {
         "study": arena.study, "launch": arena.launch, "n_faults": len(struck) - n_before, "exit_codes": arena.codes,
         "seconds": round(time.monotonic() - began), "unused_damage": len(damaged_artifacts(arena.cache.folder / "cache")),

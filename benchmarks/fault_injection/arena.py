@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -143,6 +144,12 @@ class Arena:
                 continue
         if self._process is not None:
             self._process.wait()
+
+    def keep_logs(self) -> None:
+        """The logs of its daemon, helpers and trials are in the study's folder: the cache's disk does not outlive the run."""
+        logs = self.cache.folder / "cache" / "logs" / self.study
+        if logs.is_dir():
+            shutil.copytree(logs, self.folder / "logs", dirs_exist_ok=True)
 
     # What the study says
 

@@ -221,7 +221,7 @@ def full_database(arena: Arena, rng: random.Random) -> str:
 
 def damaged_variant(arena: Arena, rng: random.Random) -> str:
     """Bytes are flipped in a variant of the cache."""
-    return _damaged(arena, "variants", rng)
+    return _damaged(arena, "variant", rng)
 
 
 def damaged_engine(arena: Arena, rng: random.Random) -> str:
