@@ -94,7 +94,11 @@ def main() -> None:
             shutil.rmtree(work, ignore_errors=True)
     print(table(document))
     wrong = [w for found in document["databases"].values() for s in found["studies"] for w in s["violations"]]
-    wrong += [f"{name}: found nothing to strike: {kind}" for name, found in document["databases"].items() for kind in found["never_struck"]]
+    wrong += [
+        f"{name}: found nothing to strike: {kind}"
+        for name, found in document["databases"].items()
+        for kind in found["never_struck"]
+    ]
     print("\n".join(wrong) if wrong else "nothing was lost, doubled or left running; the fronts agree", file=sys.stderr)
     sys.exit(1 if wrong else 0)
 
@@ -145,7 +149,8 @@ def _one_database(name: str, data: Path, folder: Path, options: argparse.Namespa
 
 def _line(study: dict[str, Any]) -> str:
     wrong = len(study["violations"])
-    return f"{study['study']}: {study['n_faults']} faults in {study['seconds']} s, exit codes {study['exit_codes']}, {wrong} violations"
+    head = f"{study['study']}: {study['n_faults']} faults in {study['seconds']} s"
+    return f"{head}, exit codes {study['exit_codes']}, {wrong} violations"
 
 
 def _stuck(studies: Sequence[dict[str, Any]]) -> bool:
