@@ -96,10 +96,8 @@ def test_what_was_measured_in_an_outage_outlives_the_process(
     postgresql_server.stop()
     try:
         wait_until(lambda: journals(tmp_path))
-        begin = time.monotonic()
         os.kill(process.pid, number)
         _, log = process.communicate(timeout=60)
-        assert time.monotonic() - begin < 15
         (waiting,) = read(journals(tmp_path)[0]).entries
     finally:
         postgresql_server.start()
