@@ -119,7 +119,7 @@ def test_a_locked_file_pauses_a_study(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "study.db", timeout=30, isolation_level=None) as holder:
         holder.execute("BEGIN EXCLUSIVE")
         wait_until(lambda: journals(tmp_path))
-        time.sleep(6)
+        time.sleep(12)  # it is told after 5 s, at the end of a try, and SQLite waits 2 s in each
         holder.rollback()
     _, log = process.communicate(timeout=120)
     assert process.returncode == 0, log
