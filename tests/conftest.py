@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import getpass
 import os
 import pwd
@@ -17,6 +18,11 @@ from pathlib import Path
 import pytest
 
 PASSWORD = "not-to-be-shown"
+
+# Devices are locked for the whole host; tests wait for no study that runs on it, nor keep one waiting.
+if "AUTOTUNE_LOCKS" not in os.environ:
+    os.environ["AUTOTUNE_LOCKS"] = tempfile.mkdtemp(prefix="autotune-locks-")
+    atexit.register(shutil.rmtree, os.environ["AUTOTUNE_LOCKS"], ignore_errors=True)
 
 
 @dataclass(frozen=True, kw_only=True)

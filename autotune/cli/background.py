@@ -17,6 +17,7 @@ import click
 from autotune.cli.options import PASSED_STORAGE, writing
 
 if TYPE_CHECKING:
+    from autotune.store.attendance import Order
     from autotune.study.plan import StudyPlan
 
 _START_S = 60.0
@@ -49,17 +50,28 @@ def helpers(n: int, plan: StudyPlan, study_file: str, options: Sequence[str]) ->
             process.wait()
 
 
-def detached(plan: StudyPlan, study_file: str, options: Sequence[str]) -> int:
+def detached(plan: StudyPlan, study_file: str, options: Sequence[str], storage: str | None) -> int:
     """The study goes on in a session of its own; its exit code if it ended at once, else 0 as soon as it is at work."""
     log_path = _log_folder(plan) / "start.log"
     process = _spawn(log_path, ["-v", "start", study_file, *options])
     if _ended_before_working(process, log_path) and process.returncode != 0:
-        click.echo(f"autotune: study {plan.spec.study} did not start; its log {log_path} ends:", err=True)
-        click.echo("\n".join(log_path.read_text(errors="replace").splitlines()[-5:]), err=True)
+        printed = log_path.with_suffix(".out") if "json" in options else log_path
+        click.echo(f"autotune: study {plan.spec.study} did not start; its log {printed} ends:", err=True)
+        click.echo("\n".join(printed.read_text(errors="replace").splitlines()[-5:]), err=True)
         return process.returncode
     click.echo(f"study {plan.spec.study} runs as process {process.pid}; log: {log_path}", err=True)
     click.echo(f"look: autotune status {study_file}    stop: autotune stop {study_file}", err=True)
+    if pause := _pause_of(plan, storage):
+        click.echo(f"it is paused since {pause.given_at} by {pause.given_by} and waits; autotune resume {study_file}", err=True)
     return 0
+
+
+def _pause_of(plan: StudyPlan, storage: str | None) -> Order | None:
+    from autotune.store.repository import open_store
+
+    store = open_store(storage or plan.spec.storage)
+    row = store.study(plan.spec.study)
+    return None if row is None else store.pause_of(row.id)
 
 
 def _ended_before_working(process: subprocess.Popen[bytes], log_path: Path) -> bool:
@@ -78,11 +90,12 @@ def _ended_before_working(process: subprocess.Popen[bytes], log_path: Path) -> b
 
 
 def _spawn(log_path: Path, words: Sequence[str]) -> subprocess.Popen[bytes]:
-    words, environment = list(words), dict(os.environ)
+    words, environment = [*words, "--log-file", str(log_path)], dict(os.environ)
     if "--storage" in words:
         at = words.index("--storage")
         _, environment[PASSED_STORAGE] = words.pop(at), words.pop(at)
     command = [sys.executable, "-m", "autotune.cli.main", *words]
+    # Until the process has set its log up, and for what it cannot log; then it rotates the file by itself.
     with log_path.open("a") as log:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment

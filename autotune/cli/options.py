@@ -39,6 +39,14 @@ def _storage(context: click.Context, parameter: click.Parameter, value: str | No
     return os.environ[name]
 
 
+def log_options(command: F) -> F:
+    """`--log-format`, and `--log-file`, which detached processes are given."""
+    text = "json: one object per line with time, level, logger, message, study, trial and worker."
+    as_format = click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help=text)
+    to_file = click.option("--log-file", type=click.Path(path_type=Path), help="Log to this file, which rotates at 10 MiB.")
+    return as_format(to_file(command))
+
+
 def study_argument(command: F) -> F:
     """STUDY: a study's name, or its yaml file."""
     return click.argument("study", metavar="STUDY")(command)

@@ -1,15 +1,13 @@
-"""status, stop, front, best, show, trials: the commands that read the database."""
+"""status, front, best, show, trials: the commands that read the database."""
 
 from __future__ import annotations
 
-import os
-import signal
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from autotune.cli.options import json_option, storage_option, study_argument
-from autotune.errors import EnvironmentProblem, SpecError
+from autotune.errors import SpecError
 from autotune.records import FINISHED, TrialRecord, TrialState
 
 SHOWN, UNLIMITED = 100, 1_000_000_000
@@ -38,37 +36,6 @@ def status(study: str | None, storage: str | None, as_json: bool) -> None:
         emit_json(documents[0] if study is not None and len(documents) == 1 else documents)
     else:
         print_status(documents)
-
-
-@click.command()
-@study_argument
-@storage_option
-def stop(study: str, storage: str | None) -> None:
-    """Ask a running study to finish its trial and stop; its workers on this host get SIGTERM."""
-    from autotune.cli.context import open_studies
-    from autotune.study.lock import workers_here
-
-    for found in open_studies(study, storage):
-        _stop_workers(found, workers_here(found.row))
-
-
-def _stop_workers(found: OpenStudy, here: list[int]) -> None:
-    """The study's workers on this host are asked to stop. Raises EnvironmentProblem where there are others elsewhere."""
-    from autotune.store.worker import is_alive
-
-    for pid in here:
-        os.kill(pid, signal.SIGTERM)
-    workers = {t.worker.worker_id: t.worker for t in found.store.running(found.row.id)}
-    elsewhere = [w.host for w in workers.values() if is_alive(w) is None]
-    if elsewhere:
-        raise EnvironmentProblem(
-            f"workers on {', '.join(sorted(set(elsewhere)))} can only be stopped there.",
-            remedy=f"autotune stop {found.row.name}",
-        )
-    click.echo(
-        f"{len(here)} worker(s) of {found.row.name} asked to stop" if here else f"nothing of {found.row.name} runs here",
-        err=True,
-    )
 
 
 @click.command()

@@ -16,6 +16,7 @@ from autotune.bench.metrics import load_metric
 from autotune.cache.remote import opened as require_openable
 from autotune.candidate import KNOBS, Candidate
 from autotune.cli.front import front_document
+from autotune.cli.logs import LogContext, LoggedProgress
 from autotune.cli.progress import LiveProgress, PlainProgress
 from autotune.cli.render import emit_json, print_front_notes, print_trials
 from autotune.data.study_data import load_study_data
@@ -78,16 +79,19 @@ def run_here(
     hours: float | None,
     again: bool = False,
     on_stop: Callable[[], None] = lambda: None,
+    logged: LogContext | None = None,
 ) -> tuple[StudyResult, int]:
-    """The study, run in this process with progress on stderr; the exit code is 130 when it was stopped by a signal.
+    """The study, run in this process with progress on stderr; the exit code is 130 when it was asked to stop.
 
-    `on_stop` is called at each signal, in the signal's handler.
+    `on_stop` is called at each signal, in the signal's handler. `logged`: progress goes to the log, whose lines say this.
     """
-    store = open_store(storage or plan.spec.storage)
-    observer = LiveProgress() if sys.stderr.isatty() else PlainProgress()
+    store, worker = open_store(storage or plan.spec.storage), this_worker()
+    if logged is not None:
+        logged.worker = worker.worker_id
+    observer = LoggedProgress(logged) if logged else LiveProgress() if sys.stderr.isatty() else PlainProgress()
     switch = StopSwitch(on_stop)
     with observer, signals_press(switch):
-        result = run_study(plan, store, this_worker(), observer, switch, trials=trials, hours=hours, again=again)
+        result = run_study(plan, store, worker, observer, switch, trials=trials, hours=hours, again=again)
     return result, 130 if result.ended == "stopped" else 0
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from autotune.cli.background import detached, helpers
 from autotune.cli.fleet_start import fleet_options, launcher_settings, start_fleet
-from autotune.cli.options import file_argument, json_option, storage_option, writing
+from autotune.cli.options import file_argument, json_option, log_options, storage_option, writing
 from autotune.errors import SpecError
+
+if TYPE_CHECKING:
+    from autotune.cli.logs import LogContext, LogFormat
 
 
 @click.command()
@@ -40,9 +44,16 @@ def init(model: Path, data: Path | None, device: str, out: Path, force: bool) ->
 @click.option("--workers", type=click.IntRange(1), help="Processes; default: one per device. More take turns on a device.")
 @click.option("--again", is_flag=True, help="Measure again what was measured: proposals that come twice, and the finalists.")
 @click.option(
+    "--metrics",
+    "listen",
+    metavar="[HOST:]PORT",
+    help="Serve /metrics for Prometheus there; on 127.0.0.1 unless a host is named; port 0: a free one.",
+)
+@click.option(
     "--dry-run", is_flag=True, help="Print the filtered space with reasons, estimated time and disk; measure nothing."
 )
 @fleet_options
+@log_options
 @storage_option
 @json_option
 def start(
@@ -52,26 +63,33 @@ def start(
     hours: float | None,
     workers: int | None,
     again: bool,
+    listen: str | None,
     dry_run: bool,
     launcher: str | None,
     ray_address: str | None,
     ray_gpus: int | None,
     ray_resource: str | None,
+    log_format: LogFormat,
+    log_file: Path | None,
     storage: str | None,
     as_json: bool,
 ) -> int:
-    """Run a study, or resume it to its target."""
+    """Run a study, or resume it to its target. One that is paused waits for `autotune resume`."""
     from autotune.cli.dry_run import dry_run_report
+    from autotune.cli.metrics_server import address_of, serving
     from autotune.cli.running import checked_plan, print_result, run_here
 
     if dry_run:
         dry_run_report(study_file, trials, storage, as_json=as_json)
         return 0
+    if listen:
+        address_of(listen)
     settings = launcher_settings(launcher, ray_address, ray_gpus, ray_resource)
     launcher = launcher or _needed_launcher(study_file)
     if launcher is not None:
-        if detach or again:
-            raise SpecError(f"--{'detach' if detach else 'again'}: allowed on one device, without a launcher")
+        for option, given in {"detach": detach, "again": again, "metrics": listen, "log-file": log_file}.items():
+            if given:
+                raise SpecError(f"--{option}: allowed on one device, without a launcher")
         return start_fleet(
             study_file,
             launcher,
@@ -83,12 +101,21 @@ def start(
             as_json=as_json,
         )
     workers = workers or 1
+    logged = None if detach else _logs(log_format, log_file)
     plan = checked_plan(study_file)
-    options = _options(trials, hours, storage)
+    options = _options(trials, hours, storage, log_format)
     if detach:
-        return detached(plan, study_file, [*options, "--workers", str(workers), *(["--again"] if again else [])])
-    with helpers(workers - 1, plan, study_file, options) as stop_helpers:
-        result, code = run_here(plan, storage=storage, trials=trials, hours=hours, again=again, on_stop=stop_helpers)
+        more = ["--workers", str(workers), *(["--again"] if again else []), *(["--metrics", listen] if listen else [])]
+        return detached(plan, study_file, [*options, *more], storage)
+    if logged:
+        logged.study = plan.spec.study
+    with (
+        serving(listen, plan.spec, storage or plan.spec.storage),
+        helpers(workers - 1, plan, study_file, options) as stop_helpers,
+    ):
+        result, code = run_here(
+            plan, storage=storage, trials=trials, hours=hours, again=again, on_stop=stop_helpers, logged=logged
+        )
     print_result(result, as_json=as_json)
     return code
 
@@ -106,13 +133,25 @@ def _needed_launcher(study_file: str) -> str | None:
 @click.option("--device", help="The worker's device, such as cuda:1, in place of the study file's.")
 @click.option("--trials", type=click.IntRange(1), help="Target number of trials of the whole study.")
 @click.option("--hours", type=click.FloatRange(0, min_open=True))
+@log_options
 @storage_option
-def worker(study_file: str, device: str | None, trials: int | None, hours: float | None, storage: str | None) -> int:
+def worker(
+    study_file: str,
+    device: str | None,
+    trials: int | None,
+    hours: float | None,
+    log_format: LogFormat,
+    log_file: Path | None,
+    storage: str | None,
+) -> int:
     """One more worker for a running study, on this host or another, one per device of the study's kind."""
     from autotune.cli.running import checked_plan, run_here, target_of
 
+    logged = _logs(log_format, log_file)
     plan = checked_plan(study_file, overrides={} if device is None else {"device": device})
-    _, code = run_here(plan, storage=storage, trials=trials or target_of(plan, storage), hours=hours)
+    if logged:
+        logged.study = plan.spec.study
+    _, code = run_here(plan, storage=storage, trials=trials or target_of(plan, storage), hours=hours, logged=logged)
     return code
 
 
@@ -156,6 +195,15 @@ def bench(study_file: str, settings: tuple[str, ...], build_only: bool, capabili
     return 0
 
 
-def _options(trials: int | None, hours: float | None, storage: str | None) -> list[str]:
-    named = {"--trials": trials, "--hours": hours, "--storage": storage}
+def _logs(log_format: LogFormat, log_file: Path | None) -> LogContext | None:
+    """The log is set up; what its lines say, where they are JSON."""
+    from autotune.cli.logs import LogContext, set_up_logs
+
+    context = LogContext(study="")
+    set_up_logs(log_format, log_file, context)
+    return context if log_format == "json" else None
+
+
+def _options(trials: int | None, hours: float | None, storage: str | None, log_format: LogFormat) -> list[str]:
+    named = {"--trials": trials, "--hours": hours, "--storage": storage, "--log-format": log_format}
     return [word for name, value in named.items() if value is not None for word in (name, str(value))]

@@ -20,6 +20,7 @@ from autotune.spec.model import StudySpec
 _OPTIONS = {
     "scope": "user or system; default user",
     "user": "the account of a system unit; needed there",
+    "metrics": "[HOST:]PORT of /metrics",
     "environment_file": "a file of NAME=VALUE lines, such as PGPASSWORD=…, that only its owner may read",
 }
 _STOP_MARGIN_S = 120
@@ -48,7 +49,7 @@ ProtectControlGroups=yes
 ProtectHostname=yes
 """
 _LEFT_OUT = """\
-# Left out on purpose: PrivateTmp (locks may lie in /tmp), MemoryDenyWriteExecute (engines compile code), and for
+# Left out on purpose: PrivateTmp (the device's lock must be every user's), MemoryDenyWriteExecute (engines compile code), and for
 # GPUs PrivateDevices, DevicePolicy and ProtectClock (they hide /dev/nvidia*) and NoNewPrivileges (nvidia-modprobe is setuid).
 """
 
@@ -84,7 +85,7 @@ def _sections(request: ManifestRequest, spec: StudySpec, scope: str, options: Ma
         yield f"Environment={_quoted(f'{name}={value}')}\n"
     if "environment_file" in options:
         yield f"EnvironmentFile={_path(Path(options['environment_file']).absolute())}\n"
-    yield f"ExecStart={_command(request)}\n"
+    yield f"ExecStart={_command(request, options)}\n"
     yield f"TimeoutStopSec={int(spec.limits.deadline_s) + _STOP_MARGIN_S}\n"
     yield _EVERY_UNIT
     yield _NO_GPU if spec.device == "cpu" else ""
@@ -105,7 +106,7 @@ def _head(request: ManifestRequest, scope: str) -> str:
 
 def _environment(request: ManifestRequest, spec: StudySpec) -> dict[str, str]:
     found = {"PYTHONUNBUFFERED": "1"}
-    found |= {name: os.environ[name] for name in ("AUTOTUNE_CACHE",) if name in os.environ}
+    found |= {name: os.environ[name] for name in ("AUTOTUNE_CACHE", "AUTOTUNE_LOCKS") if name in os.environ}
     if not request.devices:
         return found
     if len(request.devices) > 1:
@@ -115,16 +116,16 @@ def _environment(request: ManifestRequest, spec: StudySpec) -> dict[str, str]:
         return found | ({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})
     number = re.fullmatch(r"cuda:(\d+)", device)
     if number is None or spec.device not in ("auto", "cuda"):
-        raise SpecError(
-            f"--device {device}: the study file says device: {spec.device}; allowed: that, or cuda:N with cuda or auto"
-        )
+        raise SpecError(f"--device {device}: the study file says device: {spec.device}; allowed: that, or cuda:N with cuda or auto")
     return found | {"CUDA_VISIBLE_DEVICES": number[1]}
 
 
-def _command(request: ManifestRequest) -> str:
+def _command(request: ManifestRequest, options: Mapping[str, str]) -> str:
     words = ["-m", "autotune.cli.main", "-v", "start", str(request.study_file), "--workers", str(request.workers)]
     if request.storage is not None:
         words += ["--storage", _without_password(request.storage)]
+    if "metrics" in options:
+        words += ["--metrics", options["metrics"]]
     # No `$` is expanded in the first word, so none is doubled there.
     return " ".join([_quoted(sys.executable), *(_quoted(w).replace("$", "$$") for w in words)])
 
@@ -153,7 +154,7 @@ def _path(path: Path) -> str:
     text = str(path)
     _require_one_line(text)
     if text != text.strip() or text.endswith("\\"):
-        raise SpecError(f"{text!r}: a unit's setting cannot begin or end with a blank, nor end with a backslash")
+        raise SpecError(f"{text!r}: a unit's setting cannot begin or end with a blank, nor end with a backslash; move the folder")
     return _no_specifier(text)
 
 

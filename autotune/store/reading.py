@@ -8,8 +8,9 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from autotune.records import FINISHED, TrialRecord, TrialRole, TrialState
-from autotune.store import changes, reported
+from autotune.store import changes, figures, reported
 from autotune.store.changes import Pulse
+from autotune.store.figures import StudyFigures
 from autotune.store.outcomes import Outcomes, fetch_outcomes
 from autotune.store.summaries import StudySummary, fetch_summaries
 
@@ -25,6 +26,10 @@ class StudyReader:
     def summaries(self) -> list[StudySummary]:
         """How far every study is, and the best of its stored front, by name."""
         return self._read(fetch_summaries)
+
+    def figures(self, study_id: int, after_id: int = 0) -> StudyFigures:
+        """What is watched while the study runs; durations of the finished trials whose id is beyond `after_id`."""
+        return self._read(lambda c: figures.fetch(c, study_id, after_id))
 
     def pulse(self, study_id: int) -> Pulse:
         """What tells whether the study has changed."""

@@ -17,6 +17,7 @@ from autotune.records import Estimate, Regime, RepeatedRole, Series, TrialRecord
 from autotune.store import failed_tries, reported, schema, studies
 from autotune.store import trials as of_trials
 from autotune.store.connection import WRITE, make_engine, parse_url, shown
+from autotune.store.crew import StudyCrew
 from autotune.store.failed_tries import FailedTry
 from autotune.store.reading import StudyReader
 from autotune.store.repetitions import BegunRepetition, begin_reference, begin_repetition
@@ -84,7 +85,7 @@ def _require_file(database: str, backend: str, display: str) -> None:
         raise StoreError(f"there is no database {display} ({Path(database).absolute()}). Check the storage's name and folder.")
 
 
-class Store(StudyReader):
+class Store(StudyReader, StudyCrew):
     """Threads may share one; a forked child finds connections of its own in it.
 
     A write returns when it is on disk. Reads never see half a trial. What a finished trial measured never changes; what is

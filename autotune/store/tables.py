@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     ColumnElement,
     DateTime,
@@ -33,7 +34,7 @@ from autotune.candidate import KNOBS, Candidate, Knob
 
 PREFIX = "at_"
 VERSION_TABLE = "at_schema_version"
-HEAD = "0007"
+HEAD = "0008"
 """The revision in `storage/versions/` that makes these tables; a test compares."""
 
 
@@ -269,4 +270,31 @@ pareto = Table(
     Column("study_id", Integer, ForeignKey("at_studies.id", ondelete="CASCADE"), primary_key=True),
     Column("trial_id", Integer, ForeignKey("at_trials.id", ondelete="CASCADE"), primary_key=True),
     Column("since", UtcTime, nullable=False),
+)
+
+workers = Table(
+    "at_workers",
+    metadata,
+    # A worker's row stays when it is killed: that is how everybody knows that a study was interrupted.
+    Column("worker_id", String(64), primary_key=True),
+    Column("study_id", Integer, ForeignKey("at_studies.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("host", Text, nullable=False),
+    Column("pid", BigInteger, nullable=False),
+    Column("pid_started", BigInteger, nullable=False),
+    Column("boot_id", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("began_at", UtcTime, nullable=False),
+    Column("heartbeat_at", UtcTime, nullable=False),
+)
+
+orders = Table(
+    "at_orders",
+    metadata,
+    # A pause stands until its row is deleted; stops are kept, and concern the workers that began before them.
+    Column("order_id", String(32), primary_key=True),
+    Column("study_id", Integer, ForeignKey("at_studies.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("kind", String(16), nullable=False),
+    Column("given_at", UtcTime, nullable=False),
+    Column("given_by", Text, nullable=False),
+    Column("at_once", Boolean, nullable=False),
 )

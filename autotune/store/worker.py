@@ -44,6 +44,11 @@ def is_alive(worker: WorkerIdentity) -> bool | None:
     return _answers(worker.pid)
 
 
+def is_this_boot(worker: WorkerIdentity) -> bool | None:
+    """Whether the worker began on this host since it booted; False: before; None: on another host."""
+    return worker.boot_id == _boot_id() if worker.host == socket.gethostname() else None
+
+
 def _boot_id() -> str:
     try:
         return _BOOT_ID.read_text().strip()

@@ -19,6 +19,7 @@ from autotune.store.repository import COMPARABLE
 from autotune.study.comparison import Comparison
 from autotune.study.lock import finalists_lock
 from autotune.study.objectives import objective_named
+from autotune.study.orders import study_time_s
 from autotune.study.present_speed import at_present_speed
 from autotune.study.regimes import note_changes
 from autotune.study.repeating import repeat
@@ -60,7 +61,7 @@ def run_finalists(run: StudySession, reference: TrialRecord, left_s: float) -> b
     spec = run.plan.spec
     if spec.finalists.rounds == 0:
         return True
-    deadline = time.monotonic() + min(left_s, limit_s(spec, _search_s(run)))
+    deadline = study_time_s(run) + min(left_s, limit_s(spec, _search_s(run)))
     try:
         with finalists_lock(run.study, run.is_to_stop) as waited_s:
             run.add_time("waiting for the others", waited_s)
@@ -116,7 +117,7 @@ def _measure_round(run: StudySession, reference: TrialRecord, round_: int, deadl
     for trial in order:
         if (trial.role, trial.number) in done:
             continue
-        if run.switch.count or time.monotonic() >= deadline:
+        if run.switch.count or study_time_s(run) >= deadline:
             return False
         if repeat(run, trial, "final", round_, reference, load) == "interrupted":
             return False

@@ -1,4 +1,4 @@
-"""One measurement at a time on a device, and who works on a study: locks of the operating system, which a crash releases."""
+"""Who works on a study on this host, and takes turns with whom: locks of the operating system, which a crash releases."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from filelock import FileLock, Timeout
 
 from autotune.fingerprint import digest_of
 from autotune.store.studies import StudyRow
+from autotune.study.device_lock import device_lock as device_lock  # re-exported: the one that everybody asks for first
+from autotune.study.device_lock import lock_path as lock_path
 
 
 def runtime_folder() -> Path:
@@ -23,31 +25,19 @@ def runtime_folder() -> Path:
     return usual if usual.is_dir() else Path(tempfile.gettempdir())
 
 
-def lock_path(device: str) -> Path:
-    """The lock file of a device, the same for all processes of this user on this host."""
-    return runtime_folder() / f"autotune-{os.getuid()}-{device.replace(':', '-')}.lock"
-
-
 @contextmanager
-def device_lock(device: str, should_stop: Callable[[], bool] = lambda: False) -> Iterator[float]:
-    """Inside the block no other autotune process of this user measures on the device. Gives the seconds waited.
+def finalists_lock(study: StudyRow, should_stop: Callable[[], bool] = lambda: False) -> Iterator[float]:
+    """Inside the block no other worker of this user on this host measures the study's finalists. Gives the seconds waited.
 
     Raises InterruptedError when `should_stop`, asked twice a second, turns true while waiting.
     """
-    with _held(FileLock(lock_path(device)), should_stop) as waited_s:
-        yield waited_s
-
-
-@contextmanager
-def finalists_lock(study: StudyRow, should_stop: Callable[[], bool] = lambda: False) -> Iterator[float]:
-    """Inside the block no other worker on this host measures the study's finalists. As `device_lock`."""
     with _held(FileLock(runtime_folder() / f"{_stem(study)}-finalists"), should_stop) as waited_s:
         yield waited_s
 
 
 @contextmanager
 def reference_lock(study: StudyRow, should_stop: Callable[[], bool] = lambda: False) -> Iterator[float]:
-    """Inside the block no other worker on this host measures the study's reference. As `device_lock`."""
+    """Inside the block no other worker on this host measures the study's reference. As `finalists_lock`."""
     with _held(FileLock(runtime_folder() / f"{_stem(study)}-reference"), should_stop) as waited_s:
         yield waited_s
 

@@ -28,6 +28,7 @@ from autotune.study.known_trials import AnyOf
 from autotune.study.lock import asking_lock, presence, workers_here
 from autotune.study.observer import Observer
 from autotune.study.pinning import pin_front
+from autotune.study.orders import attending, study_time_s, wait_while_paused
 from autotune.study.plan import StudyPlan
 from autotune.study.proposer import Proposal, Proposer
 from autotune.study.recovery import carry_over, recover
@@ -143,6 +144,7 @@ def run_study(
         store.waiting(lambda: switch.count > 0, observer.note),
         TrialProcess(plan.preload) as process,
         presence(study),
+        attending(store, study, worker, switch),
         heartbeat(store, worker.worker_id),
     ):
         proposer = _proposer(plan, store, study, worker)
@@ -189,6 +191,7 @@ def _run(run: StudySession, hours: float | None) -> StudyResult:
     clock = _Clock(run, hours)
     ended: Ended | None = None
     while ended is None:
+        wait_while_paused(run)
         if run.store.patience.n_absences > n_absences:  # a call may have arrived whose answer did not
             n_absences = run.store.patience.n_absences
             _swept(run)
@@ -259,18 +262,18 @@ def _result(run: StudySession, ended: Ended) -> StudyResult:
 class _Clock:
     """What is left of the budget in hours, earlier starts of the study counted, and what of it the finalists get.
 
-    Time in which the study waited for its database does not count.
+    Time in which the study was paused or waited for its database does not count.
     """
 
     def __init__(self, run: StudySession, hours: float | None) -> None:
         self._earlier_s = run.store.measured_s(run.study.id, ("search", "final", "canary"))
-        self._began, self._limit_s = run.began, math.inf if hours is None else hours * 3600
+        self._run, self._limit_s = run, math.inf if hours is None else hours * 3600
         self._patience = run.store.patience
         self.reserve_s = 0.0 if hours is None else reserve_s(run.plan.spec, hours)
 
     def left_s(self) -> float:
         """Seconds until the budget is spent; infinite without one."""
-        return self._limit_s - self._earlier_s - (time.monotonic() - self._began - self._patience.away_s)
+        return self._limit_s - self._earlier_s - (study_time_s(self._run) - self._run.began - self._patience.away_s)
 
 
 def _wait_for_others(run: StudySession) -> None:
@@ -330,8 +333,8 @@ def _finished(
 def _announce(run: StudySession, record: TrialRecord, reference: TrialRecord) -> None:
     run.timed("store", run.store.set_front, run.study.id, [r.number for r in run.known.front])
     pin_front(run, [reference, *run.known.front])
-    run.observer.trial_ended(record, run.known.front, reference)
     _log.info("%s", outcome_line(record))
+    run.observer.trial_ended(record, run.known.front, reference)
 
 
 def _stop_if_nothing_runs(records: Sequence[TrialRecord]) -> None:

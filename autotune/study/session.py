@@ -10,6 +10,7 @@ from typing import Any
 
 from autotune.candidate import Candidate
 from autotune.fingerprint import digest_of
+from autotune.store.attendance import Orders
 from autotune.store.journal import Journal
 from autotune.store.repository import Store
 from autotune.store.studies import StudyRow
@@ -27,16 +28,41 @@ OTHERS_POLL_S = 0.5
 
 
 class StopSwitch:
-    """How often a stop was asked for: once ends the study after the trial under way, twice ends that trial too."""
+    """What was asked of this worker, by signals here and by orders in the database.
+
+    Asked to stop once, a study ends after the trial under way, twice: with that trial put back. The same stop may come both
+    ways and counts once.
+    """
 
     def __init__(self, on_press: Callable[[], None] = lambda: None) -> None:
-        self.count = 0
+        self._pressed = 0
         self._on_press = on_press
+        self.orders = Orders()
+        self.is_waiting = False
+
+    @property
+    def count(self) -> int:
+        """How often a stop was asked for."""
+        return max(self._pressed, self.orders.n_stops)
+
+    @property
+    def ends_trial(self) -> bool:
+        """True when the trial under way is to be put back."""
+        return self.count > 1 or self.orders.puts_back
+
+    @property
+    def gives_way(self) -> bool:
+        """True when this worker is to wait for no device: at the first request and in a pause, for nothing would be lost."""
+        return self.count > 0 or self.orders.pause is not None
 
     def press(self, *_: object) -> None:
         """One more request; has the signature of a signal handler."""
-        self.count += 1
+        self._pressed += 1
         self._on_press()
+
+    def heed(self, orders: Orders) -> None:
+        """These are the orders now."""
+        self.orders = orders
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,12 +109,16 @@ class StudySession:
         return self.plan.cache_root / "journal" / identity
 
     def is_to_end(self) -> bool:
-        """True when the trial under way is to end now: at the second request."""
-        return self.switch.count > 1
+        """True when the trial under way is to end now: at the second request, and in a pause that begins at once."""
+        return self.switch.ends_trial
 
     def is_to_stop(self) -> bool:
-        """True when waiting for the device is over: at the first request, for nothing would be lost by it."""
+        """True when waiting for other workers is over: at the first request, for nothing would be lost by it."""
         return self.switch.count > 0
+
+    def is_to_give_way(self) -> bool:
+        """True when waiting for the device is over: at the first request, and in a pause."""
+        return self.switch.gives_way
 
     def timed(self, what: str, call: Callable[..., Any], *args: Any) -> Any:
         """The call's result; its wall time is added to `what`."""

@@ -14,6 +14,7 @@ from autotune.errors import EnvironmentProblem, SpecError
 from autotune.records import TrialRecord, TrialRole
 from autotune.spec.model import CLASS_METRICS, LoadSpec
 from autotune.study.lock import device_lock, reference_lock
+from autotune.study.orders import wait_while_paused
 from autotune.study.plan import StudyPlan
 from autotune.study.proposer import Proposal
 from autotune.study.session import OTHERS_POLL_S, StudySession
@@ -116,16 +117,22 @@ def stored(run: StudySession, trial_id: int, record: TrialRecord) -> TrialRecord
 @contextmanager
 def _device(run: StudySession) -> Iterator[None]:
     """Inside the block nobody else measures on the device; the wait is accounted for. Raises InterruptedError."""
-    with device_lock(run.plan.lock_name, run.is_to_stop) as waited_s:
+    with device_lock(run.plan.lock_name, run.is_to_give_way) as waited_s:
         run.add_time("waiting for the device", waited_s)
         yield
 
 
 def reference_of(run: StudySession) -> TrialRecord:
-    """The reference's record: measured first, again when the cache no longer has its predictions. Raises when it failed."""
+    """The reference's record: measured first, again when the cache no longer has its predictions. Raises when it failed.
+
+    KeyboardInterrupt: a stop was asked for before there was one.
+    """
     known = _usable_reference(run)
     if known is not None:
         return known
+    wait_while_paused(run)
+    if run.switch.count:
+        raise KeyboardInterrupt
     try:
         # Workers on other devices of this host share its cache, and with it the reference.
         with reference_lock(run.study, run.is_to_stop), _device(run):
@@ -135,8 +142,8 @@ def reference_of(run: StudySession) -> TrialRecord:
             record = _measured_reference(run)
     except InterruptedError:
         record = None
-    if record is None:
-        raise KeyboardInterrupt
+    if record is None:  # a pause or a stop came in between
+        return reference_of(run)
     if record.state != "complete":
         why = f"{record.reject.stage}: {record.reject.message}" if record.reject else record.state
         raise EnvironmentProblem(

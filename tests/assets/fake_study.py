@@ -78,7 +78,8 @@ def environment(folder: Path) -> dict[str, str]:
     """This process's environment with locks and caches under `folder`, so that no other study on the machine is waited for."""
     runtime = folder / "runtime"
     runtime.mkdir(exist_ok=True)
-    return {**os.environ, "XDG_RUNTIME_DIR": str(runtime), "AUTOTUNE_CACHE": str(folder / "cache"), "COLUMNS": "200"}
+    folders = {"XDG_RUNTIME_DIR": runtime, "AUTOTUNE_LOCKS": runtime, "AUTOTUNE_CACHE": folder / "cache"}
+    return {**os.environ, **{name: str(place) for name, place in folders.items()}, "COLUMNS": "200"}
 
 
 def command(*arguments: object) -> list[str]:

@@ -42,6 +42,8 @@ def main() -> None:
         at = {"since": "2026-03-01T13:00:00+00:00", "steady_until": "2026-03-01T12:59:00+00:00"}
         store.add_regime(study.id, Regime(number=2, ratio=0.84, reason="slower", **at))
         store.set_front(study.id, [0])
+        store.enlist(study.id, WORKER)
+        store.order(study.id, "pause", "somebody on host")
         store.close()
         with sqlite3.connect(file) as connection:
             connection.execute("PRAGMA journal_mode=DELETE")

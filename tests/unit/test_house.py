@@ -84,6 +84,7 @@ LIBRARIES: dict[str, set[str]] = {
     "pycuda": {"cuda"},
     "mlperf_loadgen": {"bench"},
     "ray": {"fleet"},
+    "prometheus_client": {"report"},
 }
 """The rooms that may import a library; no room imports one that is not named here, the standard library and numpy apart."""
 
@@ -92,8 +93,8 @@ LIGHT = {"click", "pydantic", "yaml", "filelock", "psutil", "pytest"}
 
 AT_THE_TOP = {
     *((f"autotune/store/{name}.py", "sqlalchemy") for name in
-      ("changes", "connection", "failed_tries", "outcomes", "reading", "repetitions", "reported", "repository", "retry",
-       "rows", "schema", "studies", "summaries", "tables", "trials")),
+      ("attendance", "changes", "connection", "crew", "failed_tries", "figures", "outcomes", "reading", "repetitions", "reported",
+       "repository", "retry", "rows", "schema", "studies", "summaries", "tables", "trials")),
     ("autotune/study/trial_window.py", "optuna"),  # its class is a storage of Optuna's; imported when a study is opened
     ("autotune/search/sampler.py", "optuna"),  # its class is a sampler of Optuna's; nothing imports it before it is used
     ("autotune/export/run_onnxruntime.py", "onnxruntime"),  # a script that leaves with the bundle, never imported here

@@ -26,7 +26,7 @@ with device_lock(sys.argv[1]):
 @pytest.fixture(autouse=True)
 def own_runtime_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No other study on this machine is waited for, nor kept waiting."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("AUTOTUNE_LOCKS", str(tmp_path))
 
 
 @contextmanager

@@ -1,0 +1,64 @@
+"""logs: the logs of a study's detached processes on this host."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from autotune.cli.options import storage_option, study_argument
+from autotune.errors import SpecError
+
+
+@click.command()
+@study_argument
+@click.option("--follow", "-f", is_flag=True, help="Go on as the log grows and rotates, until Ctrl-C.")
+@click.option("--lines", "-n", type=click.IntRange(0), default=50, show_default=True, help="Begin so many lines before the end.")
+@click.option("--worker", type=click.IntRange(1), metavar="N", help="The log of the N-th helper of `start --workers`.")
+@storage_option
+def logs(study: str, follow: bool, lines: int, worker: int | None, storage: str | None) -> None:
+    """Print the log of a study that was started on this host with --detach."""
+    from autotune.cache import default_cache_root
+    from autotune.cli.context import open_study
+    from autotune.cli.logs import tail
+
+    found = open_study(study, storage)
+    folder = (found.spec.cache or default_cache_root()) / "logs" / found.row.name
+    path = folder / ("start.log" if worker is None else f"worker-{worker}.log")
+    if not path.is_file():
+        there = ", ".join(p.name for p in sorted(folder.glob("*.log")) if not p.stem[-1:].isdigit() or "worker" in p.stem)
+        raise SpecError(f"there is no {path}; logs there: {there or 'none'}. Only --detach writes one: autotune start --detach")
+    out = click.get_binary_stream("stdout")
+    for line in tail(path, lines):
+        out.write(line)
+    out.flush()
+    if follow:
+        for piece in followed(path):
+            out.write(piece)
+            out.flush()
+
+
+def followed(path: Path, sleep: Callable[[float], None] = time.sleep) -> Iterator[bytes]:
+    """What is written to the log from now on; when it rotates, the rest of the old file and then the new one."""
+    file = path.open("rb")
+    file.seek(0, 2)
+    while True:
+        piece = file.read(65536)
+        if piece:
+            yield piece
+            continue
+        try:
+            moved = path.stat().st_ino != os.fstat(file.fileno()).st_ino
+        except FileNotFoundError:  # between two names
+            moved = False
+        if moved:
+            rest = file.read()  # written between the last look and the move
+            file.close()
+            if rest:
+                yield rest
+            file = path.open("rb")
+            continue
+        sleep(0.2)

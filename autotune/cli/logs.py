@@ -1,0 +1,151 @@
+"""Logs for days of running: files that rotate with everything the process prints, and one JSON object per line on request."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Literal
+
+from autotune.candidate import Candidate
+from autotune.cli.progress import PlainProgress, outcome_text, repetition_text
+from autotune.records import TrialRecord
+
+LogFormat = Literal["text", "json"]
+FORMATS = ("text", "json")
+MAX_BYTES = 10 * 2**20
+N_KEPT = 5
+"""Five files of 10 MiB beside the one that is written: at about 300 bytes a trial, more than 100,000 trials."""
+TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_log = logging.getLogger("autotune.study")
+
+
+@dataclass(slots=True, kw_only=True)
+class LogContext:
+    """What every line of a worker's log says beside its message. `trial`: the number under way, None between trials."""
+
+    study: str
+    worker: str = ""
+    trial: int | None = None
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line: time (UTC, ISO 8601), level, logger, message, study, trial, worker; the traceback if any."""
+
+    def __init__(self, context: LogContext) -> None:
+        super().__init__()
+        self._context = context
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        document = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "study": self._context.study,
+            "trial": self._context.trial,
+            "worker": self._context.worker,
+        }
+        if record.exc_info:
+            document["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(document, ensure_ascii=False, default=str)
+
+
+class RotatingOutput(RotatingFileHandler):
+    """A log file that is moved to `.1`, `.2`, … when it is full, and takes the descriptors that it was given along.
+
+    What native libraries print on stdout and stderr goes to the file by its descriptor, with no pipe between: a crash loses
+    nothing, and nobody waits for a reader. Processes that were started before keep the file that they had.
+    """
+
+    def __init__(self, path: Path, max_bytes: int = MAX_BYTES, n_kept: int = N_KEPT, descriptors: Sequence[int] = ()) -> None:
+        self._descriptors = tuple(descriptors)
+        super().__init__(path, maxBytes=max_bytes, backupCount=n_kept, encoding="utf-8", errors="backslashreplace")
+        self._lead()
+
+    def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802  # the base class's name
+        """True when the file is full, whoever filled it."""
+        return os.fstat(self.stream.fileno()).st_size >= self.maxBytes
+
+    def doRollover(self) -> None:  # noqa: N802  # the base class's name
+        """A new file is begun; the oldest is gone."""
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        super().doRollover()
+        self._lead()
+
+    def _lead(self) -> None:
+        for descriptor in self._descriptors:
+            os.dup2(self.stream.fileno(), descriptor)
+
+
+def set_up_logs(log_format: LogFormat, log_file: Path | None, context: LogContext) -> None:
+    """The process logs from INFO on in the format, to a file that rotates or to stderr; text to stderr stays as it is.
+
+    With a file, stdout and stderr go there too; as JSON, what is printed past the log goes to `.out` beside it, because it is
+    none.
+    """
+    root = logging.getLogger()
+    if log_file is None and log_format == "text":
+        return
+    handler: logging.Handler
+    if log_file is None:
+        handler = logging.StreamHandler(sys.stderr)
+    elif log_format == "text":
+        handler = RotatingOutput(log_file, descriptors=(1, 2))
+    else:
+        handler = RotatingOutput(log_file)
+        printed = RotatingOutput(log_file.with_suffix(".out"), descriptors=(1, 2))
+        if os.fstat(1).st_size >= MAX_BYTES:
+            printed.doRollover()
+    handler.setFormatter(JsonFormatter(context) if log_format == "json" else logging.Formatter(TEXT))
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(min(root.level, logging.INFO))
+
+
+class LoggedProgress(PlainProgress):
+    """A study's progress as log records, for logs that machines read; `context` follows the trial under way."""
+
+    def __init__(self, context: LogContext) -> None:
+        super().__init__()
+        self._context = context
+
+    def trial_began(self, number: int, candidate: Candidate, role: str) -> None:
+        """The number is on every line until the trial has ended."""
+        self._context.trial = number
+        _log.info("%s %d began: %s", role, number, candidate)
+
+    def trial_ended(self, record: TrialRecord, front: Sequence[TrialRecord], reference: TrialRecord | None) -> None:
+        """One line for the reference; the study logs the others by itself."""
+        if record.role == "reference":
+            self._say(outcome_text(record, reference))
+        self._context.trial = None
+
+    def repeated(self, of: TrialRecord, record: TrialRecord, round_: int) -> None:
+        """One line: of which trial, in which round, result."""
+        self._say(repetition_text(of, record, round_))
+        self._context.trial = None
+
+    def _say(self, text: str) -> None:
+        _log.info("%s", text.strip())
+
+
+def tail(path: Path, n_lines: int) -> list[bytes]:
+    """The last lines of a file, without reading what is before; fewer where it has fewer."""
+    with path.open("rb") as file:
+        position, found = file.seek(0, os.SEEK_END), b""
+        while position > 0 and found.count(b"\n") <= n_lines:
+            step = min(position, 65536)
+            position -= step
+            file.seek(position)
+            found = file.read(step) + found
+    return found.splitlines(keepends=True)[-n_lines:] if n_lines else []
