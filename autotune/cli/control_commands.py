@@ -88,7 +88,7 @@ def resume(study: str | None, storage: str | None) -> None:
 def _chosen(
     study: str | None, storage: str | None, what: str, fits: Callable[[Presence], bool]
 ) -> list[tuple[OpenStudy, Presence]]:
-    """The study that was named, in its parts, or the only one in the database that fits. Raises SpecError where that is not one."""
+    """The study that was named, in its parts, or the only one in the database that fits. Raises SpecError."""
     from autotune.cli.context import open_studies, opened, storage_from_environment
     from autotune.store.repository import open_store
     from autotune.study.presence import presence_of

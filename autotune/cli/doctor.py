@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -17,6 +18,7 @@ from autotune.fingerprint import cpu_fingerprint, library_version
 from autotune.registry import ENGINES
 from autotune.spec.knobs import PRECISIONS
 from autotune.spec.presets import preset_of_device
+from autotune.study.device_lock import holders, who_holds
 from autotune.telemetry.gpu import gpu_probes
 from autotune.telemetry.host import host_probes
 
@@ -27,6 +29,7 @@ _OPTIONAL = {
     "scipy": ("proposals by Gaussian processes", "pip install 'autotune[gp]'"),
     "psycopg": ("PostgreSQL", "pip install 'autotune[postgresql]'"),
     "optuna-dashboard": ("autotune dashboard", "pip install 'autotune[dashboard]'"),
+    "prometheus-client": ("autotune metrics, start --metrics", "pip install 'autotune[metrics]'"),
     "matplotlib": ("drawing the front", "pip install 'autotune[plot]'"),
 }
 
@@ -72,6 +75,7 @@ def doctor_document() -> dict[str, Any]:
         "plug_ins": [name for name in ENGINES.names() if name not in ENGINES.own_names()],
         "libraries": libraries,
         "telemetry": telemetry,
+        "busy_devices": [asdict(h) for h in holders()],
     }
 
 
@@ -165,3 +169,5 @@ def print_doctor(document: dict[str, Any]) -> None:
             click.echo(f"✗ {library['name']} ({library['for']}). Try: {library['remedy']}")
     for probe in document["telemetry"]:
         click.echo(f"✓ {probe['metric']}" if probe["absent"] is None else f"✗ {probe['metric']}: {probe['absent']}")
+    for line in who_holds():
+        click.echo(line)

@@ -16,17 +16,19 @@ from autotune.errors import SpecError
 @click.command()
 @study_argument
 @click.option("--follow", "-f", is_flag=True, help="Go on as the log grows and rotates, until Ctrl-C.")
-@click.option("--lines", "-n", type=click.IntRange(0), default=50, show_default=True, help="Begin so many lines before the end.")
+@click.option(
+    "--lines", "-n", type=click.IntRange(0), default=50, show_default=True, help="Begin so many lines before the end."
+)
 @click.option("--worker", type=click.IntRange(1), metavar="N", help="The log of the N-th helper of `start --workers`.")
 @storage_option
 def logs(study: str, follow: bool, lines: int, worker: int | None, storage: str | None) -> None:
     """Print the log of a study that was started on this host with --detach."""
-    from autotune.cache import default_cache_root
     from autotune.cli.context import open_study
     from autotune.cli.logs import tail
+    from autotune.trial.artifacts import cache_root_of
 
     found = open_study(study, storage)
-    folder = (found.spec.cache or default_cache_root()) / "logs" / found.row.name
+    folder = cache_root_of(found.spec) / "logs" / found.row.name
     path = folder / ("start.log" if worker is None else f"worker-{worker}.log")
     if not path.is_file():
         there = ", ".join(p.name for p in sorted(folder.glob("*.log")) if not p.stem[-1:].isdigit() or "worker" in p.stem)

@@ -70,11 +70,11 @@ class RotatingOutput(RotatingFileHandler):
         super().__init__(path, maxBytes=max_bytes, backupCount=n_kept, encoding="utf-8", errors="backslashreplace")
         self._lead()
 
-    def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802  # the base class's name
+    def shouldRollover(self, record: logging.LogRecord) -> bool:  # the base class's name
         """True when the file is full, whoever filled it."""
-        return os.fstat(self.stream.fileno()).st_size >= self.maxBytes
+        return os.fstat(self._file()).st_size >= self.maxBytes
 
-    def doRollover(self) -> None:  # noqa: N802  # the base class's name
+    def doRollover(self) -> None:  # the base class's name
         """A new file is begun; the oldest is gone."""
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -83,7 +83,12 @@ class RotatingOutput(RotatingFileHandler):
 
     def _lead(self) -> None:
         for descriptor in self._descriptors:
-            os.dup2(self.stream.fileno(), descriptor)
+            os.dup2(self._file(), descriptor)
+
+    def _file(self) -> int:
+        if self.stream is None:
+            self.stream = self._open()
+        return self.stream.fileno()
 
 
 def set_up_logs(log_format: LogFormat, log_file: Path | None, context: LogContext) -> None:

@@ -120,9 +120,7 @@ def best_of(front: Sequence[TrialRecord], objectives: Sequence[Objective]) -> di
     return found
 
 
-def hypervolume_ratio(
-    front: Sequence[TrialRecord], reference: TrialRecord, objectives: Sequence[Objective]
-) -> float | None:
+def hypervolume_ratio(front: Sequence[TrialRecord], reference: TrialRecord, objectives: Sequence[Objective]) -> float | None:
     """The volume that the front dominates above 0, where each objective is its ratio to the reference, more being better.
 
     Of what is to be small the ratio is turned over, so the reference alone has 1. None where the reference has a value that

@@ -14,7 +14,7 @@ from autotune.records import FINISHED, Estimate, TrialRecord
 from autotune.store.attendance import PresentWorker
 from autotune.store.repository import Store
 from autotune.store.summaries import StudySummary
-from autotune.study.device_lock import holders
+from autotune.study.device_lock import who_holds
 from autotune.study.presence import presence_of
 
 FEW = 50
@@ -113,9 +113,8 @@ def print_status(documents: Sequence[dict[str, Any]]) -> None:
         click.echo("no study yet; begin one: autotune start STUDY.yaml")
     for d in documents:
         _print_study(d)
-    for holder in holders():
-        who = f"process {holder.pid} of {holder.user}" if holder.pid else "a process of another container"
-        click.echo(f"device {holder.device}: {who} measures")
+    for line in who_holds():
+        click.echo(line)
 
 
 def _print_study(d: dict[str, Any]) -> None:
@@ -123,7 +122,9 @@ def _print_study(d: dict[str, Any]) -> None:
     parts = ", ".join(f"{n} {state}" for state, n in d["n_trials"].items() if n)
     click.echo(f"{d['study']}: {d['state']}, {done} of {d['target']} trials ({parts or 'none yet'}), begun {d['began_at']}")
     if d["paused"]:
-        click.echo(f"  paused since {d['paused']['since']} by {d['paused']['by']}; it goes on after: autotune resume {d['study']}")
+        click.echo(
+            f"  paused since {d['paused']['since']} by {d['paused']['by']}; it goes on after: autotune resume {d['study']}"
+        )
     for t in d["running"]:
         what = _UNDER_WAY.get(t["role"]) or t["role"]
         click.echo(f"  {what} {t['number']} under way: process {t['pid']} on {t['host']}")

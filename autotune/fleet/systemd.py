@@ -49,8 +49,8 @@ ProtectControlGroups=yes
 ProtectHostname=yes
 """
 _LEFT_OUT = """\
-# Left out on purpose: PrivateTmp (the device's lock must be every user's), MemoryDenyWriteExecute (engines compile code), and for
-# GPUs PrivateDevices, DevicePolicy and ProtectClock (they hide /dev/nvidia*) and NoNewPrivileges (nvidia-modprobe is setuid).
+# Left out on purpose: PrivateTmp (a device's lock must be every user's), MemoryDenyWriteExecute (engines compile code), and
+# for GPUs PrivateDevices, DevicePolicy and ProtectClock (no /dev/nvidia*) and NoNewPrivileges (nvidia-modprobe is setuid).
 """
 
 
@@ -116,7 +116,9 @@ def _environment(request: ManifestRequest, spec: StudySpec) -> dict[str, str]:
         return found | ({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})
     number = re.fullmatch(r"cuda:(\d+)", device)
     if number is None or spec.device not in ("auto", "cuda"):
-        raise SpecError(f"--device {device}: the study file says device: {spec.device}; allowed: that, or cuda:N with cuda or auto")
+        raise SpecError(
+            f"--device {device}: the study file says device: {spec.device}; allowed: that, or cuda:N with cuda or auto"
+        )
     return found | {"CUDA_VISIBLE_DEVICES": number[1]}
 
 
@@ -154,7 +156,9 @@ def _path(path: Path) -> str:
     text = str(path)
     _require_one_line(text)
     if text != text.strip() or text.endswith("\\"):
-        raise SpecError(f"{text!r}: a unit's setting cannot begin or end with a blank, nor end with a backslash; move the folder")
+        raise SpecError(
+            f"{text!r}: a unit's setting cannot begin or end with a blank, nor end with a backslash; move the folder"
+        )
     return _no_specifier(text)
 
 

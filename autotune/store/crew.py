@@ -64,13 +64,16 @@ class StudyCrew:
         return self._read(lambda c: attendance.fetch_orders(c, study_id, worker_id))
 
     def look_once(self, study_id: int, worker: WorkerIdentity, beat: WorkerState | None) -> Orders:
-        """As `orders`; with `beat` the worker was just heard of in that state. Raises SQLAlchemyError while there is no database."""
+        """As `orders`; with `beat` the worker was just heard of in that state.
+
+        Raises SQLAlchemyError while the database is away.
+        """
         with (self._writer if beat else self._reader).begin() as connection:
             if beat:
                 attendance.beat(connection, study_id, worker, beat)
             return attendance.fetch_orders(connection, study_id, worker.worker_id)
 
     def leave_once(self, worker_id: str) -> None:
-        """As `discharge`. Raises SQLAlchemyError while there is no database."""
+        """As `discharge`. Raises SQLAlchemyError while the database is away."""
         with self._writer.begin() as connection:
             attendance.discharge(connection, worker_id)

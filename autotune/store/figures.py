@@ -1,4 +1,4 @@
-"""SQL for what is watched while a study runs: few rows however many trials. Every function works inside the caller's transaction."""
+"""SQL for what is watched while a study runs: few rows however many trials. Functions work inside the caller's transaction."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ class LastSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyFigures:
-    """A study at one moment. `n_trials`: role → state → how many. `finished`: the trials beyond the id that was asked for, by id.
+    """A study at one moment. `n_trials`: role → state → how many. `finished`: the trials beyond the id that was asked for.
 
-    `lowest_running`: the id of the oldest trial that is under way. `telemetry`: of the newest trial that has some, which
-    finished at `telemetry_at`.
+    They are ordered by id. `lowest_running`: the id of the oldest trial under way. `telemetry`: of the newest trial that
+    has some, which finished at `telemetry_at`.
     """
 
     n_trials: Mapping[TrialRole, Mapping[TrialState, int]]
@@ -98,7 +98,11 @@ def _seconds(began: str | None, ended: str | None) -> float | None:
 def _last_error(connection: Connection, study_id: int) -> LastError | None:
     failed = or_(trials.c.state == "crashed", and_(trials.c.state == "rejected", trials.c.reject_reason != _NO_ERROR))
     wanted = select(trials).where(trials.c.study_id == study_id, failed)
-    row = connection.execute(wanted.order_by(trials.c.finished_at.desc().nulls_last(), trials.c.id.desc()).limit(1)).mappings().first()
+    row = (
+        connection.execute(wanted.order_by(trials.c.finished_at.desc().nulls_last(), trials.c.id.desc()).limit(1))
+        .mappings()
+        .first()
+    )
     if row is None:
         return None
     return LastError(

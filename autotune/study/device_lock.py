@@ -50,8 +50,8 @@ def lock_path(device: str) -> Path:
 def device_lock(device: str, should_stop: Callable[[], bool] = lambda: False) -> Iterator[float]:
     """Inside the block no other autotune process of this host measures on the device. Gives the seconds waited.
 
-    Raises InterruptedError when `should_stop`, asked twice a second, turns true while waiting, EnvironmentProblem where the file
-    is no lock of autotune's.
+    Raises InterruptedError when `should_stop`, asked twice a second, turns true while waiting, EnvironmentProblem where the
+    file is no lock of autotune's.
     """
     begin, path = time.monotonic(), lock_path(device)
     file = _opened(path)
@@ -133,6 +133,14 @@ def holders() -> list[Holder]:
         if pid is not None:
             found.append(Holder(device=device, pid=pid or None, user=_user_of(pid)))
     return found
+
+
+def who_holds() -> list[str]:
+    """A line for each device of this host on which somebody measures now."""
+    return [
+        f"device {h.device}: {f'process {h.pid} of {h.user}' if h.pid else 'a process of another container'} measures"
+        for h in holders()
+    ]
 
 
 def _locker(status: os.stat_result) -> int | None:

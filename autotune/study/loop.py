@@ -27,8 +27,8 @@ from autotune.study.kinds import require_kind
 from autotune.study.known_trials import AnyOf
 from autotune.study.lock import asking_lock, presence, workers_here
 from autotune.study.observer import Observer
-from autotune.study.pinning import pin_front
 from autotune.study.orders import attending, study_time_s, wait_while_paused
+from autotune.study.pinning import pin_front
 from autotune.study.plan import StudyPlan
 from autotune.study.proposer import Proposal, Proposer
 from autotune.study.recovery import carry_over, recover

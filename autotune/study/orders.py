@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from autotune.store.attendance import Orders, PresentWorker, WorkerState
+from autotune.store.attendance import PresentWorker, WorkerState
 from autotune.store.repository import Store
 from autotune.store.studies import StudyRow
 from autotune.store.worker import WorkerIdentity, is_alive
@@ -25,7 +25,9 @@ _WAIT_S = 0.2
 class OrderWatch:
     """The orders that were last seen, and a thread that goes on looking. A database that is away leaves them as they are."""
 
-    def __init__(self, store: Store, study_id: int, worker: WorkerIdentity, switch: StopSwitch, look_s: float = _LOOK_S) -> None:
+    def __init__(
+        self, store: Store, study_id: int, worker: WorkerIdentity, switch: StopSwitch, look_s: float = _LOOK_S
+    ) -> None:
         self._store, self._study_id, self._worker, self._switch = store, study_id, worker, switch
         self._look_s = look_s
         self._ended = threading.Event()

@@ -20,7 +20,8 @@ STATES: tuple[StudyState, ...] = ("running", "pausing", "paused", "interrupted",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Presence:
-    """Who works on a study now. `here`: process ids of this user's workers on this host. `rebooted`: hosts that lost workers so.
+    """Who works on a study now. `here`: process ids of this user's workers on this host. `rebooted`: hosts that lost workers
+    by booting. `lost`: workers that died without a word.
 
     `state`: "pausing" while a trial is still under way in a paused study; "interrupted" when workers died and none is left.
     """

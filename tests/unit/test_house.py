@@ -93,8 +93,8 @@ LIGHT = {"click", "pydantic", "yaml", "filelock", "psutil", "pytest"}
 
 AT_THE_TOP = {
     *((f"autotune/store/{name}.py", "sqlalchemy") for name in
-      ("attendance", "changes", "connection", "crew", "failed_tries", "figures", "outcomes", "reading", "repetitions", "reported",
-       "repository", "retry", "rows", "schema", "studies", "summaries", "tables", "trials")),
+      ("attendance", "changes", "connection", "crew", "failed_tries", "figures", "outcomes", "reading", "repetitions",
+       "reported", "repository", "retry", "rows", "schema", "studies", "summaries", "tables", "trials")),
     ("autotune/study/trial_window.py", "optuna"),  # its class is a storage of Optuna's; imported when a study is opened
     ("autotune/search/sampler.py", "optuna"),  # its class is a sampler of Optuna's; nothing imports it before it is used
     ("autotune/export/run_onnxruntime.py", "onnxruntime"),  # a script that leaves with the bundle, never imported here

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from autotune.errors import EnvironmentProblem
+from autotune.study.device_lock import Holder, holders
 from autotune.study.lock import device_lock, lock_path
 
 HOLDER = """
@@ -78,3 +80,65 @@ def test_devices_have_locks_of_their_own() -> None:
     assert lock_path("cuda:0") != lock_path("cuda:1") and ":" not in lock_path("cuda:0").name
     with held_elsewhere("cpu"), device_lock("cuda:0") as waited_s:
         assert waited_s < 0.4
+
+
+def test_another_user_waits_too(tmp_path: Path) -> None:
+    """The file is everybody's to lock whatever the umask was, so studies of two users take turns."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    before = os.umask(0o077)
+    try:
+        with device_lock("cpu"):
+            pass
+    finally:
+        os.umask(before)
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(0o755)
+    tmp_path.chmod(0o1777)
+    code = (
+        "import fcntl, os, sys; os.setuid(65534); f = os.open(sys.argv[1], os.O_RDONLY);"
+        "fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(lock_path("cpu"))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        with pytest.raises(InterruptedError), device_lock("cpu", lambda: True):
+            pytest.fail("the lock was given away")
+        [holder] = holders()
+        assert (holder.device, holder.pid) == ("cpu", process.pid)
+        process.kill()
+
+
+@pytest.mark.parametrize("planted", ["symlink", "folder", "hard link"])
+def test_what_somebody_planted_is_no_lock(planted: str, tmp_path: Path) -> None:
+    """In a folder that everybody writes to, a link might lead anywhere; it is refused by name and left as it is."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    path = lock_path("cpu")
+    if planted == "symlink":
+        path.symlink_to(victim)
+    elif planted == "folder":
+        path.mkdir()
+    else:
+        path.hardlink_to(victim)
+    with pytest.raises(EnvironmentProblem, match=r"cannot lock the device: .*autotune-device-cpu\.lock"), device_lock("cpu"):
+        pytest.fail("it was taken for a lock")
+    assert victim.read_text() == "precious"
+
+
+def test_who_measures_can_be_seen() -> None:
+    """The kernel says which process holds a device, without a word from that process; nobody, once it is released."""
+    with device_lock("cuda-GPU-1"):
+        [holder] = holders()
+        assert isinstance(holder, Holder) and (holder.device, holder.pid) == ("cuda-GPU-1", os.getpid())
+    assert holders() == []
+
+
+def test_a_cleared_folder_gives_no_second_lock(tmp_path: Path) -> None:
+    """Whoever waited on a file that was removed meanwhile takes the one that is there now."""
+    with held_elsewhere(seconds=1):
+        first = lock_path("cpu").stat().st_ino
+        taken = tmp_path / "taken"
+        lock_path("cpu").rename(taken)
+        with device_lock("cpu") as waited_s:
+            assert waited_s < 0.4 and lock_path("cpu").stat().st_ino != first
