@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ def logs(study: str, follow: bool, lines: int, worker: int | None, storage: str 
     if not path.is_file():
         there = ", ".join(p.name for p in sorted(folder.glob("*.log")) if not p.stem[-1:].isdigit() or "worker" in p.stem)
         raise SpecError(f"there is no {path}; logs there: {there or 'none'}. Only --detach writes one: autotune start --detach")
-    out = click.get_binary_stream("stdout")
+    out = sys.stdout.buffer
     for line in tail(path, lines):
         out.write(line)
     out.flush()
