@@ -38,6 +38,15 @@ def test_no_password_stands_in_a_unit(tmp_path: Path) -> None:
         make_manifest("systemd", request(tmp_path, storage="postgresql://me:hush@host/db"))
 
 
+def test_trials_are_the_studys_own_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM reaches the study alone; one that was stopped by hand is no failure; a killed trial does not end it."""
+    monkeypatch.setenv("AUTOTUNE_LOCKS", "/run/lock/a b")
+    unit = make_manifest("systemd", request(tmp_path, options=("metrics=9464",))).splitlines()
+    for line in ("KillMode=mixed", "SuccessExitStatus=130", "OOMPolicy=continue", 'Environment="AUTOTUNE_LOCKS=/run/lock/a b"'):
+        assert line in unit
+    assert next(x for x in unit if x.startswith("ExecStart=")).endswith('"--metrics" "9464"')
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_takes_it(tmp_path: Path) -> None:
     """systemd's own reader finds nothing to complain about."""
