@@ -57,7 +57,7 @@ class Arena:
         here = Path(__file__).resolve().parent
         path = [str(ROOT), str(here.parent), str(here / "plugin"), os.environ.get("PYTHONPATH", "")]
         return {
-            **os.environ, "XDG_RUNTIME_DIR": str(runtime), "AUTOTUNE_FAULTS": str(self.folder),
+            **os.environ, "XDG_RUNTIME_DIR": str(runtime), "AUTOTUNE_LOCKS": str(runtime), "AUTOTUNE_FAULTS": str(self.folder),
             "PYTHONPATH": os.pathsep.join(p for p in path if p), "COLUMNS": "200", PASSED_STORAGE: self.database.url,
         }  # fmt: skip
 

@@ -139,7 +139,7 @@ class _Watcher(Silent):
 def endure(folder: Path, n_trials: int, strategy: str) -> dict[str, Any]:
     """So many trials with the strategy; the samples, and what they say."""
     _write_study(folder, n_trials, strategy)
-    os.environ["XDG_RUNTIME_DIR"] = str(folder)
+    os.environ["XDG_RUNTIME_DIR"] = os.environ["AUTOTUNE_LOCKS"] = str(folder)
     plan = make_plan(load_spec(folder / "study.yaml"))
     database = folder / "endurance.db"
     store = open_store(f"sqlite:///{database}")
