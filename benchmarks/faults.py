@@ -40,6 +40,7 @@ from fault_injection.judgement import damaged_artifacts, records_of, violations
 from fault_injection.kinds import Kind, schedule
 from fault_injection.study import candidates_of, clean, digits, write_study
 
+from autotune.cache.local import ARTIFACT_REBUILT
 from autotune.fingerprint import cpu_fingerprint
 from autotune.records import TrialRecord
 
@@ -209,6 +210,7 @@ def _under_fire(
     return {
         "study": arena.study, "launch": arena.launch, "n_faults": len(struck) - n_before, "exit_codes": arena.codes,
         "seconds": round(time.monotonic() - began), "unused_damage": len(damaged_artifacts(arena.cache.folder / "cache")),
+        "n_rebuilt": sum(ARTIFACT_REBUILT in r.flags for r in records_of(arena.database.url, arena.study)),
         "violations": [f"{arena.database.name} {arena.study}: {w}" for w in wrong],
     }  # fmt: skip
 
@@ -275,9 +277,14 @@ def table(document: dict[str, Any]) -> str:
             f"{sum(n == 'postgresql' for n, _ in those)} | {_counted(outcomes)} |"
         )
     for name, found in databases.items():
-        wrong = sum(len(s["violations"]) for s in found["studies"])
-        lines.append(f"\n{name}: {len(found['faults'])} faults in {len(found['studies'])} studies and {found['seconds']} s; "
-                     f"{wrong} violations.")  # fmt: skip
+        wrong, rebuilt, unused = (
+            sum(count(s) for s in found["studies"])
+            for count in (lambda s: len(s["violations"]), lambda s: s["n_rebuilt"], lambda s: s["unused_damage"])
+        )
+        lines.append(
+            f"\n{name}: {len(found['faults'])} faults in {len(found['studies'])} studies and {found['seconds']} s; "
+            f"{wrong} violations. Damaged artifacts: {rebuilt} search trials made one anew, {unused} were not asked for again."
+        )
     return "\n".join(lines)
 
 
