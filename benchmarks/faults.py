@@ -75,7 +75,7 @@ class Struck:
 def main() -> None:
     """Runs the databases that were asked for, writes the results and leaves with 1 where something did not hold."""
     options = _options()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that its processes and disks go with it
+    signal.signal(signal.SIGTERM, _leave)
     work = Path(tempfile.mkdtemp(prefix="autotune-faults-", dir=options.work))
     work.chmod(0o711)  # PostgreSQL's user, who is not root, must reach its own folder below
     began = time.monotonic()
@@ -102,6 +102,12 @@ def main() -> None:
     ]
     print("\n".join(wrong) if wrong else "nothing was lost, doubled or left running; the fronts agree", file=sys.stderr)
     sys.exit(1 if wrong else 0)
+
+
+def _leave(*_: Any) -> None:
+    """SIGTERM ends the run once, so that its processes, servers and disks go with it; a second one does not cut that off."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
 
 
 def _options() -> argparse.Namespace:
