@@ -40,7 +40,6 @@ from fault_injection.judgement import damaged_artifacts, records_of, violations
 from fault_injection.kinds import Kind, schedule
 from fault_injection.study import candidates_of, clean, digits, write_study
 
-from autotune.cache.local import ARTIFACT_REBUILT
 from autotune.fingerprint import cpu_fingerprint
 from autotune.records import TrialRecord
 
@@ -216,7 +215,7 @@ def _under_fire(
     return {
         "study": arena.study, "launch": arena.launch, "n_faults": len(struck) - n_before, "exit_codes": arena.codes,
         "seconds": round(time.monotonic() - began), "unused_damage": len(damaged_artifacts(arena.cache.folder / "cache")),
-        "n_rebuilt": sum(ARTIFACT_REBUILT in r.flags for r in records_of(arena.database.url, arena.study)),
+        "n_rebuilt": sum(log.read_text(errors="replace").count("; it is made again") for log in logs if log.exists()),
         "violations": [f"{arena.database.name} {arena.study}: {w}" for w in wrong],
     }  # fmt: skip
 
@@ -289,7 +288,7 @@ def table(document: dict[str, Any]) -> str:
         )
         lines.append(
             f"\n{name}: {len(found['faults'])} faults in {len(found['studies'])} studies and {found['seconds']} s; "
-            f"{wrong} violations. Damaged artifacts: {rebuilt} search trials made one anew, {unused} were not asked for again."
+            f"{wrong} violations. Damaged artifacts: {rebuilt} were noticed and made anew, {unused} were not asked for again."
         )
     return "\n".join(lines)
 
