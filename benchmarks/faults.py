@@ -74,7 +74,7 @@ class Struck:
 def main() -> None:
     """Runs the databases that were asked for, writes the results and leaves with 1 where something did not hold."""
     options = _options()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that its processes and disks go with it
+    signal.signal(signal.SIGTERM, _leave)
     work = Path(tempfile.mkdtemp(prefix="autotune-faults-", dir=options.work))
     work.chmod(0o711)  # PostgreSQL's user, who is not root, must reach its own folder below
     began = time.monotonic()
@@ -101,6 +101,12 @@ def main() -> None:
     ]
     print("\n".join(wrong) if wrong else "nothing was lost, doubled or left running; the fronts agree", file=sys.stderr)
     sys.exit(1 if wrong else 0)
+
+
+def _leave(*_: Any) -> None:
+    """SIGTERM ends the run once, so that its processes, servers and disks go with it; a second one does not cut that off."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
 
 
 def _options() -> argparse.Namespace:
@@ -209,6 +215,7 @@ def _under_fire(
     return {
         "study": arena.study, "launch": arena.launch, "n_faults": len(struck) - n_before, "exit_codes": arena.codes,
         "seconds": round(time.monotonic() - began), "unused_damage": len(damaged_artifacts(arena.cache.folder / "cache")),
+        "n_rebuilt": sum(log.read_text(errors="replace").count("; it is made again") for log in logs if log.exists()),
         "violations": [f"{arena.database.name} {arena.study}: {w}" for w in wrong],
     }  # fmt: skip
 
@@ -275,9 +282,14 @@ def table(document: dict[str, Any]) -> str:
             f"{sum(n == 'postgresql' for n, _ in those)} | {_counted(outcomes)} |"
         )
     for name, found in databases.items():
-        wrong = sum(len(s["violations"]) for s in found["studies"])
-        lines.append(f"\n{name}: {len(found['faults'])} faults in {len(found['studies'])} studies and {found['seconds']} s; "
-                     f"{wrong} violations.")  # fmt: skip
+        wrong, rebuilt, unused = (
+            sum(count(s) for s in found["studies"])
+            for count in (lambda s: len(s["violations"]), lambda s: s["n_rebuilt"], lambda s: s["unused_damage"])
+        )
+        lines.append(
+            f"\n{name}: {len(found['faults'])} faults in {len(found['studies'])} studies and {found['seconds']} s; "
+            f"{wrong} violations. Damaged artifacts: {rebuilt} were noticed and made anew, {unused} were not asked for again."
+        )
     return "\n".join(lines)
 
 

@@ -256,6 +256,8 @@ def _ordered(kind: str) -> Strike:
         where = rng.choice(["build", "open", "run", "run", "run"])
         path, taken = arena.folder / f"order-{where}.json", set(arena.folder.glob("taken-*.json"))
         scratch = path.with_suffix(".new")
+        arena.look()
+        seen = len(arena.events)
         scratch.write_text(json.dumps({"kind": kind, "spare": sorted(arena.struck)}))
         scratch.rename(path)
         if not arena.wait_for(lambda: set(arena.folder.glob("taken-*.json")) != taken, 8):
@@ -263,10 +265,8 @@ def _ordered(kind: str) -> Strike:
                 path.unlink()
                 raise NotNow
         arena.spare()
-        if kind == "hang":
-            seen = len(arena.events)
-            arena.wait_for(lambda: bool(arena.look()) and _tried_again(arena, seen), 60)
-        return f"in {where}"
+        again = arena.wait_for(lambda: arena.look() is not None and _tried_again(arena, seen), 60)
+        return f"in {where}" if again else f"in {where}, NOT SEEN in 60 s"
 
     return strike
 
