@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,16 +22,30 @@ from autotune.store.repository import SEARCHED, open_store
 if TYPE_CHECKING:
     from tests.conftest import PostgresqlServer
 
+Starter = Callable[[Path, str], subprocess.Popen[str]]
 N_TRIALS = 4
 SLOW = ("max_s: 0.2", "max_s: 3.0"), ("min_windows: 4", "min_windows: 60")
 """A trial must outlast the stop of a server, or no record waits for it."""
 
 
-def started(folder: Path, url: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        fake.command("start", "study.yaml", "--storage", url), cwd=folder, env=fake.environment(folder), text=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+@pytest.fixture
+def started() -> Iterator[Starter]:
+    """Starts a study; what still runs when the test ends is killed, with its children."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(folder: Path, url: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            fake.command("start", "study.yaml", "--storage", url), cwd=folder, env=fake.environment(folder), text=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def wait_until(true: Callable[[], object], seconds: float = 60.0) -> None:
@@ -69,7 +84,9 @@ def assert_whole(folder: Path, url: str) -> dict[int, TrialRecord]:
     return {r.number: r for r in records}
 
 
-def test_an_outage_pauses_a_study(postgresql_server: PostgresqlServer, postgresql_url: str, tmp_path: Path) -> None:
+def test_an_outage_pauses_a_study(
+    postgresql_server: PostgresqlServer, postgresql_url: str, tmp_path: Path, started: Starter
+) -> None:
     """The server is gone for longer than any single trial takes: the same process goes on, and says that it waited."""
     fake.write_study(tmp_path, ("{trials: 12}", f"{{trials: {N_TRIALS}}}"), *SLOW)
     process = started(tmp_path, postgresql_url)
@@ -88,7 +105,7 @@ def test_an_outage_pauses_a_study(postgresql_server: PostgresqlServer, postgresq
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_what_was_measured_in_an_outage_outlives_the_process(
-    number: signal.Signals, postgresql_server: PostgresqlServer, postgresql_url: str, tmp_path: Path
+    number: signal.Signals, postgresql_server: PostgresqlServer, postgresql_url: str, tmp_path: Path, started: Starter
 ) -> None:
     """Killed, or asked to stop, while a finished trial waits for the database: the next start stores that very record."""
     fake.write_study(tmp_path, ("{trials: 12}", f"{{trials: {N_TRIALS}}}"), *SLOW)
@@ -111,7 +128,7 @@ def test_what_was_measured_in_an_outage_outlives_the_process(
     assert stored.finished_at == waiting.record.finished_at
 
 
-def test_a_locked_file_pauses_a_study(tmp_path: Path) -> None:
+def test_a_locked_file_pauses_a_study(tmp_path: Path, started: Starter) -> None:
     """SQLite: somebody holds the file for longer than SQLite itself waits."""
     fake.write_study(tmp_path, ("{trials: 12}", f"{{trials: {N_TRIALS}}}"), *SLOW)
     url = f"sqlite:///{tmp_path / 'study.db'}"
