@@ -8,7 +8,7 @@ point of top-1, both start with nothing built. First every point of the grid is 
 judged by. Then `--repeats` rounds in alternating order, each with fresh folders, and a fresh seed. A contender has arrived when
 one of its own feasible trials measured at least 95 % of the sweep's best; `ratio` is the script's time over the study's. Then
 the study goes on to its end, finalists included: `repeatability` says how far the studies' best throughputs, as reported, lie
-apart (aim: any two within 5 %). At the end each study's best is measured beside the sweep's best, and once more, whenever it is, by
+apart (aim: any two within 5 %). At the end each study's best is measured beside the sweep's best, and again at any time by
 
     python benchmarks/race.py --data ../shared/data/imagenet --again benchmarks/results/race.json
 """
