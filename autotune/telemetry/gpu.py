@@ -25,10 +25,11 @@ def gpu_probes(gpu: Gpu, own_processes: OwnProcesses | None = None) -> tuple[Pro
         handle, pynvml = gpu_handle(gpu), nvml()
     except (NvmlProblem, EnvironmentProblem) as exc:
         reason = str(exc)
-        return tuple(_unreadable(metric, unit, reason) for metric, unit, _ in _READERS)
+        return tuple(_unreadable(metric, unit, reason) for metric, unit, _ in (*_READERS, *_BLOCKING))
     probes = [FunctionProbe(metric, unit, _bound(read, pynvml, handle)) for metric, unit, read in _READERS]
     if own_processes is not None:
         probes.append(FunctionProbe("gpu_foreign_processes", "1", own_processes.n_foreign))
+    probes += [FunctionProbe(metric, unit, _bound(read, pynvml, handle), every=_RARELY) for metric, unit, read in _BLOCKING]
     return tuple(probes)
 
 
@@ -59,6 +60,11 @@ def _events(p: Any, handle: Any) -> float:
         return float(ask("nvmlDeviceGetCurrentClocksThrottleReasons", handle))
 
 
+def _pcie_mb_per_s(p: Any, handle: Any, counter: int) -> float:
+    """NVML gives KB/s over the last 20 ms, and blocks for as long (nvml.h: nvmlDeviceGetPcieThroughput)."""
+    return float(ask("nvmlDeviceGetPcieThroughput", handle, counter)) / 1000
+
+
 _READERS: tuple[tuple[str, str, Callable[[Any, Any], float]], ...] = (
     ("gpu_energy_j", "J", lambda p, h: ask("nvmlDeviceGetTotalEnergyConsumption", h) / 1000),
     ("gpu_power_w", "W", lambda p, h: ask("nvmlDeviceGetPowerUsage", h) / 1000),
@@ -77,7 +83,13 @@ _READERS: tuple[tuple[str, str, Callable[[Any, Any], float]], ...] = (
         lambda p, h: ask("nvmlDeviceGetTotalEccErrors", h, p.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, p.NVML_VOLATILE_ECC),
     ),
 )
-"""Metric, unit, and how it is read. PCIe throughput is left out of the 10 Hz thread: each read blocks for 20 ms."""
+"""Metric, unit, and how it is read ten times a second."""
+_BLOCKING: tuple[tuple[str, str, Callable[[Any, Any], float]], ...] = (
+    ("gpu_pcie_to_host_mb_per_s", "MB/s", lambda p, h: _pcie_mb_per_s(p, h, p.NVML_PCIE_UTIL_TX_BYTES)),
+    ("gpu_pcie_to_gpu_mb_per_s", "MB/s", lambda p, h: _pcie_mb_per_s(p, h, p.NVML_PCIE_UTIL_RX_BYTES)),
+)
+"""The same, for what is read once a second and last, because reading waits 20 ms."""
+_RARELY = 10
 
 
 def used_memory_mib(gpu: Gpu) -> float | None:

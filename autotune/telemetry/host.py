@@ -15,8 +15,8 @@ _POWERCAP = Path("/sys/class/powercap")
 class FunctionProbe:
     """A probe from a function that reads the value; `absent` when it cannot be read even once."""
 
-    def __init__(self, metric: str, unit: str, read: Callable[[], float]) -> None:
-        self.metric, self.unit, self._read = metric, unit, read
+    def __init__(self, metric: str, unit: str, read: Callable[[], float], *, every: int = 1) -> None:
+        self.metric, self.unit, self._read, self.every = metric, unit, read, every
         self.absent: str | None = None
         try:
             read()

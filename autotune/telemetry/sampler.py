@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -24,6 +25,8 @@ class Probe(Protocol):
     metric: str
     unit: str
     absent: str | None
+    every: int
+    """It is read at the first sample and then at every so-manieth: 1, unless reading blocks."""
 
     def read(self) -> float:
         """The metric now. May raise OSError or RuntimeError; the series then ends with that reason."""
@@ -53,11 +56,13 @@ class Sampler:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(self._period_s):
+        for tick in itertools.count():
+            if self._stop.wait(self._period_s):
+                return
             self._bound()
             now = self._clock() - self._begin
             for probe in self._probes:
-                if self._absent[probe.metric] is not None:
+                if self._absent[probe.metric] is not None or tick % probe.every:
                     continue
                 try:
                     value = probe.read()

@@ -167,6 +167,10 @@ class FakeLibrary:
         width._obj.value = 16
         return OK
 
+    def nvmlDeviceGetPcieThroughput(self, handle: Any, counter: Any, kb_per_s: Any) -> int:
+        kb_per_s._obj.value = 2_500_000 if counter.value == pynvml.NVML_PCIE_UTIL_RX_BYTES else 100_000
+        return OK
+
     def nvmlDeviceGetTotalEccErrors(self, handle: Any, kind: Any, counter: Any, count: Any) -> int:
         count._obj.value = 0
         return OK

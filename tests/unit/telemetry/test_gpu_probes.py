@@ -20,7 +20,7 @@ def readings(own: telemetry.OwnProcesses | None = None) -> tuple[dict[str, float
 
 
 def test_every_metric_comes_in_its_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NVML gives mJ, mW and bytes; the series are J, W and MiB."""
+    """NVML gives mJ, mW, bytes and KB/s; the series are J, W, MiB and MB/s."""
     install(monkeypatch, FakeGpu(events=0x4))
     values, absent = readings()
     assert absent == {}
@@ -37,7 +37,17 @@ def test_every_metric_comes_in_its_unit(monkeypatch: pytest.MonkeyPatch) -> None
         "gpu_pcie_generation": 3.0,
         "gpu_pcie_width": 16.0,
         "gpu_ecc_uncorrected": 0.0,
+        "gpu_pcie_to_host_mb_per_s": 100.0,
+        "gpu_pcie_to_gpu_mb_per_s": 2500.0,
     }
+
+
+def test_what_blocks_is_read_last_and_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PCIe throughput waits 20 ms: the other samples of its round come before it, and nine rounds go without."""
+    install(monkeypatch, FakeGpu())
+    probes = telemetry.gpu_probes(selected_gpu(), telemetry.OwnProcesses(selected_gpu()))
+    assert [p.every for p in probes] == [1] * (len(probes) - 2) + [10, 10]
+    assert [p.metric.startswith("gpu_pcie_to") for p in probes[-2:]] == [True, True]
 
 
 def test_a_metric_that_the_driver_refuses_is_absent_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +70,7 @@ def test_without_a_driver_all_metrics_are_absent_with_the_remedy(monkeypatch: py
     gpu = selected_gpu()
     install(monkeypatch, init=pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
     probes = telemetry.gpu_probes(gpu)
-    assert len(probes) == 12 and all(p.absent and "modprobe" in p.absent for p in probes)
+    assert len(probes) == 14 and all(p.absent and "modprobe" in p.absent for p in probes)
 
 
 def test_a_process_is_foreign_unless_it_came_with_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
