@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from autotune.cli.options import PASSED_STORAGE
+from autotune.store.journal import read
 from fault_injection.databases import Database
 from fault_injection.disks import Disk
 from fault_injection.study import ROOT
@@ -201,6 +202,14 @@ class Arena:
         if self.struck.intersection(_names(state)):
             raise NotNow
         return state
+
+    def at_stake(self) -> set[str]:
+        """What dies with all workers: the trials under way, and what waits in their journals, which may then be damaged."""
+        found = {name for worker in self.workers() for name in _names(self.now(worker.pid))}
+        for path in (self.cache.folder / "cache" / "journal").glob("*/*.jsonl"):
+            for entry in read(path).entries:
+                found |= {str(entry.record.candidate), f"{entry.record.role} {entry.record.number}"}
+        return found
 
     def journal(self) -> Path | None:
         """A worker's journal in which something waits."""
