@@ -179,10 +179,14 @@ def _require_in_bounds(name: str, value: Any) -> None:
 
 @contextmanager
 def signals_press(switch: StopSwitch) -> Iterator[None]:
-    """Ctrl-C and SIGTERM press the switch while the block runs."""
+    """Ctrl-C and SIGTERM press the switch while the block runs.
+
+    Once it was pressed, a further SIGTERM does nothing after the block either: the process is about to leave, with what it
+    measured stored, and is to say so.
+    """
     before = {number: signal.signal(number, switch.press) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if switch.count and number == signal.SIGTERM else handler)
