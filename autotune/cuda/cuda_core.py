@@ -252,6 +252,9 @@ class CudaCoreRuntime:
         for package in CudaCoreRuntime.distributions:
             if library_version(package) is None:
                 return LibraryGap(missing=f"the package {package} is not installed", remedy="pip install 'autotune[cuda-core]'")
+        if (version := library_version("cuda-core") or "").startswith("0."):
+            missing = f"cuda-core {version} is installed, and autotune needs 1.0 or later"
+            return LibraryGap(missing=missing, remedy="pip install 'autotune[cuda-core]'")
         return _driver_gap(library_version("cuda-bindings") or "")
 
     def device(self) -> Any:

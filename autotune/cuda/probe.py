@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
-_TIMEOUT_S = 60
+from autotune.devices.gpu_probe import failure_of
 
 _PROGRAM = """
 import sys
@@ -30,19 +26,4 @@ if not (found.array == 42).all():
 
 def why_runtime_fails(name: str) -> str:
     """Empty where the runtime of this name copied some bytes to the selected GPU and back, else the reason."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    try:
-        ended = subprocess.run(
-            [sys.executable, "-c", _PROGRAM, name],
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_S,
-            env=environment,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return f"{name} did not answer within {_TIMEOUT_S} s"
-    if ended.returncode == 0:
-        return ""
-    lines = [line.strip() for line in ended.stderr.splitlines() if line.strip()]
-    return (lines or [f"{name} ended with status {ended.returncode}"])[-1][:500]
+    return failure_of(_PROGRAM, name)

@@ -1,18 +1,13 @@
 """Whether one of ONNX Runtime's GPU providers computes on this GPU, tried in a process of its own.
 
 `get_available_providers` lists what the wheel was compiled with, libraries or not; and a wheel without code for this GPU fails
-only at its first kernel. Trying it in the asking process would leave a CUDA context there.
+only at its first kernel.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
-from autotune.fingerprint import digest_of, library_version
-
-_TIMEOUT_S = 120
+from autotune.devices.gpu_probe import why_it_fails
+from autotune.fingerprint import library_version
 
 PROGRAM = """
 import sys
@@ -38,26 +33,6 @@ if found[0, 0, 4, 4] != 9.0:
 
 
 def why_provider_fails(provider: str) -> str:
-    """Empty where the provider computed a convolution on this GPU, else the reason in its own words.
-
-    Asked once: the answer is kept in the environment, so that the processes of a study's trials have it too.
-    """
-    about = (provider, library_version("onnxruntime-gpu"), os.environ.get("CUDA_VISIBLE_DEVICES"))
-    name = f"AUTOTUNE_PROBED_{digest_of(about)}"
-    if name not in os.environ:
-        os.environ[name] = _tried(provider)
-    return os.environ[name]
-
-
-def _tried(provider: str) -> str:
-    command = [sys.executable, "-c", PROGRAM, provider]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, env=environment, check=False)
-    except subprocess.TimeoutExpired:
-        return f"{provider} did not answer within {_TIMEOUT_S} s"
-    if ended.returncode == 0:
-        return ""
-    lines = [line.strip() for line in ended.stderr.splitlines() if line.strip()]
-    telling = [line for line in lines if "Failed to load library" in line or "no kernel image" in line]
-    return (telling or lines or [f"{provider} ended with status {ended.returncode}"])[-1][:500]
+    """Empty where the provider computed a convolution on this GPU, else the reason in its own words."""
+    telling = ("Failed to load library", "no kernel image")
+    return why_it_fails(PROGRAM, provider, library_version("onnxruntime-gpu"), telling)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, cast
 from autotune.candidate import Candidate, Scalar
 from autotune.cuda.select import runtime_distributions, runtime_name, selected_runtime
 from autotune.devices.build_target import build_target
-from autotune.devices.gpu import selected_gpu
+from autotune.devices.gpu import Gpu, selected_gpu
 from autotune.devices.precision import refused_by_tensorrt, refused_precisions
 from autotune.engines.fused_nodes import vanished_nodes
 from autotune.engines.layers import LayerReport
@@ -23,6 +23,7 @@ from autotune.engines.tensorrt_lane import GraphMode
 from autotune.engines.tensorrt_layers import layers_from_log
 from autotune.engines.tensorrt_library import TENSORRT, TENSORRT_RTX, Gap, Library
 from autotune.engines.tensorrt_log import make_log, write_log
+from autotune.engines.tensorrt_probe import why_tensorrt_fails
 from autotune.engines.tensorrt_profile import profiled_layers
 from autotune.engines.tensorrt_session import TensorRtSession
 from autotune.engines.tensorrt_timings import Timings
@@ -96,7 +97,13 @@ class TensorRt:
             except EnvironmentProblem as exc:
                 return (str(exc).partition(" Try: ")[0].rstrip("."), exc.remedy), {}
             gap, refused = self.library.gap_for_gpu(gpu, self._module), refused_precisions(asked, gpu.compute_capability)
+            gap = gap or self._gap_in_start(gpu)
         return gap, {**refused, **self._refused_by_release()}
+
+    def _gap_in_start(self, gpu: Gpu) -> Gap | None:
+        why = why_tensorrt_fails(self.library.module_name() or "", self.library.version())
+        remedy = f"{self.library.install}; driver {gpu.driver} serves CUDA {gpu.cuda} and earlier (docs/nvidia.md)"
+        return (f"{self.library.title} is installed and does not start: {why}", remedy) if why else None
 
     def _refused_by_release(self) -> dict[str, str]:
         version = ".".join(map(str, self.library.version() or self.library.first))

@@ -10,11 +10,12 @@ from typing import Any, Literal, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.cuda.failures import is_sticky
 from autotune.cuda.runtime import DeviceBuffer, DeviceRuntime, Graph, MemoryPool, PinnedBuffer, Stream
 from autotune.engines.protocol import Inputs, Outputs
 from autotune.engines.tensorrt_api import ICudaEngine, IExecutionContext, RtxICudaEngine, RtxTrt, Trt, member, method
 from autotune.engines.tensorrt_log import Log, rejection
-from autotune.errors import CandidateRejected, Unstable, Unsupported
+from autotune.errors import CandidateRejected, DeviceFault, OutOfMemory, Unstable, Unsupported
 
 _log = logging.getLogger(__name__)
 _ALIGNMENT_BYTES = 256
@@ -236,6 +237,10 @@ def _captured(lane: Lane) -> Graph:
     try:
         with lane.shared.runtime.capture(lane.stream) as capture:
             lane.enqueue("open")
+    except (DeviceFault, OutOfMemory):  # say nothing about capturing
+        raise
     except Exception as exc:
+        if is_sticky(str(exc)):
+            raise DeviceFault(f"capturing: {exc}", stage="open") from exc
         raise Unsupported(f"cuda_graph=on: this engine cannot be captured: {exc}", stage="open") from exc
     return capture.graph

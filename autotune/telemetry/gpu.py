@@ -153,7 +153,8 @@ def gpu_flags(series: Sequence[Series], warmup_s: float) -> tuple[str, ...]:
         for bits in events:
             seen |= int(bits)
         flags += [flag for bit, flag in EVENT_FLAGS.items() if seen & bit]
-    if (clocks := values.get("gpu_sm_clock_mhz")) and min(clocks) < _CLOCK_SHARE * max(clocks):
+    capped = "gpu_power_cap" in flags  # lowers the clock, and would do so in every repetition
+    if not capped and (clocks := values.get("gpu_sm_clock_mhz")) and min(clocks) < _CLOCK_SHARE * max(clocks):
         flags.append("gpu_clock_drop")
     if any(values.get("gpu_foreign_processes", ())):
         flags.append("gpu_shared")

@@ -16,7 +16,7 @@ from autotune.telemetry.sampler import Probe
 
 
 class DeviceWatch:
-    """The probes of a trial's device. Construct it before the session is opened, and call `opened` when it is."""
+    """The probes of a trial's device. Construct it before the engine is built, and call `opened` when it is."""
 
     def __init__(self, device: str) -> None:
         self._gpu = selected_gpu() if device == "cuda" else None
@@ -55,7 +55,7 @@ class DeviceWatch:
         return (*host_probes(), *(gpu_probes(self._gpu, self._own) if self._gpu else ()))
 
     def _peak_mib(self, found: Measurement) -> float | None:
-        """The most that the device held, less what it held before the session was opened; the host's memory is not meant.
+        """The most that the device held, less what it held before the engine was built; the host's memory is not meant.
 
         At least what the session's own pool counted: the device is asked ten times a second, and a short peak lies between.
         """

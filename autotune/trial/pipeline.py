@@ -114,16 +114,17 @@ def _walk(request: TrialRequest, draft: _Draft, cache: Cache) -> None:
         variant, hits = variant_of(spec, candidate, backend, cache, request.calibration)
         draft.cached += [hit for hit in hits if hit != "prune"]  # by now it always is
         draft.known |= {"variant": variant.info, "model_bytes": variant.info.model_bytes}
+    # Before the engine is built: a builder makes a CUDA context, which is the trial's own too.
+    watch = None if request.build_only else DeviceWatch(able.device)
     with draft.stage("engine"):
         engine, hit = build_engine(backend, variant, candidate, cache)
         draft.cached += ["engine"] if hit else []
         draft.known["engine_key"] = engine.key
-    if request.build_only:
+    if watch is None:
         raise BuiltOnly(_what_was_built(engine, device.device), stage="open")
     with draft.stage("data"):
         pool = load_batches(validation, candidate.batch_size)
         idle_mib = resident_mib()
-        watch = DeviceWatch(able.device)
     with draft.stage("open"):
         session = backend.open(engine, candidate)
         watch.opened(session)

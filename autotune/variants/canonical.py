@@ -89,9 +89,13 @@ def _free_reshape(
     from onnx import numpy_helper
 
     source, target = shapes.get(node.input[0]), constants.get(node.input[1])
-    if source is None or target is None or any(a.name == "allowzero" and a.i for a in node.attribute):
+    if source is None or target is None:
         return
     wanted = [int(v) for v in numpy_helper.to_array(target).reshape(-1)]
+    if any(a.name == "allowzero" and a.i for a in node.attribute):
+        if 0 in wanted:  # an empty dimension, and not the input's
+            return
+        del node.attribute[:]  # without a zero it says nothing; torch's exporter sets it, and few readers know it
     features = _known_product(source[1:])
     if len(wanted) == 2 and len(source) > 1 and features is not None:
         named = wanted[0] in (-1, 0) or wanted[0] == source[0]

@@ -27,6 +27,7 @@ NEEDS = {
     "energy": ("torch", "onnxscript", "pynvml"),
 }
 """Modules that a stage imports beside autotune and the engines."""
+DISTRIBUTIONS = {"cuda.bindings": "cuda-bindings", "pynvml": "nvidia-ml-py"}
 
 
 def require_gpu() -> None:
@@ -50,9 +51,7 @@ def dry_run(bench: Bench, names: Sequence[str]) -> int:
         print(f"  {state}; at most {bench.limit_s:.0f} s; writes {result_path(bench, name)}")
         print(f"  $ {shlex.join(bench.command(name))}")
         if lacking:
-            print(
-                f"  lacks here: pip install {' '.join(m.partition('.')[0].replace('cuda', 'cuda-bindings') for m in lacking)}"
-            )
+            print(f"  lacks here: pip install {' '.join(DISTRIBUTIONS.get(module, module) for module in lacking)}")
     wrong += _wrong_studies(bench)
     for line in wrong:
         print(f"wrong: {line}", file=sys.stderr)

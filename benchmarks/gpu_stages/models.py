@@ -20,7 +20,7 @@ _SIDE = 224
 _N_IMAGES = 256
 _COMMON = """\
 device: cuda:0
-{engines}load: {{window_s: {window_s}, min_windows: 5, max_s: {max_s}, warmup_s: {warmup_s}, precision: 0.01}}
+{engines}load: {{window_s: {window_s}, min_windows: {min_windows}, max_s: {max_s}, warmup_s: {warmup_s}, precision: 0.01}}
 budget: {{trials: {trials}}}
 finalists: {finalists}
 canary: off
@@ -75,7 +75,9 @@ def _plan(bench: Bench, folder: Path, text: str, **words: Any) -> StudyPlan:
 
 
 def _filled(bench: Bench, text: str, **words: Any) -> str:
-    load = {"window_s": 0.05, "max_s": 0.3, "warmup_s": 0.1} if bench.quick else {"window_s": 0.3, "max_s": 3, "warmup_s": 0.5}
+    load: dict[str, Any] = {"window_s": 0.3, "min_windows": 8, "max_s": 3, "warmup_s": 0.5}  # energy needs 2 s
+    if bench.quick:
+        load = {"window_s": 0.05, "min_windows": 5, "max_s": 0.3, "warmup_s": 0.1}
     engines = f"engines: [{', '.join(bench.engines)}]\n" if bench.engines else ""
     finalists = "off" if bench.quick else "{rounds: 2, at_most: 4, max_s: 60}"
     return (text + _COMMON).format(

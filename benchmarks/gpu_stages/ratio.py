@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,6 +12,7 @@ from autotune.bench.load import run_closed_loop, summarize
 from autotune.candidate import Candidate
 from autotune.engines.build import load_backend
 from autotune.engines.protocol import Engine, Inputs, Session
+from autotune.errors import CandidateRejected
 from autotune.records import Estimate
 from autotune.study.lock import device_lock
 from autotune.trial.materialize import materialize
@@ -84,7 +86,10 @@ def compared(
 
 
 def compute_lanes(session: Session) -> list[Lane] | None:
-    """The contexts of autotune's TensorRT session, their execution alone captured by its runtime; None for other engines."""
+    """The contexts of autotune's TensorRT session, their execution alone captured by its runtime.
+
+    None for other engines, and where runtime or engine cannot be captured: the end-to-end ratio needs no capture of ours.
+    """
     from autotune.engines.tensorrt_lane import Lane as TensorRtLane
     from autotune.engines.tensorrt_session import TensorRtSession
 
@@ -103,7 +108,11 @@ def compute_lanes(session: Session) -> list[Lane] | None:
             wait=inner.stream.synchronize,
         )
 
-    return [lane(inner) for inner in session._lanes]  # the session has no way to compute without copies, nor should it
+    try:
+        return [lane(inner) for inner in session._lanes]  # the session has no way to compute without copies, nor should it
+    except CandidateRejected as exc:
+        print(f"computing only is left out for autotune: {exc}", file=sys.stderr)
+        return None
 
 
 def _ratio(found: Mapping[str, Sequence[Mapping[str, float]]], ours: str, theirs: str) -> dict[str, float] | None:

@@ -121,6 +121,11 @@ def run_one(bench: Bench, name: str) -> int:
         document["machine"] = machine_facts()
         result = STAGES[name](replace(bench, keep=keep, before=document.get("result", {})))
         document |= {"result": result, "state": "unfinished" if result.get("unfinished") else "done"}
+        if document["state"] == "done" and result.get("failed"):
+            document |= {
+                "state": "failed",
+                "error": f"{result['failed']} of the checks failed: {', '.join(result['failures'])}",
+            }
     except (AutotuneError, CandidateRejected) as exc:
         document["error"] = f"{type(exc).__name__}: {exc}"
     except Exception:

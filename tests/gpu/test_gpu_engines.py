@@ -34,20 +34,26 @@ class TestTensorRtRtx(OfThisName):
     engine_name = "tensorrt-rtx"
 
 
-class TestTorchCuda(OfThisName):
+class OfTorch(OfThisName):
+    """torch keeps a cuBLAS workspace of 32 MiB for each stream that ever was (sm_90), inside the cap of the whole process."""
+
+    pool_mib = 4096
+
+
+class TestTorchCuda(OfTorch):
     """PyTorch, eager."""
 
     engine_name = "torch-cuda"
 
 
-class TestTorchCudaGraph(OfThisName):
+class TestTorchCudaGraph(OfTorch):
     """PyTorch, captured."""
 
     engine_name = "torch-cuda-graph"
 
 
 @pytest.mark.slow
-class TestTorchCudaCompile(OfThisName):
+class TestTorchCudaCompile(OfTorch):
     """PyTorch, compiled and captured."""
 
     engine_name = "torch-cuda-compile"

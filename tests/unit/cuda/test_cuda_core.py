@@ -54,6 +54,13 @@ def test_without_a_driver_the_environment_is_to_blame() -> None:
         pytest.skip("this machine has a driver")
 
 
+def test_a_release_before_the_first_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.x has other names: it would fail in the middle of a study."""
+    monkeypatch.setattr("autotune.cuda.cuda_core.library_version", lambda name: "0.4.2" if name == "cuda-core" else "13.0.1")
+    gap = CudaCoreRuntime.gap()
+    assert gap is not None and "cuda-core 0.4.2 is installed" in gap.missing and "autotune[cuda-core]" in gap.remedy
+
+
 FAULTS = {
     "the driver's bound is refused": """
 runtime = CudaCoreRuntime()

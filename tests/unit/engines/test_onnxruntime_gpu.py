@@ -56,7 +56,7 @@ def test_the_probe_tells_why_a_provider_fails(monkeypatch: pytest.MonkeyPatch) -
     install(monkeypatch, FakeGpu())
     reason = why_provider_fails("CUDAExecutionProvider")
     assert "not compiled with CUDAExecutionProvider" in reason
-    monkeypatch.setattr("autotune.engines.onnxruntime_probe._tried", lambda provider: "asked again")
+    monkeypatch.setattr("autotune.devices.gpu_probe.failure_of", lambda program, provider, telling: "asked again")
     assert why_provider_fails("CUDAExecutionProvider") == reason
     assert why_provider_fails("TensorrtExecutionProvider") == "asked again"
 

@@ -94,6 +94,17 @@ def test_without_a_gpu_the_driver_is_what_is_missing(tmp_path: Path, monkeypatch
     assert not found.available and "no NVIDIA driver" in found.missing and "--gpus all" in found.remedy
 
 
+def test_a_release_that_does_not_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its distribution is there, and a library that it links to is not: doctor says so, and no trial finds it out."""
+    with installed("tensorrt-11.4.0", tmp_path, monkeypatch):
+        (tmp_path / "site" / "tensorrt" / "__init__.py").write_text("raise ImportError('libcudart.so.13: cannot open')\n")
+        monkeypatch.setattr("autotune.devices.gpu_probe.digest_of", lambda about: "OF_THIS_TEST")
+        found = load_backend("tensorrt").capabilities()
+        monkeypatch.delenv("AUTOTUNE_PROBED_OF_THIS_TEST")
+    assert not found.available and "does not start: ImportError: libcudart.so.13: cannot open" in found.missing
+    assert "autotune[cuda12]" in found.remedy and "serves CUDA" in found.remedy
+
+
 def test_without_a_library_for_cuda_nothing_can_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Streams and buffers come from another library than TensorRT; a missing one is told before a study begins."""
     from autotune.errors import EnvironmentProblem

@@ -114,6 +114,12 @@ def test_a_clock_below_nine_tenths_is_a_drop() -> None:
     assert telemetry.gpu_flags([series("gpu_sm_clock_mhz", 300, 1380, 1242)], 1.0) == ()
 
 
+def test_the_power_cap_explains_a_lower_clock() -> None:
+    """It is how a GPU works at its limit: told, but a repetition would meet it again."""
+    clocks = series("gpu_sm_clock_mhz", 300, 1980, 1700)
+    assert telemetry.gpu_flags([series("gpu_clock_events", 0, 0, 0x4), clocks], 1.0) == ("gpu_power_cap",)
+
+
 def test_foreign_processes_are_flagged_and_nothing_read_flags_nothing() -> None:
     """An absent metric is no evidence."""
     assert telemetry.gpu_flags([series("gpu_foreign_processes", 0, 0, 1)], 1.0) == ("gpu_shared",)

@@ -17,6 +17,7 @@ from autotune.engines.protocol import Inputs, Outputs
 from autotune.errors import SpecError, Unstable
 from autotune.records import TrialRecord
 from autotune.spec.model import ConstraintsSpec, StudySpec
+from autotune.trial import pipeline
 from autotune.trial.known_accuracy import KnownAnswers, measured_answers, scores_exist
 from autotune.trial.materialize import materialize
 from autotune.trial.pipeline import run_trial
@@ -43,6 +44,16 @@ def test_a_complete_record_says_where_each_number_is_from(spec: StudySpec) -> No
     assert record.metric == "top1" and record.device and "numpy" in record.versions
     assert record.variant is not None and record.model_bytes == record.variant.model_bytes > 0
     assert TrialRecord.from_json(record.as_json()) == replace(record, telemetry=())
+
+
+def test_the_device_is_looked_at_before_the_engine_is_built(spec: StudySpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A builder leaves a CUDA context of the trial's own, which is then neither foreign nor memory that was there before."""
+    order: list[str] = []
+    watch, build = pipeline.DeviceWatch, pipeline.build_engine
+    monkeypatch.setattr(pipeline, "DeviceWatch", lambda device: (order.append("watch"), watch(device))[1])
+    monkeypatch.setattr(pipeline, "build_engine", lambda *words: (order.append("build"), build(*words))[1])
+    run_trial(request(spec, fake_candidate()))
+    assert order == ["watch", "build"]
 
 
 def test_run_knobs_reuse_engine_and_accuracy(spec: StudySpec) -> None:

@@ -98,6 +98,25 @@ def test_depthwise_convolutions_shrink_with_their_producer(tmp_path: Path) -> No
     assert tiny.outputs(variant.path, tiny.images(3)).shape == (3, 4)
 
 
+def test_a_model_of_torchs_newer_exporter_is_pruned(tmp_path: Path) -> None:
+    """It flattens by a Reshape with allowzero=1, which says nothing where the shape has no zero: half of 16 channels go."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    nn = torch.nn
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)
+    ).eval()  # fmt: skip
+    path = tmp_path / "m.onnx"
+    torch.onnx.export(
+        net, (torch.zeros(2, 3, 8, 8),), str(path), dynamo=True, input_names=["input"], output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},), external_data=False, verbose=False,
+    )  # fmt: skip
+    assert any(a.name == "allowzero" and a.i for n in onnx.load(str(path)).graph.node for a in n.attribute)
+    variant, _ = made(path, tmp_path / "c", 0.5)
+    assert (4, 8) in {w.shape for w in weights(variant.path).values()} | {w.shape[::-1] for w in weights(variant.path).values()}
+    assert tiny.outputs(variant.path, tiny.colour_images(3)).shape == (3, 4)
+
+
 def test_names_order_and_batch_of_the_interface_stay(tmp_path: Path) -> None:
     """A pruned model can stand in for the original: same inputs, same outputs, any batch."""
     path = tiny.saved(tiny.classifier(batch=1), tmp_path / "m.onnx")
