@@ -57,6 +57,8 @@ SPACE = """\
   worker_threads: [1, 2, 3, 4]
 """
 """288 points whose submissions take 7 ms or more: the load loop then costs little CPU, as with a real accelerator."""
+SAME_LENGTH = "constraints: {accuracy_drop: 0.9}\nobjectives: [accuracy, latency_p99]"
+"""No trial ends early, for its accuracy or as hopelessly slow: how many would depends on the order in which they come."""
 LOAD = "load: {window_s: 0.5, min_windows: 6, max_s: 3.5, warmup_s: 0.5, precision: 0.0001}"
 
 
@@ -220,6 +222,7 @@ def study(folder: Path, server: PostgresqlServer, n_devices: int, n_trials: int)
         (f"{fake.PRIORS}\n", ""),
         (load, LOAD),
         ("engines: [fake]", f"engines: [fake]\n{devices}"),
+        ("constraints: {accuracy_drop: 0.05}", SAME_LENGTH),
         ("{trials: 12}", f"{{trials: {n_trials}}}"),
         ("sqlite:///study.db", url),
     )

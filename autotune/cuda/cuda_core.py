@@ -25,7 +25,7 @@ from autotune.fingerprint import library_version
 _EVERYTHING = 2**64 - 1
 _RESERVE_STEP_BYTES = 32 << 20
 """A driver reserves a pool's memory in steps larger than what is asked for, so a `max_size` below one step might give nothing.
-The driver's bound is rounded up to this; the exact cap is kept by PoolCount."""
+The driver's bound is rounded up, and one step more covers its rounding of each allocation; PoolCount keeps the exact cap."""
 
 
 def call(function: Callable[..., tuple[Any, ...]], *arguments: Any, doing: str, stage: str = "open") -> Any:
@@ -185,7 +185,7 @@ def _pool_of_driver(cap_bytes: int | None) -> Any:
     """A new pool under the driver's own bound where this driver has one: before CUDA 12.2 the field had to be 0."""
     from cuda.core import DeviceMemoryResource, DeviceMemoryResourceOptions
 
-    bounds = [0] if cap_bytes is None else [-(-cap_bytes // _RESERVE_STEP_BYTES) * _RESERVE_STEP_BYTES, 0]
+    bounds = [0] if cap_bytes is None else [(-(-cap_bytes // _RESERVE_STEP_BYTES) + 1) * _RESERVE_STEP_BYTES, 0]
     for bound in bounds:
         try:
             return DeviceMemoryResource(0, DeviceMemoryResourceOptions(max_size=bound))

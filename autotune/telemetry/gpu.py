@@ -60,6 +60,11 @@ def _events(p: Any, handle: Any) -> float:
         return float(ask("nvmlDeviceGetCurrentClocksThrottleReasons", handle))
 
 
+def _ecc_errors(handle: Any, kind: int, p: Any) -> float:
+    """Since the driver was loaded."""
+    return float(ask("nvmlDeviceGetTotalEccErrors", handle, kind, p.NVML_VOLATILE_ECC))
+
+
 def _pcie_mb_per_s(p: Any, handle: Any, counter: int) -> float:
     """NVML gives KB/s over the last 20 ms, and blocks for as long (nvml.h: nvmlDeviceGetPcieThroughput)."""
     return float(ask("nvmlDeviceGetPcieThroughput", handle, counter)) / 1000
@@ -77,11 +82,8 @@ _READERS: tuple[tuple[str, str, Callable[[Any, Any], float]], ...] = (
     ("gpu_clock_events", "bits", _events),
     ("gpu_pcie_generation", "1", lambda p, h: ask("nvmlDeviceGetCurrPcieLinkGeneration", h)),
     ("gpu_pcie_width", "lanes", lambda p, h: ask("nvmlDeviceGetCurrPcieLinkWidth", h)),
-    (
-        "gpu_ecc_uncorrected",
-        "1",
-        lambda p, h: ask("nvmlDeviceGetTotalEccErrors", h, p.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, p.NVML_VOLATILE_ECC),
-    ),
+    ("gpu_ecc_corrected", "1", lambda p, h: _ecc_errors(h, p.NVML_MEMORY_ERROR_TYPE_CORRECTED, p)),
+    ("gpu_ecc_uncorrected", "1", lambda p, h: _ecc_errors(h, p.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, p)),
 )
 """Metric, unit, and how it is read ten times a second."""
 _BLOCKING: tuple[tuple[str, str, Callable[[Any, Any], float]], ...] = (

@@ -19,6 +19,7 @@ class DeviceWatch:
     """The probes of a trial's device. Construct it before the engine is built, and call `opened` when it is."""
 
     def __init__(self, device: str) -> None:
+        self._on_cpu = device == "cpu"
         self._gpu = selected_gpu() if device == "cuda" else None
         self._own = OwnProcesses(self._gpu) if self._gpu else None
         self._pool: CountsPool | None = None
@@ -32,7 +33,7 @@ class DeviceWatch:
 
     def cpu_meter(self) -> CpuMeter | None:
         """What tells the windows that others on the host disturbed, where the CPU is what is measured."""
-        return None if self._gpu is not None else host_cpu()
+        return host_cpu() if self._on_cpu else None
 
     def measured(self, measure: Callable[[Sequence[Probe]], Measurement]) -> tuple[Measurement, tuple[str, ...]]:
         """What `measure` gave, and the flags of what the device did meanwhile.

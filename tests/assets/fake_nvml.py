@@ -172,7 +172,7 @@ class FakeLibrary:
         return OK
 
     def nvmlDeviceGetTotalEccErrors(self, handle: Any, kind: Any, counter: Any, count: Any) -> int:
-        count._obj.value = 0
+        count._obj.value = 3 if kind.value == pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED else 0
         return OK
 
     def nvmlDeviceGetComputeRunningProcesses_v3(self, handle: Any, count: Any, found: Any) -> int:

@@ -36,6 +36,7 @@ def test_every_metric_comes_in_its_unit(monkeypatch: pytest.MonkeyPatch) -> None
         "gpu_clock_events": 4.0,
         "gpu_pcie_generation": 3.0,
         "gpu_pcie_width": 16.0,
+        "gpu_ecc_corrected": 3.0,
         "gpu_ecc_uncorrected": 0.0,
         "gpu_pcie_to_host_mb_per_s": 100.0,
         "gpu_pcie_to_gpu_mb_per_s": 2500.0,
@@ -70,7 +71,7 @@ def test_without_a_driver_all_metrics_are_absent_with_the_remedy(monkeypatch: py
     gpu = selected_gpu()
     install(monkeypatch, init=pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
     probes = telemetry.gpu_probes(gpu)
-    assert len(probes) == 14 and all(p.absent and "modprobe" in p.absent for p in probes)
+    assert len(probes) == 15 and all(p.absent and "modprobe" in p.absent for p in probes)
 
 
 def test_a_process_is_foreign_unless_it_came_with_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
