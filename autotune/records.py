@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any, Literal
 
 from autotune.candidate import Candidate
@@ -293,8 +294,7 @@ class TrialRecord:
 
     def as_json(self) -> dict[str, Any]:
         """The TRIAL document of the command line's `--json`; telemetry is left to the database."""
-        document = asdict(replace(self, telemetry=()))
-        del document["telemetry"]
+        document = {name: _plain(getattr(self, name)) for name in _field_names(TrialRecord) if name != "telemetry"}
         document["candidate"] = self.candidate.as_json()
         return document
 
@@ -317,6 +317,24 @@ class TrialRecord:
                 "flags": tuple(values.get("flags", ())),
             }
         )
+
+
+@cache
+def _field_names(kind: Any) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(kind))
+
+
+def _plain(value: Any) -> Any:
+    """As dataclasses.asdict, which copies every leaf: a list of a thousand studies would spend most of its time there."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: _plain(getattr(value, name)) for name in _field_names(type(value))}
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(map(_plain, value))
+    return value
 
 
 ESTIMATES = ("accuracy", "accuracy_drop", "throughput_items_per_s", "energy_j_per_item", "power_w")

@@ -14,6 +14,7 @@ SHOWN, UNLIMITED = 100, 1_000_000_000
 
 if TYPE_CHECKING:
     from autotune.cli.context import OpenStudy
+    from autotune.study.standing import Standing
 
 
 @click.command()
@@ -72,8 +73,8 @@ def best(study: str, prefer: str | None, storage: str | None, as_json: bool) -> 
     from autotune.study.scoring import preferred
 
     found = open_study(study, storage)
-    chosen = best_in(found, prefer)
-    ties = [n for n in found.standing(prefer or "").best_ties(prefer or "") if n != chosen.number]
+    standing, chosen = _best_of_all(found, prefer)
+    ties = [n for n in standing.best_ties(prefer or "") if n != chosen.number]
     if as_json:
         emit_json(chosen.as_json() | {"ties": ties})
         return
@@ -128,6 +129,10 @@ def trials(
 
 def best_in(found: OpenStudy, prefer: str | None) -> TrialRecord:
     """The best feasible trial. Raises SpecError when `prefer` is no objective or nothing keeps to the constraints."""
+    return _best_of_all(found, prefer)[1]
+
+
+def _best_of_all(found: OpenStudy, prefer: str | None) -> tuple[Standing, TrialRecord]:
     from autotune.study.objectives import OBJECTIVES
 
     spec = found.spec
@@ -141,7 +146,7 @@ def best_in(found: OpenStudy, prefer: str | None) -> TrialRecord:
     if chosen is None:
         limits = spec.constraints.model_dump(exclude_none=True)
         raise SpecError(f"none of {len(standing)} trials keeps to the constraints {limits}; see: autotune trials {spec.study}")
-    return chosen
+    return standing, chosen
 
 
 def _emit_trial(record: TrialRecord, as_json: bool, otherwise: Any) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Connection, FromClause, and_, func, select
 
 from autotune.records import FINISHED
 from autotune.store.reported import OWN, REPORTED, RegimeClock, fetch_repetitions
 from autotune.store.tables import loads, measurements, trials
 
-Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+    Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,8 @@ class Outcomes:
 
 def fetch_outcomes(connection: Connection, study_id: int, metrics: Iterable[str]) -> Outcomes:
     """The outcomes of one study, in two or three statements however many trials it has."""
+    import numpy as np  # a tenth of a second, which commands that only list studies need not wait
+
     names = tuple(dict.fromkeys(metrics))
     ours = and_(trials.c.study_id == study_id, trials.c.role == "search")
     clock = RegimeClock(connection, study_id)
@@ -104,4 +109,6 @@ def _with_estimate(source: FromClause, name: str) -> tuple[FromClause, list[Colu
 
 
 def _floats(values: Iterable[float | None]) -> Array:
+    import numpy as np
+
     return np.array(list(values), dtype=np.float64)

@@ -7,13 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 from autotune.store.attendance import PresentWorker, WorkerState
 from autotune.store.repository import Store
 from autotune.store.studies import StudyRow
 from autotune.store.worker import WorkerIdentity, is_alive
 from autotune.study.heartbeat import SILENT_S
-from autotune.study.session import StopSwitch, StudySession
+
+if TYPE_CHECKING:  # who only looks at studies, such as `status`, need not load what runs them
+    from autotune.study.session import StopSwitch, StudySession
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 2.0
