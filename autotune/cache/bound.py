@@ -30,7 +30,7 @@ def bound_bytes(root: Path, max_gib: float | None, used_bytes: int) -> int:
             max_gib = float(text)
         except ValueError:
             max_gib = -1.0
-        if not 0 < max_gib < float("inf"):
+        if not 0 < max_gib <= 1e9:
             raise EnvironmentProblem(f"{VARIABLE} is {text!r}.", remedy=f"{VARIABLE}=50, a number of GiB above 0")
     if max_gib is not None:
         return int(max_gib * 2**30)

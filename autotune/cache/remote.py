@@ -28,6 +28,7 @@ from typing import Any
 from autotune import __version__
 from autotune.cache.artifact import MAX_MANIFEST_BYTES, Damaged, Manifest, manifest_from_json
 from autotune.cache.names import is_artifact_name
+from autotune.cache.plausible import require_plausible
 from autotune.cache.remote_state import RemoteState
 from autotune.errors import EnvironmentProblem
 from autotune.fingerprint import canonical_json, file_digest
@@ -108,6 +109,7 @@ class SharedArtifacts:
             raise _Unusable("its manifest is that of another artifact")
         sizes = document.get("sizes")
         manifest = manifest_from_json(document)
+        require_plausible(name.partition("/")[0], manifest)
         if not isinstance(sizes, dict) or set(sizes) != set(manifest.files):
             raise _Unusable("its manifest does not say how large its files are")
         if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= _MAX_BYTES for n in sizes.values()):

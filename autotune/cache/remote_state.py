@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.cache.locks import locked
-from autotune.redact import without_password
+from autotune.redact import url_without_secrets, without_password
 
 REST_S = 60.0
 """So long nobody asks again after a failure: trials would otherwise each wait for a share that is away."""
@@ -44,7 +44,7 @@ class RemoteState:
     @property
     def shown_url(self) -> str:
         """The URL for messages, without a password."""
-        return without_password(self.url)
+        return url_without_secrets(self.url)
 
     def read(self) -> RemoteCounts:
         """The counts, zeros where nothing was counted or can be read."""

@@ -96,7 +96,7 @@ def _spawn(log_path: Path, words: Sequence[str]) -> subprocess.Popen[bytes]:
         _, environment[PASSED_STORAGE] = words.pop(at), words.pop(at)
     command = [sys.executable, "-m", "autotune.cli.main", *words]
     # Until the process has set its log up, and for what it cannot log; then it rotates the file by itself.
-    with log_path.open("a") as log:
+    with writing(log_path), log_path.open("a") as log:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment
         )

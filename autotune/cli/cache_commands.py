@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +19,18 @@ _folder = click.option(
 )
 
 
+def _a_number(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("nan is no number of GiB")
+    return value
+
+
 @click.group(invoke_without_command=True)
 @_folder
 @json_option
 @click.pass_context
 def cache(context: click.Context, folder: Path | None, as_json: bool) -> None:
-    """What the cache holds, how large it may become, and which studies keep what."""
+    """What the cache holds, how large it may become where a study names no bound, and which studies keep what."""
     from autotune.cache import default_cache_root
     from autotune.cli.render import emit_json
 
@@ -41,7 +48,12 @@ def cache(context: click.Context, folder: Path | None, as_json: bool) -> None:
 @cache.command()
 @_folder
 @click.option("--all", "everything", is_flag=True, help="Also what the front of a study needs.")
-@click.option("--max-gib", type=click.FloatRange(0), help="Keep so much, the most recently used; default: nothing.")
+@click.option(
+    "--max-gib",
+    type=click.FloatRange(0, 1e9),
+    callback=_a_number,
+    help="Keep so much, the most recently used; default: nothing.",
+)
 @click.option("--unpin", metavar="STUDY", help="First forget what that study keeps.")
 @click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
 @json_option
@@ -99,7 +111,7 @@ def clean(
 
 
 def cache_document(root: Path) -> dict[str, Any]:
-    """Size, bound, artifacts by kind, pins by study and what the second tier did, as `cache --json` prints it."""
+    """Size, bound of studies without one, artifacts by kind, pins by study, the second tier, as `cache --json` prints it."""
     from autotune.cache.bound import bound_bytes
     from autotune.cache.inventory import NOT_KINDS, entries, size_of
     from autotune.cache.remote_state import RemoteState
@@ -138,7 +150,11 @@ def _print(document: dict[str, Any]) -> None:
 
     click.echo(document["folder"])
     used, pinned = shown_bytes(document["size_bytes"]), shown_bytes(document["pinned_bytes"])
-    bound = "no such folder yet" if document["bound_bytes"] is None else f"may take {shown_bytes(document['bound_bytes'])}"
+    bound = (
+        "no such folder yet"
+        if document["bound_bytes"] is None
+        else f"may take {shown_bytes(document['bound_bytes'])}, or what a study's cache: {{max_gib}} says while it runs"
+    )
     click.echo(f"  {used} in artifacts, of which fronts need {pinned}; {bound}")
     for kind, of in document["kinds"].items():
         click.echo(

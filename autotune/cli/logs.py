@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from autotune.candidate import Candidate
+from autotune.cli.options import writing
 from autotune.cli.progress import PlainProgress, outcome_text, repetition_text
 from autotune.records import TrialRecord
 
@@ -94,8 +95,9 @@ class RotatingOutput(RotatingFileHandler):
 def set_up_logs(log_format: LogFormat, log_file: Path | None, context: LogContext) -> None:
     """The process logs from INFO on in the format, to a file that rotates or to stderr; text to stderr stays as it is.
 
-    With a file, stdout and stderr go there too; as JSON, what is printed past the log goes to `.out` beside it, because it is
-    none.
+    Where stdout leads to the file already, as in a process without a terminal, it and stderr follow its rotation; as JSON, what
+    is printed past the log goes to `.out` beside it, because it is none. Raises EnvironmentProblem where the file
+    cannot be written.
     """
     root = logging.getLogger()
     if log_file is None and log_format == "text":
@@ -103,18 +105,25 @@ def set_up_logs(log_format: LogFormat, log_file: Path | None, context: LogContex
     handler: logging.Handler
     if log_file is None:
         handler = logging.StreamHandler(sys.stderr)
-    elif log_format == "text":
-        handler = RotatingOutput(log_file, descriptors=(1, 2))
     else:
-        handler = RotatingOutput(log_file)
-        printed = RotatingOutput(log_file.with_suffix(".out"), descriptors=(1, 2))
-        if os.fstat(1).st_size >= MAX_BYTES:
-            printed.doRollover()
+        with writing(log_file):
+            handler = _to_file(log_file, log_format)
     handler.setFormatter(JsonFormatter(context) if log_format == "json" else logging.Formatter(TEXT))
     for old in list(root.handlers):
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(min(root.level, logging.INFO))
+
+
+def _to_file(path: Path, log_format: LogFormat) -> logging.Handler:
+    if not (path.exists() and os.path.samestat(os.fstat(1), path.stat())):
+        return RotatingOutput(path)
+    if log_format == "text":
+        return RotatingOutput(path, descriptors=(1, 2))
+    printed = RotatingOutput(path.with_suffix(".out"), descriptors=(1, 2))
+    if os.fstat(1).st_size >= MAX_BYTES:
+        printed.doRollover()
+    return RotatingOutput(path)
 
 
 class LoggedProgress(PlainProgress):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -78,20 +78,19 @@ def run_here(
     trials: int | None,
     hours: float | None,
     again: bool = False,
-    on_stop: Callable[[], None] = lambda: None,
+    switch: StopSwitch | None = None,
     logged: LogContext | None = None,
 ) -> tuple[StudyResult, int]:
     """The study, run in this process with progress on stderr; the exit code is 130 when it was asked to stop.
 
-    `on_stop` is called at each signal, in the signal's handler. `logged`: progress goes to the log, whose lines say this.
+    `switch`: one that signals press already. `logged`: progress goes to the log, whose lines say this.
     """
     store, worker = open_store(storage or plan.spec.storage), this_worker()
     if logged is not None:
         logged.worker = worker.worker_id
     observer = LoggedProgress(logged) if logged else LiveProgress() if sys.stderr.isatty() else PlainProgress()
-    switch = StopSwitch(on_stop)
-    with observer, signals_press(switch):
-        result = run_study(plan, store, worker, observer, switch, trials=trials, hours=hours, again=again)
+    with observer, signals_press(StopSwitch()) if switch is None else nullcontext(switch) as pressed:
+        result = run_study(plan, store, worker, observer, pressed, trials=trials, hours=hours, again=again)
     return result, 130 if result.ended == "stopped" else 0
 
 
@@ -178,7 +177,7 @@ def _require_in_bounds(name: str, value: Any) -> None:
 
 
 @contextmanager
-def signals_press(switch: StopSwitch) -> Iterator[None]:
+def signals_press(switch: StopSwitch) -> Iterator[StopSwitch]:
     """Ctrl-C and SIGTERM press the switch while the block runs.
 
     Once it was pressed, a further SIGTERM does nothing after the block either: the process is about to leave, with what it
@@ -186,7 +185,7 @@ def signals_press(switch: StopSwitch) -> Iterator[None]:
     """
     before = {number: signal.signal(number, switch.press) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield switch
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_IGN if switch.count and number == signal.SIGTERM else handler)

@@ -13,6 +13,8 @@ from autotune.cli.options import file_argument, json_option, log_options, storag
 from autotune.errors import SpecError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from autotune.cli.logs import LogContext, LogFormat
 
 
@@ -52,6 +54,7 @@ def init(model: Path, data: Path | None, device: str, out: Path, force: bool) ->
 @click.option(
     "--dry-run", is_flag=True, help="Print the filtered space with reasons, estimated time and disk; measure nothing."
 )
+@click.option("--wait-for-database", is_flag=True, help="Wait for a server that is away, instead of ending with an error.")
 @fleet_options
 @log_options
 @storage_option
@@ -65,6 +68,7 @@ def start(
     again: bool,
     listen: str | None,
     dry_run: bool,
+    wait_for_database: bool,
     launcher: str | None,
     ray_address: str | None,
     ray_gpus: int | None,
@@ -77,17 +81,29 @@ def start(
     """Run a study, or resume it to its target. One that is paused waits for `autotune resume`."""
     from autotune.cli.dry_run import dry_run_report
     from autotune.cli.metrics_server import address_of, serving
-    from autotune.cli.running import checked_plan, print_result, run_here
+    from autotune.cli.running import checked_plan, print_result, run_here, signals_press
+    from autotune.study.session import StopSwitch
 
     if dry_run:
         dry_run_report(study_file, trials, storage, as_json=as_json)
         return 0
     if listen:
         address_of(listen)
+    if detach and (log_file or wait_for_database):
+        option = "log-file" if log_file else "wait-for-database"
+        raise SpecError(f"--{option}: allowed without --detach, which has a log file of its own and ends where it cannot begin")
+    if wait_for_database:
+        _wait_for_database(study_file, storage)
     settings = launcher_settings(launcher, ray_address, ray_gpus, ray_resource)
     launcher = launcher or _needed_launcher(study_file)
     if launcher is not None:
-        for option, given in {"detach": detach, "again": again, "metrics": listen, "log-file": log_file}.items():
+        for option, given in {
+            "detach": detach,
+            "again": again,
+            "metrics": listen,
+            "log-file": log_file,
+            "log-format json": log_format == "json",
+        }.items():
             if given:
                 raise SpecError(f"--{option}: allowed on one device, without a launcher")
         return start_fleet(
@@ -109,15 +125,30 @@ def start(
         return detached(plan, study_file, [*options, *more], storage)
     if logged:
         logged.study = plan.spec.study
+    stops: list[Callable[[], None]] = []
     with (
+        # Around the helpers: whenever a signal comes, it reaches them, and none of them is left alone.
+        signals_press(StopSwitch(lambda: _call_all(stops))) as switch,
         serving(listen, plan.spec, storage or plan.spec.storage),
         helpers(workers - 1, plan, study_file, options) as stop_helpers,
     ):
-        result, code = run_here(
-            plan, storage=storage, trials=trials, hours=hours, again=again, on_stop=stop_helpers, logged=logged
-        )
+        stops.append(stop_helpers)
+        result, code = run_here(plan, storage=storage, trials=trials, hours=hours, again=again, switch=switch, logged=logged)
     print_result(result, as_json=as_json)
     return code
+
+
+def _call_all(calls: Sequence[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
+
+
+def _wait_for_database(study_file: str, storage: str | None) -> None:
+    """The database answers. Raises StoreError where it refuses."""
+    from autotune.spec.load import load_spec
+    from autotune.store.repository import wait_until_there
+
+    wait_until_there(storage or load_spec(Path(study_file)).storage, lambda text: click.echo(f"note: {text}", err=True))
 
 
 def _needed_launcher(study_file: str) -> str | None:

@@ -66,18 +66,18 @@ def dns_name(study: str) -> str:
     return label if label == study else f"{label}-{digest_of(study)[:6]}"
 
 
-_LABEL = re.compile(r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
+_LABEL = re.compile(r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 _FORMS = {
-    "kind": re.compile(r"^(Job|JobSet)$"),
+    "kind": re.compile(r"^(Job|JobSet)\Z"),
     "namespace": _LABEL,
-    "claim": re.compile(r"^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$"),
-    "secret": re.compile(r"^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$"),
-    "gpu-resource": re.compile(r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$"),
-    "gpu-product": re.compile(r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"),
-    "cpu": re.compile(r"^[1-9]\d{0,3}$"),
-    "memory": re.compile(r"^[1-9]\d*(Ki|Mi|Gi|Ti|k|M|G|T)?$"),
-    "scratch": re.compile(r"^[1-9]\d*(Ki|Mi|Gi|Ti|k|M|G|T)?$"),
-    "grace_s": re.compile(r"^[1-9]\d{0,5}$"),
+    "claim": re.compile(r"^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?\Z"),
+    "secret": re.compile(r"^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?\Z"),
+    "gpu-resource": re.compile(r"^[a-z0-9.-]+/[A-Za-z0-9._-]+\Z"),
+    "gpu-product": re.compile(r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?\Z"),
+    "cpu": re.compile(r"^[1-9]\d{0,3}\Z"),
+    "memory": re.compile(r"^[1-9]\d*(Ki|Mi|Gi|Ti|k|M|G|T)?\Z"),
+    "scratch": re.compile(r"^[1-9]\d*(Ki|Mi|Gi|Ti|k|M|G|T)?\Z"),
+    "grace_s": re.compile(r"^[1-9]\d{0,5}\Z"),
 }
 
 
@@ -218,4 +218,6 @@ def _header(request: ManifestRequest, name: str, chosen: dict[str, str], url: st
         "Variants and engines are cached in the pod and go with it; `artifacts:` in the study file shares them between pods.",
         "A worker whose device is of another kind than the study's fails its index with exit code 2; see its log.",
     ]
+    if any(not line.isprintable() for line in lines):
+        raise SpecError(f"the name of the study file, {request.study_file.name!r}, has characters that no manifest may hold")
     return "".join(f"# {line}\n" for line in lines)

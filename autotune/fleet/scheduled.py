@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from autotune.errors import SpecError
 from autotune.fleet.manifests import ManifestRequest
+from autotune.redact import url_without_secrets
 from autotune.spec.model import StudySpec
 
 STORAGE_VARIABLE = "AUTOTUNE_STORAGE"
@@ -58,5 +58,5 @@ def shared_storage(request: ManifestRequest, spec: StudySpec, groups: tuple[Work
 
 
 def has_password(url: str) -> bool:
-    """True where the URL must be kept out of what is written."""
-    return urlsplit(url).password is not None
+    """True where the URL must be kept out of what is written: it has a password, or what may be one."""
+    return url_without_secrets(url) != url

@@ -10,10 +10,10 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from autotune.errors import SpecError
 from autotune.fleet.manifests import ManifestRequest, named_options
+from autotune.fleet.scheduled import has_password
 from autotune.spec.load import load_spec
 from autotune.spec.model import StudySpec
 
@@ -85,7 +85,7 @@ def _sections(request: ManifestRequest, spec: StudySpec, scope: str, options: Ma
         yield f"Environment={_quoted(f'{name}={value}')}\n"
     if "environment_file" in options:
         yield f"EnvironmentFile={_path(Path(options['environment_file']).absolute())}\n"
-    yield f"ExecStart={_command(request, options)}\n"
+    yield f"ExecStart={_command(request, spec, options)}\n"
     yield f"TimeoutStopSec={int(spec.limits.deadline_s) + _STOP_MARGIN_S}\n"
     yield _EVERY_UNIT
     yield _NO_GPU if spec.device == "cpu" else ""
@@ -122,8 +122,18 @@ def _environment(request: ManifestRequest, spec: StudySpec) -> dict[str, str]:
     return found | {"CUDA_VISIBLE_DEVICES": number[1]}
 
 
-def _command(request: ManifestRequest, options: Mapping[str, str]) -> str:
-    words = ["-m", "autotune.cli.main", "-v", "start", str(request.study_file), "--workers", str(request.workers)]
+def _command(request: ManifestRequest, spec: StudySpec, options: Mapping[str, str]) -> str:
+    words = ["-m", "autotune.cli.main", "-v", "start", str(request.study_file)]
+    several = len(spec.devices or ()) > 1
+    if several and "metrics" in options:
+        raise SpecError(
+            "--option metrics: allowed with one device, and the study file names several; in a unit of its own instead: "
+            f"autotune metrics {request.study} --listen {options['metrics']}"
+        )
+    if not several or request.workers > 1:
+        words += ["--workers", str(request.workers)]
+    if not (request.storage or spec.storage).startswith("sqlite"):
+        words += ["--wait-for-database"]  # at boot it may come up later
     if request.storage is not None:
         words += ["--storage", _without_password(request.storage)]
     if "metrics" in options:
@@ -133,11 +143,7 @@ def _command(request: ManifestRequest, options: Mapping[str, str]) -> str:
 
 
 def _without_password(url: str) -> str:
-    try:
-        secret = urlsplit(url).password is not None or "password=" in urlsplit(url).query
-    except ValueError:
-        secret = True
-    if secret:
+    if has_password(url):
         raise SpecError(
             "--storage: the URL holds a password, which everybody could read in the unit; allowed: the URL without it, and "
             "PGPASSWORD=… in a file: --option environment_file=FILE, or the account's ~/.pgpass"

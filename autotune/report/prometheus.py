@@ -253,7 +253,7 @@ def serve(registry: CollectorRegistry, host: str, port: int) -> tuple[str, Calla
 
     try:
         server, thread = start_http_server(port, addr=host, registry=registry)
-    except (OSError, OverflowError) as exc:
+    except (OSError, OverflowError, UnicodeError) as exc:
         remedy = "another port; 0 takes a free one"
         raise EnvironmentProblem(f"cannot serve metrics on {host}:{port}: {exc}.", remedy=remedy) from exc
 

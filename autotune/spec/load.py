@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -131,7 +132,9 @@ def _resolve_paths(values: dict[str, Any], folder: Path, faults: Faults) -> None
     if isinstance(values.get("storage"), str):
         values["storage"] = absolute_storage(values["storage"], "storage", folder, faults)
     else:
-        values.setdefault("storage", absolute_storage("sqlite:///autotune.db", "storage", folder, faults))
+        named = os.environ.get("AUTOTUNE_STORAGE")  # as without a study file, from the current folder
+        where = ("sqlite:///autotune.db", folder) if named is None else (named, Path.cwd())
+        values.setdefault("storage", absolute_storage(where[0], "storage", where[1], faults))
 
 
 def _resolve_path(section: dict[str, Any] | None, key: str, folder: Path, faults: Faults, kind: str) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from autotune.candidate import KNOBS, Choices, Domain
-from autotune.redact import without_password
+from autotune.redact import url_without_secrets
 from autotune.spec.positions import Positions
 from autotune.spec.scenarios import LoadSpec as LoadSpec  # re-exported: a section like those below
 from autotune.spec.section import Section
@@ -209,6 +209,7 @@ class CacheSpec(Section):
     max_gib: float | None = Field(
         None,
         gt=0,
+        le=1e9,
         description="least recently used artifacts go beyond it, but none that a front needs; default $AUTOTUNE_CACHE_MAX_GIB, "
         "else half of what the disk would have free without them",
     )
@@ -322,7 +323,7 @@ class StudySpec(Section):
     def as_stored(self) -> dict[str, Any]:
         """The study as it is kept in a database: JSON, without the passwords of the URLs in it."""
         document = self.model_dump(mode="json")
-        return document | {k: without_password(v) for k in ("storage", "artifacts") if (v := document[k]) is not None}
+        return document | {k: url_without_secrets(v) for k in ("storage", "artifacts") if (v := document[k]) is not None}
 
     @property
     def own_priors(self) -> tuple[Mapping[str, Any], ...]:

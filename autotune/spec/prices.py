@@ -8,8 +8,8 @@ per_hour:
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +65,7 @@ def _prices(document: Document, faults: Faults) -> dict[str, float]:
         return {}
     found = {}
     for device, price in section.items():
-        if isinstance(price, bool) or not isinstance(price, int | float) or not (0 < price < math.inf):
+        if isinstance(price, bool) or not isinstance(price, int | float) or not (0 < price <= sys.float_info.max):
             faults.add(f"per_hour.{device}", shown(price), "a price above 0, without the currency")
         else:
             found[device] = float(price)

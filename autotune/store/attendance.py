@@ -54,8 +54,9 @@ class Orders:
 
 
 def enlist(connection: Connection, study_id: int, worker: WorkerIdentity) -> None:
-    """The worker works on the study."""
+    """The worker works on the study. Stops that a clock which was ahead has dated into its future are none for it."""
     now = database_now(connection.dialect.name)
+    connection.execute(delete(orders).where(_is(study_id, "stop"), orders.c.given_at > now))
     values = {
         "worker_id": worker.worker_id,
         "study_id": study_id,

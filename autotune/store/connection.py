@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from autotune.errors import EnvironmentProblem, StoreError
-from autotune.redact import without_password
+from autotune.redact import url_without_secrets
 
 BUSY_TIMEOUT_S = 2
 """How long SQLite itself waits for another writer; a write of ours takes milliseconds.
@@ -51,7 +51,7 @@ def parse_url(text: str) -> URL:
 
 def shown(url: URL) -> str:
     """The URL for messages and logs: the password reads ***."""
-    return without_password(url.render_as_string(hide_password=True))
+    return url_without_secrets(url.render_as_string(hide_password=True))
 
 
 def shown_url(text: str) -> str:

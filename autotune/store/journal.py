@@ -76,11 +76,16 @@ class Journal:
 def left_behind(folder: Path, me: WorkerIdentity) -> list[Path]:
     """The files of workers that are not alive, oldest first, and of `me`. The folder's lock must be held."""
     found = []
-    for path in sorted(folder.glob("*.jsonl"), key=lambda p: p.stat().st_mtime):
+    for path in sorted(filter(_is_ours, folder.glob("*.jsonl")), key=lambda p: p.stat().st_mtime):
         owners = {e.worker for e in _lines(path)[0]}
         if all(o.worker_id == me.worker_id or is_alive(o) is not True for o in owners):
             found.append(path)
     return found
+
+
+def _is_ours(path: Path) -> bool:
+    """A file, and no link, pipe or folder: anything else was put there by somebody, and could hang or mislead who opens it."""
+    return path.is_file() and not path.is_symlink()
 
 
 def remove(path: Path) -> None:
@@ -136,12 +141,14 @@ def entry_of(line: bytes) -> Entry | None:
             return None
         record = dict(values["record"])
         telemetry = tuple(_series(s) for s in record.pop("telemetry"))
+        worker = WorkerIdentity(**values["worker"])
+        hash(worker)  # of texts and numbers: a list would fail later
         return Entry(
             trial_id=int(values["trial_id"]),
-            worker=WorkerIdentity(**values["worker"]),
+            worker=worker,
             record=replace(TrialRecord.from_json(record), telemetry=telemetry),
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
 

@@ -56,6 +56,15 @@ def open_store(url: str, *, create: bool = True, retry_s: float = RETRY_S) -> St
     return Store(engine, retry_s=retry_s)
 
 
+def wait_until_there(url: str, note: Callable[[str], None]) -> None:
+    """A connection was made, however long it took; `note` hears of long absences. Raises StoreError where it is refused."""
+    engine = make_engine(parse_url(url))
+    try:
+        with_retry(lambda: engine.connect().close(), url=engine.url, patience=Patience(for_s=math.inf, note=note))
+    finally:
+        engine.dispose()
+
+
 def existing_store(url: str) -> Store | None:
     """As `open_store`, but None where that would make a file or tables. Nothing is written."""
     parsed = parse_url(url)

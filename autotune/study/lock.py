@@ -80,7 +80,10 @@ def workers_here(study: StudyRow) -> list[int]:
     found = []
     for path in sorted(runtime_folder().glob(f"{_stem(study)}-*.lock")):
         # The folder may be one that everybody writes to, and the ids are what `autotune stop` signals.
-        if path.stat().st_uid != os.getuid():
+        try:
+            if path.stat().st_uid != os.getuid():
+                continue
+        except FileNotFoundError:  # its worker left this moment
             continue
         try:
             with FileLock(path, timeout=0):

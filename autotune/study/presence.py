@@ -54,7 +54,7 @@ def presence_of(store: Store, study: StudyRow) -> Presence:
         here=here,
         workers=workers,
         lost=lost,
-        running=tuple(running),
+        running=tuple(under_way),
         rebooted=tuple(sorted({w.host for w in dead if is_this_boot(w) is False})),
     )
 

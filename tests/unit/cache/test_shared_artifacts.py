@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from autotune.cache import Cache
+from autotune.cache.artifact import Damaged, Manifest
+from autotune.cache.plausible import require_plausible
 from autotune.cache.remote import SharedArtifacts
 from autotune.cache.remote_state import REST_S, RemoteState
 from autotune.errors import BuildFailed, EnvironmentProblem
@@ -97,10 +99,10 @@ def test_no_temporary_names_are_left(tmp_path: Path) -> None:
     assert names == ["artifacts/engines/k.json", *(f"objects/{d[:2]}/{d}" for d in digests)]
 
 
-Damage = Callable[[Path], None]
+Damaging = Callable[[Path], None]
 
 
-def edited(change: Callable[[dict[str, Any]], None]) -> Damage:
+def edited(change: Callable[[dict[str, Any]], None]) -> Damaging:
     def damage(share: Path) -> None:
         document = json.loads(manifest_path(share).read_text())
         change(document)
@@ -109,7 +111,7 @@ def edited(change: Callable[[dict[str, Any]], None]) -> Damage:
     return damage
 
 
-def renamed(to: str) -> Damage:
+def renamed(to: str) -> Damaging:
     def change(document: dict[str, Any]) -> None:
         for section in ("files", "sizes"):
             document[section][to] = document[section].pop("empty")
@@ -117,7 +119,7 @@ def renamed(to: str) -> Damage:
     return edited(change)
 
 
-def objects(change: Callable[[Path], object]) -> Damage:
+def objects(change: Callable[[Path], object]) -> Damaging:
     def damage(share: Path) -> None:
         for path in (share / "objects").rglob("*"):
             if path.is_file() and path.stat().st_size:
@@ -126,7 +128,7 @@ def objects(change: Callable[[Path], object]) -> Damage:
     return damage
 
 
-DAMAGES: dict[str, Damage] = {
+DAMAGES: dict[str, Damaging] = {
     "another content": objects(lambda p: p.write_text("enginE")),
     "longer than said": objects(lambda p: p.write_text("engine" * 1000)),
     "cut": objects(lambda p: p.write_text("eng")),
@@ -141,11 +143,30 @@ DAMAGES: dict[str, Damage] = {
     "huge size": edited(lambda d: d["sizes"].update(empty=1 << 60)),
     "an exception of its choice": edited(lambda d: d.update(rejected={"kind": "SystemExit", "stage": "", "message": ""})),
     "needs out of the folder": edited(lambda d: d.update(needs=["../../x"])),
+    "no files": edited(lambda d: d.update(files={}, sizes={})),
+    "facts without end": edited(lambda d: d.update(facts={"n": float("inf")})),
+    "facts of no size": edited(lambda d: d.update(facts={"n": 10**400})),
     "no JSON": lambda share: manifest_path(share).write_text("{") and None,
     "a list": lambda share: manifest_path(share).write_text("[]") and None,
     "deep JSON": lambda share: manifest_path(share).write_text("[" * 200_000) and None,
     "too large": lambda share: manifest_path(share).write_text(" " * (5 << 20)) and None,
 }
+
+
+MODEL = {"params": 3, "macs": None, "bytes": 9, "digest": "a" * 64, "attention": False}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"params": [1]}, {"macs": 1.5}, {"digest": 3}, {"attention": None}, {"notes": "x"}, {"bytes": -1}]
+)
+def test_a_model_has_the_facts_of_one(wrong: dict[str, Any]) -> None:
+    """Who uses them computes with them, in the study's own process."""
+    files = {"model.onnx": "b" * 64}
+    require_plausible("base", Manifest(files=files, facts=MODEL))
+    with pytest.raises(Damaged, match=next(iter(wrong))):
+        require_plausible("base", Manifest(files=files, facts=MODEL | wrong))
+    with pytest.raises(Damaged, match="file"):
+        require_plausible("base", Manifest(files={"other": "b" * 64}, facts=MODEL))
 
 
 @pytest.mark.parametrize("name", DAMAGES)

@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from itertools import islice
 from pathlib import Path
 
@@ -63,7 +64,11 @@ def test_a_studys_log_is_json_from_end_to_end(tmp_path: Path) -> None:
     fake.write_study(tmp_path, ("trials: 12", "trials: 2"), ("max_s: 0.2", "max_s: 0.1"))
     log = tmp_path / "cache" / "logs" / "fake" / "start.log"
     log.parent.mkdir(parents=True)
-    fake.autotune(tmp_path, "start", "study.yaml", "--log-format", "json", "--log-file", str(log))
+    fake.autotune(tmp_path, "start", "study.yaml", "--detach", "--log-format", "json")
+    deadline = time.monotonic() + 60
+    while "Pareto front" not in (log.with_suffix(".out").read_text() if log.with_suffix(".out").exists() else ""):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert {line["study"] for line in lines if line["worker"]} == {"fake"}
     [worker] = {line["worker"] for line in lines if line["trial"] is not None}
@@ -73,6 +78,15 @@ def test_a_studys_log_is_json_from_end_to_end(tmp_path: Path) -> None:
     assert "Pareto front" in log.with_suffix(".out").read_text()
     said = fake.autotune(tmp_path, "logs", "study.yaml", "-n", 3).stdout
     assert said.splitlines() == log.read_text().splitlines()[-3:]
+
+
+def test_a_log_file_takes_the_log_alone(tmp_path: Path) -> None:
+    """Without --detach the document is on stdout, and what is wrong with the file is told where one looks."""
+    fake.write_study(tmp_path, ("trials: 12", "trials: 2"), ("max_s: 0.2", "max_s: 0.1"))
+    done = fake.autotune(tmp_path, "start", "study.yaml", "--log-file", "a.log", "--json")
+    assert json.loads(done.stdout)["ended"] and "trial=" in (tmp_path / "a.log").read_text()
+    wrong = fake.autotune(tmp_path, "start", "study.yaml", "--log-file", "/dev/null/a.log", expect=3)
+    assert "cannot write /dev/null/a.log" in wrong.stderr
 
 
 @pytest.mark.parametrize(("n", "expected"), [(0, []), (2, [b"b\n", b"c"]), (9, [b"a\n", b"b\n", b"c"])])

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,22 @@ def test_names_are_labels(tmp_path: Path) -> None:
     assert kubernetes.dns_name("net") == "net"
     assert kubernetes.dns_name("Net") != kubernetes.dns_name("NET") != "net"
     assert len(kubernetes.dns_name("x" * 100)) <= 50
+
+
+@pytest.mark.parametrize("url", ["postgresql://me@h/db?password=hunter2", "postgresql://me:a/hunter2@h/db"])
+def test_a_script_holds_no_password_in_any_form(url: str, tmp_path: Path) -> None:
+    """Scripts and the command lines of tasks are read by many."""
+    assert "hunter2" not in slurm.manifest(request(tmp_path, image=None, storage=url))
+
+
+def test_a_name_cannot_write_a_manifest(tmp_path: Path) -> None:
+    """A line end in the file's name would end the comment that it stands in."""
+    asked = request(tmp_path)
+    evil = asked.study_file.rename(tmp_path / "a\nkind: Evil\n#.yaml")
+    with pytest.raises(SpecError, match="characters that no manifest may hold"):
+        kubernetes.manifest(replace(asked, study_file=evil))
+    with pytest.raises(SpecError):
+        kubernetes.manifest(replace(asked, options=("claim=abc\n",)))
 
 
 def test_pods_on_cpus_keep_apart(tmp_path: Path) -> None:

@@ -34,8 +34,27 @@ def test_signs_of_systemd_in_paths_are_escaped(tmp_path: Path) -> None:
 
 def test_no_password_stands_in_a_unit(tmp_path: Path) -> None:
     """Everybody on the host may read units."""
-    with pytest.raises(SpecError, match="environment_file"):
-        make_manifest("systemd", request(tmp_path, storage="postgresql://me:hush@host/db"))
+    for url in ("postgresql://me:hush@host/db", "postgresql://me:a/hush@host/db", "postgresql://host/db?passw%6Frd=hush"):
+        with pytest.raises(SpecError, match="environment_file"):
+            make_manifest("systemd", request(tmp_path, storage=url))
+
+
+def started(unit: str) -> str:
+    return next(x for x in unit.splitlines() if x.startswith("ExecStart="))
+
+
+def test_a_database_server_is_waited_for(tmp_path: Path) -> None:
+    """At boot it may come up later than the unit; a file is there or is made."""
+    assert "--wait-for-database" in started(make_manifest("systemd", request(tmp_path, storage="postgresql://me@host/db")))
+    assert "--wait-for-database" not in started(make_manifest("systemd", request(tmp_path)))
+
+
+def test_a_unit_of_several_devices_uses_all_of_them(tmp_path: Path) -> None:
+    """`start` places one worker per device where it is given no number; metrics it serves for one device only."""
+    file = fake.write_study(tmp_path, ("engines: [fake]", "engines: [fake]\ndevices: [fake:0, fake:1]"))
+    assert "--workers" not in started(make_manifest("systemd", ManifestRequest(study="fake", study_file=file)))
+    with pytest.raises(SpecError, match="autotune metrics fake --listen 9464"):
+        make_manifest("systemd", ManifestRequest(study="fake", study_file=file, options=("metrics=9464",)))
 
 
 def test_trials_are_the_studys_own_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

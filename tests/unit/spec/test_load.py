@@ -84,6 +84,18 @@ def test_paths_are_relative_to_the_study_file(folder: Path, monkeypatch: pytest.
     assert spec.file == folder / "study.yaml"
 
 
+def test_a_file_that_names_no_database_takes_the_environments(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As commands without a study file do, so that both look at the same one; a relative file is in the current folder."""
+    monkeypatch.delenv("AUTOTUNE_STORAGE", raising=False)
+    assert loaded(folder, GOOD).storage == f"sqlite:///{folder}/autotune.db"
+    monkeypatch.setenv("AUTOTUNE_STORAGE", "postgresql://me@host/db")
+    assert loaded(folder, GOOD).storage == "postgresql://me@host/db"
+    assert loaded(folder, GOOD + "storage: sqlite:///a.db\n").storage == f"sqlite:///{folder}/a.db"
+    monkeypatch.setenv("AUTOTUNE_STORAGE", "sqlite:///b.db")
+    monkeypatch.chdir("/usr")
+    assert loaded(folder, GOOD).storage == "sqlite:////usr/b.db"
+
+
 @pytest.mark.parametrize("url", ["sqlite:////abs/a.db", "postgresql+psycopg://me:pw@host:5432/db", "postgresql:///db"])
 def test_absolute_storage_is_kept_as_it_is(folder: Path, url: str) -> None:
     """An absolute SQLite file and a PostgreSQL URL are not changed."""

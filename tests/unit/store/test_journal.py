@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from store_samples import LOAD, complete, rejected
 
 from autotune.records import Rejection, Series
+from autotune.store import journal
 from autotune.store.journal import Entry, Journal, entry_of, left_behind, line_of, read
 from autotune.store.worker import WorkerIdentity, this_worker
 
@@ -19,10 +22,10 @@ DEAD = WorkerIdentity(worker_id="gone-1-abcd", host=this_worker().host, pid=1, p
 def filled(folder: Path, worker: WorkerIdentity, n: int = 3) -> Path:
     """A journal of that worker with n trials that wait."""
     folder.mkdir(parents=True, exist_ok=True)
-    journal = Journal(folder, worker)
+    own = Journal(folder, worker)
     for number in range(n):
-        journal.add(100 + number, complete(number))
-    return journal.path
+        own.add(100 + number, complete(number))
+    return own.path
 
 
 def test_a_record_comes_back_as_it_was() -> None:
@@ -36,11 +39,11 @@ def test_a_record_comes_back_as_it_was() -> None:
 
 def test_what_is_stored_waits_no_more(tmp_path: Path) -> None:
     """After `settle` there is no file, and nothing to carry over."""
-    journal = Journal(tmp_path / "j", DEAD)
-    journal.add(1, complete(0))
-    assert [e.record for e in read(journal.path).entries] == [complete(0)]
-    journal.settle()
-    assert not journal.path.exists() and left_behind(tmp_path / "j", this_worker()) == []
+    own = Journal(tmp_path / "j", DEAD)
+    own.add(1, complete(0))
+    assert [e.record for e in read(own.path).entries] == [complete(0)]
+    own.settle()
+    assert not own.path.exists() and left_behind(tmp_path / "j", this_worker()) == []
 
 
 def test_a_last_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
@@ -71,6 +74,24 @@ def test_no_line_is_fatal(line: bytes) -> None:
     assert entry_of(line) is None
 
 
+def test_an_entry_of_impossible_values_is_none() -> None:
+    """With a digest that is right: whoever can write there can compute it, and no start may end in a traceback."""
+    good = json.loads(line_of(Entry(trial_id=7, worker=DEAD, record=complete(0))))["entry"]
+    for wrong in ({"trial_id": math.inf}, {"worker": {**good["worker"], "worker_id": ["a"]}}, {"record": 3}):
+        values = {**good, **wrong}
+        assert entry_of(json.dumps({"digest": journal._digest(values), "entry": values}).encode()) is None
+    assert entry_of(b'{"entry": ' + b"[" * 200_000) is None
+
+
+def test_only_files_are_journals(tmp_path: Path) -> None:
+    """A pipe would hang who opens it, and a link lead elsewhere."""
+    path = filled(tmp_path, DEAD)
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "nowhere")
+    assert left_behind(tmp_path, this_worker()) == [path]
+
+
 def test_a_living_workers_journal_is_its_own(tmp_path: Path) -> None:
     """Files of dead workers and of oneself are carried over; that of another that lives is not."""
     me = this_worker()
@@ -82,7 +103,7 @@ def test_a_living_workers_journal_is_its_own(tmp_path: Path) -> None:
 def test_a_disk_that_takes_nothing_costs_the_carry_over_only(tmp_path: Path) -> None:
     """Where the journal cannot be written the study goes on; half a line is never left."""
     (tmp_path / "file").write_text("")
-    journal = Journal(tmp_path / "file" / "j", DEAD)
-    journal.add(1, complete(0))
-    journal.settle()
-    assert journal.n_waiting == 0
+    own = Journal(tmp_path / "file" / "j", DEAD)
+    own.add(1, complete(0))
+    own.settle()
+    assert own.n_waiting == 0

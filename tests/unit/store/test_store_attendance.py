@@ -5,9 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+import pytest
+from sqlalchemy import literal
+
 from autotune.store import attendance
 from autotune.store.attendance import Order, Orders
 from autotune.store.repository import Store
+from autotune.store.tables import UtcTime
 from autotune.store.worker import this_worker
 
 ELSEWHERE = replace(this_worker(), host="elsewhere.example")
@@ -60,6 +64,15 @@ def test_a_stop_is_for_those_who_are_there(store: Store, study_id: int) -> None:
     assert orders(store, study_id).n_stops == 1 and not orders(store, study_id).puts_back
     store.order(study_id, "stop", "me")
     assert orders(store, study_id).n_stops == 2 and orders(store, study_id).puts_back
+
+
+def test_a_stop_from_the_future_stops_nobody(store: Store, study_id: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was given under a clock that was set back since, to workers that are long gone: no start is to end by it."""
+    with monkeypatch.context() as ahead:
+        ahead.setattr(attendance, "database_now", lambda dialect: literal("2999-01-01T00:00:00.000+00:00", UtcTime))
+        store.order(study_id, "stop", "me")
+    store.enlist(study_id, ELSEWHERE)
+    assert orders(store, study_id).n_stops == 0
 
 
 def test_a_stop_at_once_counts_twice(store: Store, study_id: int) -> None:
