@@ -24,6 +24,10 @@ _START_S = 60.0
 """How long a detached study may take until it is seen in the database: imports on a cold disk, a slow database server."""
 
 
+_WELL = (0, 130, -signal.SIGTERM)
+"""How a helper leaves: done, asked to stop, or asked before it had begun."""
+
+
 @contextmanager
 def helpers(n: int, plan: StudyPlan, study_file: str, options: Sequence[str]) -> Iterator[Callable[[], None]]:
     """`n` more workers run while the block does, and are asked to stop when it ends. Gives the call that asks them.
@@ -46,15 +50,20 @@ def helpers(n: int, plan: StudyPlan, study_file: str, options: Sequence[str]) ->
     finally:
         if not asked:
             stop()
-        for process in running:
-            process.wait()
+        for i, process in enumerate(running):
+            if (code := process.wait()) not in _WELL:
+                click.echo(f"note: helper {i + 1} left with {code}; see {folder / f'worker-{i + 1}.log'}", err=True)
 
 
 def detached(plan: StudyPlan, study_file: str, options: Sequence[str], storage: str | None) -> int:
     """The study goes on in a session of its own; its exit code if it ended at once, else 0 as soon as it is at work."""
     log_path = _log_folder(plan) / "start.log"
     process = _spawn(log_path, ["-v", "start", study_file, *options])
-    if _ended_before_working(process, log_path) and process.returncode != 0:
+    ended = _ended_before_working(process, log_path)
+    if ended and process.returncode == 0:
+        click.echo(f"study {plan.spec.study} is done; its log: {log_path}", err=True)
+        return 0
+    if ended:
         printed = log_path.with_suffix(".out") if "json" in options else log_path
         click.echo(f"autotune: study {plan.spec.study} did not start; its log {printed} ends:", err=True)
         click.echo("\n".join(printed.read_text(errors="replace").splitlines()[-5:]), err=True)
