@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
-_USER = re.compile(r"([a-z][a-z0-9+.-]*)://(?![/\s])([^\s/:]*)(:\S*)?@", re.IGNORECASE)
-"""Scheme, user and password of a URL. The password reaches to the last @ and may hold what has no place in a URL."""
-_QUERY = re.compile(r"([?&;])([^\s=&;?]+)=([^&\s'\"]*)")
+_USER = re.compile(r"([a-z][a-z0-9+.-]{0,30})://(?![/\s])([^\s/:]{0,255})(:\S{0,4095})?@", re.IGNORECASE)
+"""Scheme, user and password of a URL. The password reaches to the last @ and may hold what has no place in a URL.
+Each is bounded, or a hostile text of many beginnings would take the square of its length."""
+_QUERY = re.compile(r"([?&;])([^\s=&;?]{1,255})=([^&\s'\"]*)")
 _SECRET = re.compile(r"pass|pwd|secret|token|sig|key|credential|auth", re.IGNORECASE)
 """What the name of a query's value tells of a secret in a text of which nobody knows what it is."""
 _TOKEN_SCHEMES = ("http", "https", "ftp", "ftps")

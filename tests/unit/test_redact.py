@@ -54,6 +54,12 @@ def test_a_url_in_a_wrong_place_is_not_repeated() -> None:
     assert "hush" not in str(problem) and "hush" not in str(SpecError([problem]))
 
 
+@pytest.mark.parametrize("part", ["a", "://", "a://b:", "?a", "&a=", "a://b@"])
+def test_a_long_text_takes_its_length(part: str) -> None:
+    """A quarter of a MiB, as a study file may have: the square of that would not end."""
+    assert without_password(part * (2**18 // len(part)))
+
+
 def test_what_has_none_stays() -> None:
     """Files, and users without one."""
     for url in ("sqlite:////data/a.db", "postgresql://me@host/db?sslmode=require", "file:///mnt/share"):
