@@ -11,7 +11,7 @@ the picture by matplotlib apart.
 endurance: trials of the fake engine in one study process, without their load, which would only sleep
 (scale_parts/endurance.py); every fifty trials the resident memory of the process and of the one that forks trials, open files,
 threads, database size, and what a trial took outside its own stages. It says for each whether it stayed flat after the first
-1,000 trials, and by which rule.
+500 trials, and by which rule.
 """
 
 from __future__ import annotations

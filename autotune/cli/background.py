@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from autotune.cli.options import PASSED_STORAGE, writing
 if TYPE_CHECKING:
     from autotune.store.attendance import Order
     from autotune.study.plan import StudyPlan
+    from autotune.study.session import StopSwitch
 
 _START_S = 60.0
 """How long a detached study may take until it is seen in the database: imports on a cold disk, a slow database server."""
@@ -29,27 +30,29 @@ _WELL = (0, 130, -signal.SIGTERM)
 
 
 @contextmanager
-def helpers(n: int, plan: StudyPlan, study_file: str, options: Sequence[str]) -> Iterator[Callable[[], None]]:
-    """`n` more workers run while the block does, and are asked to stop when it ends. Gives the call that asks them.
+def helpers(n: int, plan: StudyPlan, study_file: str, options: Sequence[str], switch: StopSwitch) -> Iterator[None]:
+    """`n` more workers run while the block does. Whenever `switch` is pressed they are asked to stop, else when the block ends.
 
     They are in sessions of their own: Ctrl-C on the terminal reaches this process, which passes it on once and not twice.
     """
     folder = _log_folder(plan) if n else Path()
-    running = [_spawn(folder / f"worker-{i + 1}.log", ["worker", study_file, *options]) for i in range(n)]
-
-    asked = False
+    running: list[subprocess.Popen[bytes]] = []
+    asked = set[int]()
 
     def stop() -> None:
-        nonlocal asked
-        asked = True
         for process in running:
+            asked.add(process.pid)
             process.send_signal(signal.SIGTERM)
 
+    switch.on_press = stop
     try:
-        yield stop
+        for i in range(n):
+            running.append(_spawn(folder / f"worker-{i + 1}.log", ["worker", study_file, *options]))
+        yield
     finally:
-        if not asked:
-            stop()
+        for process in running:
+            if process.pid not in asked:  # nobody pressed, or it was begun at that very moment
+                process.send_signal(signal.SIGTERM)
         for i, process in enumerate(running):
             if (code := process.wait()) not in _WELL:
                 click.echo(f"note: helper {i + 1} left with {code}; see {folder / f'worker-{i + 1}.log'}", err=True)

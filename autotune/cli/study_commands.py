@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,6 @@ from autotune.cli.options import file_argument, json_option, log_options, storag
 from autotune.errors import SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from autotune.cli.logs import LogContext, LogFormat
 
 
@@ -89,23 +88,17 @@ def start(
         return 0
     if listen:
         address_of(listen)
-    if detach and (log_file or wait_for_database):
-        option = "log-file" if log_file else "wait-for-database"
-        raise SpecError(f"--{option}: allowed without --detach, which has a log file of its own and ends where it cannot begin")
+    if detach:
+        where = "without --detach, which has a log file of its own and ends where it cannot begin"
+        _refuse({"log-file": log_file, "wait-for-database": wait_for_database}, where)
     if wait_for_database:
         _wait_for_database(study_file, storage)
     settings = launcher_settings(launcher, ray_address, ray_gpus, ray_resource)
     launcher = launcher or _needed_launcher(study_file)
     if launcher is not None:
-        for option, given in {
-            "detach": detach,
-            "again": again,
-            "metrics": listen,
-            "log-file": log_file,
-            "log-format json": log_format == "json",
-        }.items():
-            if given:
-                raise SpecError(f"--{option}: allowed on one device, without a launcher")
+        _refuse({
+            "detach": detach, "again": again, "metrics": listen, "log-file": log_file, "log-format json": log_format == "json",
+        }, "on one device, without a launcher")  # fmt: skip
         return start_fleet(
             study_file,
             launcher,
@@ -125,22 +118,21 @@ def start(
         return detached(plan, study_file, [*options, *more], storage)
     if logged:
         logged.study = plan.spec.study
-    stops: list[Callable[[], None]] = []
     with (
         # Around the helpers: whenever a signal comes, it reaches them, and none of them is left alone.
-        signals_press(StopSwitch(lambda: _call_all(stops))) as switch,
+        signals_press(StopSwitch()) as switch,
         serving(listen, plan.spec, storage or plan.spec.storage),
-        helpers(workers - 1, plan, study_file, options) as stop_helpers,
+        helpers(workers - 1, plan, study_file, options, switch),
     ):
-        stops.append(stop_helpers)
         result, code = run_here(plan, storage=storage, trials=trials, hours=hours, again=again, switch=switch, logged=logged)
     print_result(result, as_json=as_json)
     return code
 
 
-def _call_all(calls: Sequence[Callable[[], None]]) -> None:
-    for call in calls:
-        call()
+def _refuse(given: Mapping[str, object], allowed: str) -> None:
+    """Raises SpecError where one of the options was given."""
+    for option in (name for name, value in given.items() if value):
+        raise SpecError(f"--{option}: allowed {allowed}")
 
 
 def _wait_for_database(study_file: str, storage: str | None) -> None:

@@ -75,6 +75,7 @@ def items_per_second(session: Any, settings: dict[str, Any], seconds: float) -> 
 
 
 def main() -> None:
+    """One input, or a load of the exported settings; what came out is printed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input")
     parser.add_argument("--seconds", type=float, default=5.0)

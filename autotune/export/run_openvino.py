@@ -75,6 +75,7 @@ def _output_name(port: Any) -> str:
 
 
 def main() -> None:
+    """One input, or a load of the exported settings; what came out is printed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input")
     parser.add_argument("--seconds", type=float, default=5.0)

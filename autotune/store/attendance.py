@@ -55,8 +55,13 @@ class Orders:
 
 def enlist(connection: Connection, study_id: int, worker: WorkerIdentity) -> None:
     """The worker works on the study. Stops that a clock which was ahead has dated into its future are none for it."""
+    ahead = orders.c.given_at > database_now(connection.dialect.name)
+    connection.execute(delete(orders).where(_is(study_id, "stop"), ahead))
+    _list(connection, study_id, worker)
+
+
+def _list(connection: Connection, study_id: int, worker: WorkerIdentity) -> None:
     now = database_now(connection.dialect.name)
-    connection.execute(delete(orders).where(_is(study_id, "stop"), orders.c.given_at > now))
     values = {
         "worker_id": worker.worker_id,
         "study_id": study_id,
@@ -73,7 +78,7 @@ def enlist(connection: Connection, study_id: int, worker: WorkerIdentity) -> Non
 
 def beat(connection: Connection, study_id: int, worker: WorkerIdentity, state: WorkerState) -> None:
     """The worker was just heard of, in this state; it is enlisted anew where somebody took it for dead meanwhile."""
-    enlist(connection, study_id, worker)
+    _list(connection, study_id, worker)
     now = database_now(connection.dialect.name)
     mine = workers.c.worker_id == worker.worker_id
     connection.execute(update(workers).where(mine).values(heartbeat_at=now, state=state))

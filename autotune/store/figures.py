@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 
 from sqlalchemy import Connection, and_, func, or_, select
 
-from autotune.records import FINISHED, TrialRole, TrialState
+from autotune.records import FINISHED, TrialRole, TrialState, seconds_between
 from autotune.store.tables import telemetry, trials
 
 _NO_ERROR = "accuracy_too_low"
@@ -90,9 +89,7 @@ def _finished(connection: Connection, study_id: int, after_id: int) -> tuple[Fin
 
 
 def _seconds(began: str | None, ended: str | None) -> float | None:
-    if began is None or ended is None:
-        return None
-    return max(0.0, (datetime.fromisoformat(ended) - datetime.fromisoformat(began)).total_seconds())
+    return seconds_between(began, ended) if began and ended else None
 
 
 def _last_error(connection: Connection, study_id: int) -> LastError | None:

@@ -47,7 +47,7 @@ def presence_of(store: Store, study: StudyRow) -> Presence:
     lost = tuple(w for w in known if is_gone(w))
     workers = tuple(w for w in known if w not in lost)
     under_way = [t for t in running if not is_dead(t)]
-    dead = [*(w.worker for w in lost), *(t.worker for t in running if is_dead(t))]
+    dead = [*(w.worker for w in lost), *(t.worker for t in running if t not in under_way)]
     return Presence(
         state=_state(pause, is_alive=bool(here or workers or under_way), measures=bool(under_way), lost_any=bool(dead)),
         pause=pause,

@@ -36,7 +36,7 @@ class StopSwitch:
 
     def __init__(self, on_press: Callable[[], None] = lambda: None) -> None:
         self._pressed = 0
-        self._on_press = on_press
+        self.on_press = on_press
         self.orders = Orders()
         self.is_waiting = False
 
@@ -58,7 +58,7 @@ class StopSwitch:
     def press(self, *_: object) -> None:
         """One more request; has the signature of a signal handler."""
         self._pressed += 1
-        self._on_press()
+        self.on_press()
 
     def heed(self, orders: Orders) -> None:
         """These are the orders now."""

@@ -30,9 +30,8 @@ from autotune.study.session import StopSwitch
 from autotune.trial.isolation import TrialProcess
 from autotune.trial.request import TrialRequest
 
-EVERY, SETTLED = 50, 1000
-"""A sample every so many trials; what happens before that many is warming up: memories of 500 trials each fill, Optuna's and
-the search's, and what they let go of is used again only then."""
+EVERY, SETTLED = 50, 500
+"""A sample every so many trials; what happens before that many is warming up, while memories that are bounded fill."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _STUDY = """\
 study: endurance

@@ -9,16 +9,17 @@ import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from assets import fake_study as fake
+from assets.watching import opened, shows, wait_until
 
 from autotune.records import FINISHED
-from autotune.store.repository import SEARCHED, Store, open_store
+from autotune.store.repository import SEARCHED
 
 MANY = ("trials: 12", "trials: 5000")
 LONG_LOAD = ("max_s: 0.2", "max_s: 60"), ("min_windows: 4", "min_windows: 1000"), ("accuracy_drop: 0.05", "accuracy_drop: 0.9")
@@ -40,20 +41,6 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 def status(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(fake.autotune(folder, "status", "study.yaml", "--json").stdout)
     return found
-
-
-def wait_until(true: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.1)
-
-
-def opened(folder: Path) -> tuple[Store, int]:
-    store = open_store(f"sqlite:///{folder / 'study.db'}", create=False)
-    row = store.study("fake")
-    assert row is not None
-    return store, row.id
 
 
 def n_finished(folder: Path) -> int:
@@ -207,16 +194,7 @@ def test_a_stop_while_the_finalists_wait_for_the_end_of_a_pause(folder: Path) ->
         fake.command("start", "study.yaml"), cwd=folder, env=fake.environment(folder), stderr=subprocess.PIPE, text=True
     )
 
-    def has_final() -> bool:
-        if not (folder / "study.db").exists():
-            return False
-        try:
-            store, study_id = opened(folder)
-        except Exception:
-            return False
-        return bool(store.trials(study_id, ["complete"], ["final"]))
-
-    wait_until(has_final)
+    wait_until(lambda: shows(folder, lambda store, study_id: bool(store.trials(study_id, ["complete"], ["final"]))))
     fake.autotune(folder, "pause", "study.yaml")
     wait_until(lambda: [w["state"] for w in status(folder)["workers"]] == ["paused"])
     process.send_signal(signal.SIGTERM)

@@ -8,16 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 from assets import fake_study as fake
+from assets.watching import opened, shows, wait_until
 
 from autotune.records import FINISHED, TrialRecord
 from autotune.spec.load import load_spec
-from autotune.store.repository import SEARCHED, Store, open_store
+from autotune.store.repository import SEARCHED, open_store
 from autotune.study import scoring
 
 N_TRIALS = 5
@@ -29,13 +29,6 @@ CHAINS = {
     "the bookkeeping": ("claimed", "finished", "half-told", "told"),
 }
 """Points at which one study is killed, start after start; see tests/assets/killed_start.py."""
-
-
-def opened(folder: Path) -> tuple[Store, int]:
-    store = open_store(f"sqlite:///{folder / 'study.db'}", create=False)
-    row = store.study("fake")
-    assert row is not None
-    return store, row.id
 
 
 def finished(folder: Path) -> list[TrialRecord]:
@@ -53,13 +46,6 @@ def ours(folder: Path) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return [p for p in found if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-
-
-def wait_until(true: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
 
 
 def assert_whole(folder: Path, n_trials: int = N_TRIALS) -> None:
@@ -189,13 +175,7 @@ def started(folder: Path, *more: object) -> subprocess.Popen[str]:
 
 
 def search_is_under_way(folder: Path) -> bool:
-    if not (folder / "study.db").exists():
-        return False
-    try:
-        store, study_id = opened(folder)
-    except Exception:
-        return False
-    return any(t.role == "search" for t in store.running(study_id))
+    return shows(folder, lambda store, study_id: any(t.role == "search" for t in store.running(study_id)))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from assets import fake_study as fake
+from assets.watching import wait_until
 
 from autotune.records import FINISHED, TrialRecord
 from autotune.store.journal import read
@@ -46,13 +47,6 @@ def started() -> Iterator[Starter]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def wait_until(true: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
 
 
 def searching(url: str) -> bool:

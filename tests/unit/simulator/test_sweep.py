@@ -48,8 +48,8 @@ def planned(study: StudyPlan, repeats: int = 1) -> SweepPlan:
 def test_a_sweep_is_killed_and_goes_on(study: StudyPlan) -> None:
     """Stopped after three measurements, it finishes the rest; a point measured before is not measured again.
 
-    The rejected precision is run once per engine at most: its other settings follow. Speeds are the fake's formula, or
-    lower where the machine is busy, and the first use of an artifact shows its real time. At the end the table alone is left.
+    The rejected precision is run once per engine at most: its other settings follow. Speeds are the fake's formula to 25 %,
+    and the first use of an artifact shows its real time. At the end nothing but the table is left.
     """
     plan, heard = planned(study), []
     table, complete = record_sweep(plan, lambda *a: heard.append(a[3]), lambda: len(heard) >= 3, lambda: False)
@@ -63,7 +63,7 @@ def test_a_sweep_is_killed_and_goes_on(study: StudyPlan) -> None:
     assert {p.reject.reason for p in rejected if p.reject} == {"accuracy_too_low"}
     for point in table.points:
         if point.loads:
-            assert 0 < point.items_per_s <= 1.25 * throughput_items_per_s(point.candidate)
+            assert point.items_per_s == pytest.approx(throughput_items_per_s(point.candidate), rel=0.25)
     assert {a.kind for a in table.artifacts} == {"variant", "engine", "accuracy"}
     assert all(a.seconds > 0 for a in table.artifacts)
     clean_up(plan)
