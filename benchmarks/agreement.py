@@ -3,9 +3,11 @@
     python benchmarks/agreement.py --data ../shared/data --out benchmarks/results/agreement.json [--quick]
 
 MobileNetV2 and ResNet-20 in fp32 on both CPU engines, the same built engine with the same settings for all. In each round, in
-random order: our closed loop, LoadGen's Offline, benchmark_app on the same compiled model (OpenVINO only), our server and
-LoadGen's Server at 70 % of the peak. Printed are medians over the rounds, with their range, of our figure over the other's in
-the same round: of throughput, and of p99 from the scheduled arrival. Needs: pip install 'autotune[cpu,loadgen]'
+random order: our closed loop, LoadGen's Offline, benchmark_app on the same compiled model (OpenVINO only), and LoadGen's Server
+at 70 % of the peak followed by our open loop on the very arrivals that LoadGen had drawn, since p99 of two different draws of
+some seconds lie further apart than what is looked for. Printed are medians over the rounds, with their range, of our figure
+over the other's in the same round: of throughput, and of p50 and p99 from the scheduled arrival.
+Needs: pip install 'autotune[cpu,loadgen]'
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from two_models import Bench, arguments_of, benches, machine, spread, write
 
+from autotune.bench.loadgen_log import read_log
 from autotune.candidate import Candidate
 from autotune.fingerprint import usable_cores
 from autotune.records import TrialRecord
@@ -62,23 +66,31 @@ def _row(bench: Bench, engine: str, rounds: int, seconds: float, seed: int) -> d
 
     peak = bench.measured(candidate, load()).throughput_items_per_s
     rate = RATE * peak.value if peak else 1.0
-    server = {"server": {"qps": rate, "slo_ms": 1000.0 * max(1.0, 40 * BATCH / rate)}}
-    contenders: dict[str, Callable[[], Figures]] = {
-        "ours_offline": lambda: _figures(bench.measured(candidate, load())),
-        "loadgen_offline": lambda: _figures(bench.measured(candidate, load(driver="loadgen"))),
-        "ours_server": lambda: _figures(bench.measured(candidate, load(**server))),
-        "loadgen_server": lambda: _figures(bench.measured(candidate, load(driver="loadgen", **server))),
-    }
+    slo_ms = 1000.0 * max(1.0, 40 * BATCH / rate)
+
+    def servers() -> dict[str, Figures]:
+        theirs = _figures(bench.measured(candidate, load(driver="loadgen", server={"qps": rate, "slo_ms": slo_ms})))
+        arrivals = _arrivals(bench)
+        return {
+            "loadgen_server": theirs,
+            "ours_server": _figures(bench.measured(candidate, load(trace={"file": str(arrivals), "slo_ms": slo_ms}))),
+        }
+
+    contenders: list[Callable[[], dict[str, Figures]]] = [
+        lambda: {"ours_offline": _figures(bench.measured(candidate, load()))},
+        lambda: {"loadgen_offline": _figures(bench.measured(candidate, load(driver="loadgen")))},
+        servers,
+    ]
     if engine == "openvino":
-        contenders["benchmark_app"] = lambda: _benchmark_app(bench, candidate, seconds)
+        contenders.append(lambda: {"benchmark_app": _benchmark_app(bench, candidate, seconds)})
     order = random.Random(f"{seed}/{bench.name}/{engine}")
-    found: dict[str, list[Figures]] = {name: [] for name in contenders}
+    found: dict[str, list[Figures]] = {}
     for _ in range(rounds):
-        names = list(contenders)
-        order.shuffle(names)
-        for name in names:
-            found[name].append(contenders[name]())
-            print(f"  {bench.name} {engine} {name}: {found[name][-1]}", file=sys.stderr, flush=True)
+        order.shuffle(contenders)
+        for contender in contenders:
+            for name, figures in contender().items():
+                found.setdefault(name, []).append(figures)
+                print(f"  {bench.name} {engine} {name}: {figures}", file=sys.stderr, flush=True)
     pairs = [("items_per_s", "ours_offline", "loadgen_offline"), ("p99_ms", "ours_server", "loadgen_server")]
     pairs += [("p50_ms", "ours_server", "loadgen_server")]
     pairs += [("items_per_s", "ours_offline", "benchmark_app")] if "benchmark_app" in found else []
@@ -89,6 +101,14 @@ def _row(bench: Bench, engine: str, rounds: int, seconds: float, seed: int) -> d
         "rounds": found,
         "ratios": [{"of": what, "ours": a, "theirs": b, **_ratio(found[a], found[b], what)} for what, a, b in pairs],
     }
+
+
+def _arrivals(bench: Bench) -> Path:
+    """When LoadGen's Server, which has just run, let its samples arrive, as a trace that our own driver replays."""
+    scheduled_s = np.sort(read_log(bench.loadgen_logs).scheduled_ns) / 1e9
+    file = bench.loadgen_logs / "arrivals.csv"
+    file.write_text("second\n" + "".join(f"{s:.9f}\n" for s in scheduled_s))
+    return file
 
 
 def _ratio(ours: list[Figures], theirs: list[Figures], what: str) -> dict[str, float]:

@@ -16,10 +16,12 @@ class Assembler:
 
     `batches`: the pool, each entry with `batch_size` samples. `partial`: the session takes fewer samples than the batch size;
     else a batch that is not full is padded with what its buffer held before, as an engine with static shapes must be given it.
+    `whole`: full batches of the pool are given as they stand in it, as where all samples are there from the beginning.
     """
 
-    def __init__(self, batches: Sequence[Inputs], batch_size: int, slots: int, *, partial: bool) -> None:
+    def __init__(self, batches: Sequence[Inputs], batch_size: int, slots: int, *, partial: bool, whole: bool = False) -> None:
         self._batches, self._batch_size, self._partial = batches, batch_size, partial
+        self._whole = whole or batch_size == 1
         self._rows = {name: [row for batch in batches for row in batch[name]] for name in batches[0]}
         self._n = len(batches) * batch_size
         self._buffers: list[dict[str, NDArray[Any]]] = [
@@ -28,8 +30,8 @@ class Assembler:
 
     def batch(self, slot: int, first: int, n: int) -> Inputs:
         """The samples `first`…`first + n` of the pool taken round and round, n ≤ batch size; valid until the slot's next."""
-        if self._batch_size == 1:
-            return self._batches[first % self._n]
+        if self._whole and n == self._batch_size and first % n == 0:
+            return self._batches[first % self._n // n]
         buffers = self._buffers[slot]
         for name, buffer in buffers.items():
             rows = self._rows[name]

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from autotune.bench.scenario import Loadable, measured_peak
 from autotune.bench.served import share_within
 from autotune.bench.server import SLO_MISSED
 from autotune.bench.statistics import mean_estimate
-from autotune.bench.workers import Workers
+from autotune.bench.workers import Workers, wake_on_time
 from autotune.errors import EnvironmentProblem
 from autotune.records import GIVEN_UP, Estimate, LoadFigures
 from autotune.spec.model import LoadSpec
@@ -40,53 +40,69 @@ _FEWEST = 460
 
 
 class LoadGenFeed:
-    """Samples as LoadGen issues them. `wait_ns`: a batch that is not full waits so long for more."""
+    """Samples as LoadGen issues them. `wait_ns`: a batch that is not full waits so long for more.
+
+    One worker at a time gathers a batch, the others wait for their turn behind it. What LoadGen's thread does is one call of C
+    for each sample: it shares the processors with the engine, and whatever it takes is missing there and is measured.
+    """
 
     def __init__(self, batch_size: int, wait_ns: int, clock: Callable[[], int], complete: Callable[[list[int]], None]) -> None:
         self._batch_size, self._wait_ns, self._clock, self._complete = batch_size, wait_ns, clock, complete
-        self._turn = threading.Condition()
-        self._waiting: deque[tuple[int, int]] = deque()
-        self._ids: dict[int, list[int]] = {}
+        self._turn = threading.Lock()
+        self._issued: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
+        self._gathered: list[tuple[int, int]] = []
+        self._running: dict[int, list[int]] = {}
         self._next = 0
-        self._stopped = False
+        self._stopped = threading.Event()
 
-    def issue(self, samples: Any) -> None:
+    def issue(self, ids: list[int], indices: list[int]) -> None:
         """LoadGen's call: these samples are to be run."""
-        now = self._clock()
-        with self._turn:
-            if not self._stopped:
-                self._waiting.extend((s.id, now) for s in samples)
-                self._turn.notify(len(samples) // self._batch_size + 1)
-                return
-        # Answered at once, a closed scenario would ask, and log, as fast as it can until its time is over.
-        time.sleep(0.01)
-        self._complete([s.id for s in samples])
+        if self._stopped.is_set():
+            # Answered at once, a closed scenario would ask, and log, as fast as it can until its time is over.
+            time.sleep(0.01)
+            self._complete(ids)
+            return
+        now, put = self._clock(), self._issued.put
+        for i in ids:
+            put((i, now))
+        if self._stopped.is_set():
+            self.answer_rest()  # the rest was answered meanwhile, perhaps without these
 
     def take(self, wait: bool = True) -> Work | None:
         """Up to a batch of what was issued."""
-        with self._turn:
-            while not self._stopped and (pause_s := self._pause_s()) != 0.0:
-                if not wait:
-                    return None
-                self._turn.wait(pause_s)
-            if self._stopped:
+        if not self._turn.acquire(blocking=wait):
+            return None
+        try:
+            if not self._gather(wait):
                 return None
-            n = min(self._batch_size, len(self._waiting))
-            first, self._next = self._next, self._next + n
-            self._ids[first] = [self._waiting.popleft()[0] for _ in range(n)]
+            first, n = self._next, len(self._gathered)
+            self._next += n
+            self._running[first] = [i for i, _ in self._gathered]
+            self._gathered.clear()
+        finally:
+            self._turn.release()
         return first, n
 
-    def _pause_s(self) -> float | None:
-        """How long to wait before a batch may be taken: 0 for now, None until there is one."""
-        if not self._waiting:
-            return None
-        if self._wait_ns == 0 or len(self._waiting) >= self._batch_size:
-            return 0.0
-        return max(0.0, (self._waiting[0][1] + self._wait_ns - self._clock()) / NS)
+    def _gather(self, wait: bool) -> bool:
+        """A batch is gathered: it is full or has waited long enough. False: there is none, or none any more."""
+        gathered, issued = self._gathered, self._issued
+        while not self._stopped.is_set() and len(gathered) < self._batch_size:
+            pause_s = None if not gathered else max(0.0, (gathered[0][1] + self._wait_ns - self._clock()) / NS)
+            if pause_s == 0.0 and issued.empty():
+                break
+            try:
+                found = issued.get(wait and pause_s != 0.0, pause_s)
+            except Empty:
+                if not wait:
+                    return False
+                continue
+            if found is not None:
+                gathered.append(found)
+        return not self._stopped.is_set()
 
     def done(self, work: Work, at_ns: int) -> None:
         """LoadGen hears of it."""
-        ids = self._ids.pop(work[0], None)
+        ids = self._running.pop(work[0], None)
         if ids is not None:
             self._complete(ids)
 
@@ -94,17 +110,23 @@ class LoadGenFeed:
         """Nothing is taken any more, and LoadGen gets an answer to all that it has issued and will issue."""
         self.stop()
         with self._turn:
-            rest = [i for i, _ in self._waiting] + [i for ids in self._ids.values() for i in ids]
-            self._waiting.clear()
-            self._ids.clear()
+            rest = [i for i, _ in self._gathered]
+            self._gathered.clear()
+            while not self._issued.empty():
+                found = self._issued.get()
+                rest += [] if found is None else [found[0]]
+        while self._running:
+            try:
+                rest += self._running.popitem()[1]
+            except KeyError:
+                break  # a worker was done with the last one meanwhile
         if rest:
             self._complete(rest)
 
     def stop(self) -> None:
         """Whoever waits gets None."""
-        with self._turn:
-            self._stopped = True
-            self._turn.notify_all()
+        self._stopped.set()
+        self._issued.put(None)
 
 
 def run_loadgen(on: Loadable, plan: LoadSpec, give_up_below: float, clock: Callable[[], int]) -> LoadResult:
@@ -169,9 +191,9 @@ def _one_run(
 
     wait_ns = int((plan.server.batch_wait_ms if plan.server is not None else 0.0) * 1e6)
     feed = LoadGenFeed(on.batch_size, wait_ns, clock, complete)
-    workers = Workers(on.session, on.assembler(), feed, clock)
+    workers = Workers(on.session, on.assembler(whole=plan.scenario == "offline"), feed, clock)
     n_samples = len(on.pool) * on.batch_size
-    sut = loadgen.ConstructSUT(feed.issue, lambda: None)
+    sut = loadgen.ConstructFastSUT(feed.issue, lambda: None)
     qsl = loadgen.ConstructQSL(n_samples, n_samples, lambda indices: None, lambda indices: None)
     windows = Windows(on.meter)
     begin = clock()
@@ -179,6 +201,7 @@ def _one_run(
         # A worker that fails leaves LoadGen waiting for its answer, so it must be able to end without the rest.
         watch = threading.Thread(target=_answer_after_failure, args=(workers, feed), daemon=True)
         watch.start()
+        wake_on_time()  # LoadGen's schedule is kept by this thread
         loadgen.StartTestWithLogSettings(
             sut, qsl, _settings(loadgen, plan, seconds, rate, on.seed), _logging(loadgen, folder), ""
         )
@@ -189,7 +212,7 @@ def _one_run(
         workers.join()
         watch.join()
         loadgen.DestroyQSL(qsl)
-        loadgen.DestroySUT(sut)
+        loadgen.DestroyFastSUT(sut)
     if workers.errors:
         raise workers.errors[0]
     found = _result(read_log(folder), workers, plan, rate, begin, end, before_s)

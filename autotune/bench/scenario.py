@@ -34,9 +34,9 @@ class Loadable:
     logs: Path | None = None
     meter: CpuMeter | None = None
 
-    def assembler(self) -> Assembler:
+    def assembler(self, *, whole: bool = False) -> Assembler:
         """Makes batches of the pool's samples."""
-        return Assembler(self.pool, self.batch_size, self.session.slots, partial=self.partial)
+        return Assembler(self.pool, self.batch_size, self.session.slots, partial=self.partial, whole=whole)
 
 
 def run_scenario(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from autotune.cli.options import PASSED_STORAGE, writing
+from autotune.cli.saying import say
 
 if TYPE_CHECKING:
     from autotune.store.attendance import Order
@@ -55,7 +56,7 @@ def helpers(n: int, plan: StudyPlan, study_file: str, options: Sequence[str], sw
                 process.send_signal(signal.SIGTERM)
         for i, process in enumerate(running):
             if (code := process.wait()) not in _WELL:
-                click.echo(f"note: helper {i + 1} left with {code}; see {folder / f'worker-{i + 1}.log'}", err=True)
+                say(f"helper {i + 1} left with {code}; see {folder / f'worker-{i + 1}.log'}", before="note: ")
 
 
 def detached(plan: StudyPlan, study_file: str, options: Sequence[str], storage: str | None) -> int:

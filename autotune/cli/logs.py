@@ -39,6 +39,8 @@ class LogContext:
 class JsonFormatter(logging.Formatter):
     """One JSON object per line: time (UTC, ISO 8601), level, logger, message, study, trial, worker; the traceback if any."""
 
+    is_structured = True
+
     def __init__(self, context: LogContext) -> None:
         super().__init__()
         self._context = context

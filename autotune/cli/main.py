@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from autotune import __version__
+from autotune.cli.saying import say
 from autotune.errors import AutotuneError
 
 _COMMANDS = {
@@ -86,13 +87,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except click.exceptions.Exit as exc:
         sys.exit(exc.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("autotune: interrupted; what was measured is kept", err=True)
+        say("interrupted; what was measured is kept", level=logging.WARNING, before="autotune: ")
         sys.exit(INTERRUPTED)
     except click.ClickException as exc:
         exc.show()
         sys.exit(2)
     except AutotuneError as exc:
-        click.echo(f"autotune: {exc}", err=True)
+        say(str(exc), level=logging.ERROR, before="autotune: ")
         sys.exit(exc.exit_code)
     except BrokenPipeError:
         # The reader of our output has gone, as `head` does; Python would complain again while it flushes.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-import click
 import numpy as np
 
+from autotune.cli.saying import say
 from autotune.errors import SpecError, StoreError
 from autotune.pareto import hypervolume
 from autotune.records import TrialRecord
@@ -171,7 +172,8 @@ def serving(listen: str | None, spec: StudySpec, storage: str) -> Iterator[None]
 
 def _served(watch: StudyWatch, host: str, port: int) -> Callable[[], None]:
     address, end = serve(registry_of(watch.look), host, port)
-    click.echo(f"metrics: {address}", err=True)
+    say(f"metrics: {address}")
     if host not in (LOOPBACK, "::1", "localhost"):
-        click.echo(f"warning: whoever reaches {host} can read the study's metrics; there is no login", err=True)
+        text = f"whoever reaches {host} can read the study's metrics; there is no login"
+        say(text, level=logging.WARNING, before="warning: ")
     return end

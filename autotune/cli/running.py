@@ -19,6 +19,7 @@ from autotune.cli.front import front_document
 from autotune.cli.logs import LogContext, LoggedProgress
 from autotune.cli.progress import LiveProgress, PlainProgress
 from autotune.cli.render import emit_json, print_front_notes, print_trials
+from autotune.cli.saying import say
 from autotune.data.study_data import load_study_data
 from autotune.errors import SpecError
 from autotune.records import TrialRecord
@@ -54,7 +55,7 @@ def checked_plan(
     _check_metric(spec)
     data = load_study_data(spec, check_model(spec), plan.cache)
     for note in (*model_notes(spec), *data.notes):
-        click.echo(f"note: {note}", err=True)
+        say(note, before="note: ")
     return plan
 
 

@@ -11,6 +11,7 @@ import click
 from autotune.cli.background import detached, helpers
 from autotune.cli.fleet_start import fleet_options, launcher_settings, start_fleet
 from autotune.cli.options import file_argument, json_option, log_options, storage_option, writing
+from autotune.cli.saying import say
 from autotune.errors import SpecError
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def start(
     if wait_for_database:
         _wait_for_database(study_file, storage)
     settings = launcher_settings(launcher, ray_address, ray_gpus, ray_resource)
+    logged = None if detach else _logs(log_format, log_file)
     launcher = launcher or _needed_launcher(study_file)
     if launcher is not None:
         _refuse({
@@ -110,7 +112,6 @@ def start(
             as_json=as_json,
         )
     workers = workers or 1
-    logged = None if detach else _logs(log_format, log_file)
     plan = checked_plan(study_file)
     options = _options(trials, hours, storage, log_format)
     if detach:
@@ -140,7 +141,7 @@ def _wait_for_database(study_file: str, storage: str | None) -> None:
     from autotune.spec.load import load_spec
     from autotune.store.repository import wait_until_there
 
-    wait_until_there(storage or load_spec(Path(study_file)).storage, lambda text: click.echo(f"note: {text}", err=True))
+    wait_until_there(storage or load_spec(Path(study_file)).storage, lambda text: say(text, before="note: "))
 
 
 def _needed_launcher(study_file: str) -> str | None:

@@ -184,6 +184,15 @@ def test_batches_are_assembled_of_copies() -> None:
     assert pool[0]["x"].ravel().tolist() == [0, 1, 2, 3]
 
 
+def test_batches_that_stand_in_the_pool_are_given_as_they_are() -> None:
+    """Where all samples are there from the beginning nothing is copied but what straddles two batches or is not full."""
+    pool: list[Inputs] = [{"x": np.arange(4.0).reshape(4, 1)}, {"x": np.arange(4.0, 8.0).reshape(4, 1)}]
+    found = Assembler(pool, 4, 2, partial=True, whole=True)
+    assert found.batch(0, 4, 4) is pool[1] and found.batch(1, 8, 4) is pool[0]
+    assert found.batch(0, 6, 4)["x"].ravel().tolist() == [6, 7, 0, 1]
+    assert found.batch(0, 4, 3)["x"].ravel().tolist() == [4, 5, 6]
+
+
 class Shared(Recording):
     """Two threads drive all slots; a submission is done `takes_s` later, whoever waits for it when."""
 

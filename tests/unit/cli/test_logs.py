@@ -80,6 +80,18 @@ def test_a_studys_log_is_json_from_end_to_end(tmp_path: Path) -> None:
     assert said.splitlines() == log.read_text().splitlines()[-3:]
 
 
+def test_on_stderr_every_line_is_an_object(tmp_path: Path) -> None:
+    """start --log-format json without a file: also the address of the metrics, and the error that ends a command."""
+    fake.write_study(tmp_path, ("trials: 12", "trials: 1"), ("max_s: 0.2", "max_s: 0.1"))
+    done = fake.autotune(tmp_path, "start", "study.yaml", "--log-format", "json", "--metrics", "0")
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert any(line["message"].startswith("metrics: http://127.0.0.1") for line in lines)
+    (tmp_path / "study.yaml").write_text("study: 5\n")
+    wrong = fake.autotune(tmp_path, "start", "study.yaml", "--log-format", "json", expect=2)
+    [line] = [json.loads(line) for line in wrong.stderr.splitlines()]
+    assert line["level"] == "ERROR" and "study.yaml:1" in line["message"]
+
+
 def test_a_log_file_takes_the_log_alone(tmp_path: Path) -> None:
     """Without --detach the document is on stdout, and what is wrong with the file is told where one looks."""
     fake.write_study(tmp_path, ("trials: 12", "trials: 2"), ("max_s: 0.2", "max_s: 0.1"))

@@ -1,0 +1,22 @@
+"""What the command line tells on stderr beside its result, which a log that machines read takes as lines of its own."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import click
+
+_log = logging.getLogger("autotune.cli")
+
+
+def say(text: str, *, level: int = logging.INFO, before: str = "") -> None:
+    """The text on stderr, with `before` in front for people. A log of objects has it as a record of that level.
+
+    Where that log itself is on stderr nothing else is printed there, so that every line can be parsed.
+    """
+    structured = [h for h in logging.getLogger().handlers if getattr(h.formatter, "is_structured", False)]
+    if structured:
+        _log.log(level, "%s", text)
+    if not any(getattr(h, "stream", None) is sys.stderr for h in structured):
+        click.echo(f"{before}{text}", err=True)
