@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from autotune.cache.disk import disk_full, fault_of
 from autotune.cli.options import PASSED_STORAGE, writing
 from autotune.cli.saying import say
 
@@ -70,7 +71,10 @@ def detached(plan: StudyPlan, study_file: str, options: Sequence[str], storage: 
     if ended:
         printed = log_path.with_suffix(".out") if "json" in options else log_path
         click.echo(f"autotune: study {plan.spec.study} did not start; its log {printed} ends:", err=True)
-        click.echo("\n".join(printed.read_text(errors="replace").splitlines()[-5:]), err=True)
+        lines = printed.read_text(errors="replace").splitlines()[-5:]
+        if not lines and (fault := fault_of(log_path.parent)) is not None:
+            lines = [str(disk_full(log_path.parent, fault))]  # which left no room for the reason either
+        click.echo("\n".join(lines), err=True)
         return process.returncode
     click.echo(f"study {plan.spec.study} runs as process {process.pid}; log: {log_path}", err=True)
     click.echo(f"look: autotune status {study_file}    stop: autotune stop {study_file}", err=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from autotune.cli.options import storage_option, study_argument, writing
+from autotune.cli.options import storage_option, study_argument, writing, writing_whole
 
 
 @click.command()
@@ -60,13 +60,12 @@ def report(study: str, out: Path, storage: str | None) -> None:
     if out.suffix not in (".html", ".png", ".svg", ".pdf"):
         raise SpecError(f"--out {out}: found the suffix {out.suffix!r}; allowed: .html, .png, .svg, .pdf")
     found = open_study(study, storage)
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with writing_whole(out) as whole:
         if out.suffix == ".html":
-            out.write_text(report_page(report_content(found)), encoding="utf-8")
+            whole.write_text(report_page(report_content(found)), encoding="utf-8")
         else:
             standing = found.standing()
-            draw_front(cloud_from(standing), standing.front, found.reference(), out)
+            draw_front(cloud_from(standing), standing.front, found.reference(), whole)
     click.echo(f"wrote {out}", err=True)
 
 

@@ -16,6 +16,7 @@ from typing import Literal
 from autotune.candidate import Candidate
 from autotune.cli.options import writing
 from autotune.cli.progress import PlainProgress, outcome_text, repetition_text
+from autotune.cli.saying import TextFormatter, say
 from autotune.records import TrialRecord
 
 LogFormat = Literal["text", "json"]
@@ -23,7 +24,6 @@ FORMATS = ("text", "json")
 MAX_BYTES = 10 * 2**20
 N_KEPT = 5
 """Five files of 10 MiB beside the one that is written: at about 300 bytes a trial, more than 100,000 trials."""
-TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _log = logging.getLogger("autotune.study")
 
 
@@ -70,6 +70,7 @@ class RotatingOutput(RotatingFileHandler):
 
     def __init__(self, path: Path, max_bytes: int = MAX_BYTES, n_kept: int = N_KEPT, descriptors: Sequence[int] = ()) -> None:
         self._descriptors = tuple(descriptors)
+        self._told = False
         super().__init__(path, maxBytes=max_bytes, backupCount=n_kept, encoding="utf-8", errors="backslashreplace")
         self._lead()
 
@@ -83,6 +84,15 @@ class RotatingOutput(RotatingFileHandler):
             stream.flush()
         super().doRollover()
         self._lead()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # the base class's name
+        """A log that cannot be written is told once, where people look; the study goes on without."""
+        fault = sys.exc_info()[1]
+        if not isinstance(fault, OSError):
+            super().handleError(record)
+        elif not self._told:
+            self._told = True
+            say(f"the log {self.baseFilename} cannot be written: {fault.strerror}", before="warning: ")
 
     def _lead(self) -> None:
         for descriptor in self._descriptors:
@@ -110,7 +120,7 @@ def set_up_logs(log_format: LogFormat, log_file: Path | None, context: LogContex
     else:
         with writing(log_file):
             handler = _to_file(log_file, log_format)
-    handler.setFormatter(JsonFormatter(context) if log_format == "json" else logging.Formatter(TEXT))
+    handler.setFormatter(JsonFormatter(context) if log_format == "json" else TextFormatter())
     for old in list(root.handlers):
         root.removeHandler(old)
     root.addHandler(handler)

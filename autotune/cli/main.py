@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -12,8 +13,8 @@ from typing import Any, NoReturn
 import click
 
 from autotune import __version__
-from autotune.cli.saying import say
-from autotune.errors import AutotuneError
+from autotune.cli.saying import TextFormatter, say
+from autotune.errors import AutotuneError, EnvironmentProblem
 
 _COMMANDS = {
     "init": ("study_commands", "Write a commented study.yaml for a model."),
@@ -47,6 +48,7 @@ _COMMANDS = {
     "db": ("machine_commands", "Look after the database."),
 }
 INTERRUPTED = 130
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class _Lazy(click.Group):
@@ -73,7 +75,9 @@ class _Lazy(click.Group):
 def cli(verbose: int) -> None:
     """Finds out how a trained deep-learning model is best deployed on the device at hand."""
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(TextFormatter())
+    logging.basicConfig(level=level, handlers=[handler])
     for talkative in ("alembic", "sqlalchemy", "optuna", "torch", "onnxscript"):
         logging.getLogger(talkative).setLevel(max(level, logging.WARNING))
 
@@ -96,9 +100,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         say(str(exc), level=logging.ERROR, before="autotune: ")
         sys.exit(exc.exit_code)
     except BrokenPipeError:
-        # The reader of our output has gone, as `head` does; Python would complain again while it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output has gone, as `head` does.
+        _discard_output()
         sys.exit(0)
+    except OSError as exc:
+        if exc.errno not in _UNWRITABLE:
+            raise
+        say(f"cannot write the output: {exc.strerror}", level=logging.ERROR, before="autotune: ")
+        _discard_output()
+        sys.exit(EnvironmentProblem.exit_code)
+
+
+def _discard_output() -> None:
+    """Python would complain again while it flushes stdout at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

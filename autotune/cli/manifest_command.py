@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from autotune.cli.options import file_argument, storage_option, writing
+from autotune.cli.options import file_argument, storage_option, writing_whole
 
 
 @click.command()
@@ -46,7 +46,6 @@ def manifest(
     if out is None:
         click.echo(text, nl=False)
         return
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text)
+    with writing_whole(out) as whole:
+        whole.write_text(text)
     click.echo(f"wrote {out}", err=True)

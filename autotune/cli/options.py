@@ -66,3 +66,23 @@ def writing(path: Path) -> Iterator[None]:
         raise EnvironmentProblem(
             f"cannot write {path}: {exc.strerror or exc}.", remedy="another place, or look after its permissions and free space"
         ) from exc
+
+
+@contextmanager
+def writing_whole(path: Path) -> Iterator[Path]:
+    """The file to write in place of `path`, whose place it takes once the block has ended well: nobody sees half of it.
+
+    Its folder is there. A pipe or a device is written to as it is. Raises as `writing`.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = path.resolve()
+        if whole.exists() and not whole.is_file():
+            yield whole
+            return
+        scratch = whole.with_name(f".{whole.stem[:100]}.{os.getpid()}{whole.suffix}")
+        try:
+            yield scratch
+            scratch.replace(whole)
+        finally:
+            scratch.unlink(missing_ok=True)

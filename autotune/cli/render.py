@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from autotune.printable import printable
 from autotune.records import Agreement, Estimate, Regime, Repetition, TrialRecord
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook
     from rich.table import Table
 
     from autotune.study.warm_start import WarmStartGain
@@ -38,8 +39,31 @@ def console(*, stderr: bool = False) -> Console:
     """Where tables go; when piped, wide enough that no column is cut."""
     from rich.console import Console
 
-    found = Console(stderr=stderr, highlight=False)
-    return found if found.is_terminal else Console(stderr=stderr, highlight=False, width=180)
+    # No markup: brackets in the names of nodes and knobs are no colours.
+    found = Console(stderr=stderr, highlight=False, markup=False)
+    found = found if found.is_terminal else Console(stderr=stderr, highlight=False, markup=False, width=180)
+    found.push_render_hook(_printing(found))
+    return found
+
+
+def _printing(out: Console) -> RenderHook:
+    """What the console prints passes `printable`; its own colours and movements are no text and stay."""
+    from rich.console import RenderHook
+    from rich.segment import Segment
+
+    class Printable:
+        def __init__(self, shown: ConsoleRenderable) -> None:
+            self._shown = shown
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+            for segment in console.render(self._shown, options):
+                yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+    class Hook(RenderHook):
+        def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+            return [Printable(shown) for shown in renderables]
+
+    return Hook()
 
 
 def with_interval(estimate: Estimate | None, digits: int = 1, factor: float = 1.0) -> str:

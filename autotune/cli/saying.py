@@ -7,7 +7,20 @@ import sys
 
 import click
 
+from autotune.printable import printable
+
 _log = logging.getLogger("autotune.cli")
+
+
+class TextFormatter(logging.Formatter):
+    """Time, level, logger and message, in which nothing moves a terminal's cursor."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, or several where a traceback follows."""
+        return printable(super().format(record))
 
 
 def say(text: str, *, level: int = logging.INFO, before: str = "") -> None:
@@ -19,4 +32,7 @@ def say(text: str, *, level: int = logging.INFO, before: str = "") -> None:
     if structured:
         _log.log(level, "%s", text)
     if not any(getattr(h, "stream", None) is sys.stderr for h in structured):
-        click.echo(f"{before}{text}", err=True)
+        try:
+            click.echo(f"{before}{printable(text)}", err=True)
+        except OSError:
+            pass  # stderr leads to a full disk or to nobody: what is said there is lost, and what follows is not

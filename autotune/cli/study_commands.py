@@ -10,7 +10,7 @@ import click
 
 from autotune.cli.background import detached, helpers
 from autotune.cli.fleet_start import fleet_options, launcher_settings, start_fleet
-from autotune.cli.options import file_argument, json_option, log_options, storage_option, writing
+from autotune.cli.options import file_argument, json_option, log_options, storage_option, writing_whole
 from autotune.cli.saying import say
 from autotune.errors import SpecError
 
@@ -33,8 +33,8 @@ def init(model: Path, data: Path | None, device: str, out: Path, force: bool) ->
     if out.exists() and not force:
         raise SpecError(f"{out} is there already; --force replaces it, --out names another file")
     text = draft_study(model, data, device, out.resolve().parent)
-    with writing(out):
-        out.write_text(text)
+    with writing_whole(out) as whole:
+        whole.write_text(text)
     click.echo(f"wrote {out}. Look it over, then: autotune start {out}", err=True)
 
 

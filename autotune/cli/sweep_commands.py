@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from autotune.candidate import KNOBS, Scalar
-from autotune.cli.options import file_argument, json_option, writing
+from autotune.cli.options import file_argument, json_option, writing, writing_whole
 from autotune.errors import SpecError
 
 
@@ -134,6 +134,6 @@ def simulate(
         for found in documents:
             print_comparison(found)
     if out is not None:
-        with writing(out):
-            draw_searches(documents, out)
+        with writing_whole(out) as whole:
+            draw_searches(documents, whole)
         click.echo(f"wrote {out}", err=True)

@@ -22,16 +22,37 @@ import openvino as ov
 HERE = pathlib.Path(__file__).resolve().parent
 
 
+def _document(name: str) -> dict[str, Any]:
+    try:
+        found = json.loads((HERE / name).read_text())
+    except (OSError, ValueError) as exc:
+        raise SystemExit(f"{name} cannot be read ({exc}); export the bundle again") from exc
+    if not isinstance(found, dict):
+        raise SystemExit(f"{name} is damaged; export the bundle again")
+    return found
+
+
+def _check_files() -> None:
+    files = _document("manifest.json").get("files")
+    if not isinstance(files, dict) or not files:
+        raise SystemExit("manifest.json names no files; export the bundle again")
+    for name, digest in files.items():
+        try:
+            path = (HERE / name).resolve()
+            found = hashlib.sha256(path.read_bytes()).hexdigest() if HERE in path.parents and path.is_file() else None
+        except (OSError, ValueError):
+            found = None
+        if found is None:
+            raise SystemExit(f"{name} is not in this folder; export the bundle again")
+        if found != digest:
+            raise SystemExit(f"{name} differs from the file that was exported; export the bundle again")
+
+
 def load(check: bool = True) -> tuple[Any, dict[str, Any]]:
     """The compiled model and its settings. Raises SystemExit when a file is not the one that was exported."""
-    manifest = json.loads((HERE / "manifest.json").read_text())
-    for name, digest in manifest["files"].items() if check else ():
-        path = (HERE / name).resolve()
-        if HERE not in path.parents or not path.is_file():
-            raise SystemExit(f"{name} is not in this folder; export the bundle again")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            raise SystemExit(f"{name} differs from the file that was exported; export the bundle again")
-    settings = json.loads((HERE / "settings.json").read_text())
+    if check:
+        _check_files()
+    settings = _document("settings.json")
     return ov.Core().compile_model(str(HERE / "model.xml"), "CPU", settings["compile_model"]), settings
 
 
@@ -82,8 +103,11 @@ def main() -> None:
     arguments = parser.parse_args()
     compiled, settings = load()
     if arguments.input:
-        with np.load(arguments.input, allow_pickle=False) as samples:
-            found = compiled.create_infer_request().infer({k: samples[k] for k in samples.files})
+        try:
+            with np.load(arguments.input, allow_pickle=False) as samples:
+                found = compiled.create_infer_request().infer({k: samples[k] for k in samples.files})
+        except Exception as exc:  # what is wrong with a file may come from numpy, zipfile or the engine
+            raise SystemExit(f"--input {arguments.input}: {exc}") from exc
         np.savez("outputs.npz", **{_output_name(port): value for port, value in found.items()})
         print("wrote outputs.npz")
     print(f"{items_per_second(compiled, settings, arguments.seconds):.1f} items/s at batch {settings['batch_size']}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from autotune.assets import asset
 from autotune.errors import SpecError, SpecProblem
+from autotune.printable import printable
 from autotune.spec.discover import FoundData, discovered_data
 from autotune.spec.inputs import InputSpec
 from autotune.spec.onnx_file import ModelFault, checked_onnx, inputs_from_onnx
@@ -52,7 +53,15 @@ def _study_name(model: Path, device: str) -> str:
 
 
 def _model_lines(model: Path, inputs: tuple[InputSpec, ...], base: Path) -> list[str]:
-    return ["model:", f"  path: {_scalar(_path(model, base))}", *(f"  # input {wanted}" for wanted in inputs)]
+    return [
+        "model:",
+        f"  path: {_scalar(_path(model, base))}",
+        *(f"  # input {_on_one_line(str(wanted))}" for wanted in inputs),
+    ]
+
+
+def _on_one_line(text: str) -> str:
+    return printable(text).replace("\n", "\\n")
 
 
 def _data_lines(found: FoundData, inputs: tuple[InputSpec, ...]) -> list[str]:

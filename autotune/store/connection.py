@@ -24,6 +24,8 @@ MIGRATION_TIMEOUT_S = 60
 CONNECT_TIMEOUT_S = 10
 SILENT_SERVER_S = 30
 """A connection on which nothing of what was sent is acknowledged for so long is dead."""
+PAGES_KIB = 256
+"""What a connection to SQLite remembers of its file: by default 2 MiB, which a long study fills. The system knows it, too."""
 WRITE = "at_write"
 """Execution option of an engine whose transactions write."""
 
@@ -118,6 +120,7 @@ def _prepare_sqlite(connection: Any, _record: object, *, foreign_keys: bool, bus
     cursor.execute(f"PRAGMA busy_timeout={busy_s * 1000}")
     cursor.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
     cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute(f"PRAGMA cache_size=-{PAGES_KIB}")
     if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         try:
             cursor.execute("PRAGMA journal_mode=WAL")

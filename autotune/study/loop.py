@@ -26,6 +26,7 @@ from autotune.study.heartbeat import heartbeat
 from autotune.study.kinds import require_kind
 from autotune.study.known_trials import AnyOf
 from autotune.study.lock import asking_lock, presence, workers_here
+from autotune.study.memory import give_back
 from autotune.study.observer import Observer
 from autotune.study.orders import attending, study_time_s, wait_while_paused
 from autotune.study.pinning import pin_front
@@ -310,6 +311,7 @@ def _one_trial(run: StudySession, reference: TrialRecord) -> Ended | None:
     run.timed("search", run.proposer.tell, record.number, record, [reference, *known.worst, record])
     reported = run.timed("store", known.report, record.number)
     _announce(run, reported, reference)
+    give_back()
     _stop_if_nothing_runs(known.last)
     return None
 

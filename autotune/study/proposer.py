@@ -20,7 +20,7 @@ from autotune.errors import SpecError, SpecProblem, StoreError
 from autotune.records import TrialRecord
 from autotune.search.history import OUTCOME
 from autotune.space.sampling import PAIR, candidate_from_params, params_from_candidate, random_candidate, suggest
-from autotune.store.connection import BUSY_TIMEOUT_S, parse_url, server_options
+from autotune.store.connection import BUSY_TIMEOUT_S, PAGES_KIB, parse_url, server_options
 from autotune.store.retry import Patience, with_retry
 from autotune.study.objectives import objectives_of
 from autotune.study.outcome import outcome_of
@@ -315,11 +315,22 @@ def _open_storage(storage_url: str) -> optuna.storages.RDBStorage:
         options = {"pool_pre_ping": True, "connect_args": server_options(url)}
     for _ in range(_OPEN_ATTEMPTS - 1):
         try:
-            return optuna.storages.RDBStorage(storage_url, engine_kwargs=options)
+            return _frugal(optuna.storages.RDBStorage(storage_url, engine_kwargs=options))
         except DBAPIError as exc:
             _log.info("opening Optuna's tables again after: %s", exc.orig)
             time.sleep(random.uniform(0.1, 0.5))
-    return optuna.storages.RDBStorage(storage_url, engine_kwargs=options)
+    return _frugal(optuna.storages.RDBStorage(storage_url, engine_kwargs=options))
+
+
+def _frugal(storage: optuna.storages.RDBStorage) -> optuna.storages.RDBStorage:
+    """Its connections to SQLite remember as little of the file as ours do."""
+    from sqlalchemy import event
+
+    if storage.engine.dialect.name == "sqlite":
+        event.listen(storage.engine, "connect", lambda connection, _: connection.execute(f"PRAGMA cache_size=-{PAGES_KIB}"))
+        storage.scoped_session.remove()
+        storage.engine.dispose()  # those that there are would not hear of it
+    return storage
 
 
 def _attributes(record: TrialRecord) -> dict[str, Any]:

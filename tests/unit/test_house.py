@@ -17,7 +17,19 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "autotune"
 
 ORDER: tuple[tuple[str, ...], ...] = (
-    ("redact", "errors", "fingerprint", "candidate", "registry", "assets", "pareto", "records", "cache", "user_code"),
+    (
+        "redact",
+        "printable",
+        "errors",
+        "fingerprint",
+        "candidate",
+        "registry",
+        "assets",
+        "pareto",
+        "records",
+        "cache",
+        "user_code",
+    ),
     ("devices",),
     ("cuda",),
     ("spec",),

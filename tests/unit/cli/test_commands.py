@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pynvml
 import pytest
 from assets import fake_study as fake
@@ -352,6 +353,18 @@ def test_init_writes_a_study_that_starts(call: Any, study: Path, tmp_path: Path,
     assert out.read_text() == text
 
 
+def test_names_in_a_model_stay_in_the_comments_of_a_study(call: Any, study: Path, tmp_path: Path) -> None:
+    """An input called like a line of YAML does not become one."""
+    model = onnx.load(study.parent / "model.onnx")
+    model.graph.input[0].name = model.graph.node[0].input[0] = "x\nseed: 7 #\x1b[2J"
+    onnx.save(model, tmp_path / "hostile.onnx")
+    out = tmp_path / "new.yaml"
+    said = call("init", "--model", tmp_path / "hostile.onnx", "--data", study.parent / "val.npz", "--out", out)
+    assert said.code in (0, 2), said.err
+    text = out.read_text() if out.exists() else ""
+    assert "\nseed: 7" not in text and "\x1b" not in text + said.err
+
+
 def test_a_dry_run_says_what_is_left_out_and_why(call: Any, study: Path, tmp_path: Path) -> None:
     """The space after the capability filter, with the reason for each part that is gone; nothing is measured."""
     said = call(
@@ -399,6 +412,35 @@ def test_a_closed_pipe_is_quiet(study: Path) -> None:
     assert process.stderr == ""
 
 
+@pytest.mark.parametrize("words", [("status", "--json"), ("front",), ("trials", "--json"), ("schema",)], ids=" ".join)
+def test_an_output_that_takes_nothing_is_told(study: Path, words: tuple[str, ...]) -> None:
+    """`autotune status STUDY --json > /dev/full`: exit code 3 and a line, as for any other file that cannot be written."""
+    named = words if words == ("schema",) else (words[0], study.name, *words[1:])
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            fake.command(*named), cwd=study.parent, env=fake.environment(study.parent), stdout=full, stderr=subprocess.PIPE,
+            text=True, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (3, "autotune: cannot write the output: No space left on device\n")
+
+
+def test_a_report_that_does_not_fit_leaves_the_old_one(study: Path, tmp_path: Path) -> None:
+    """Half a picture is never seen: the new one takes the old one's place once it is whole.
+
+    The limit leaves room for what SQLite keeps beside its file, 32 KiB.
+    """
+    out = tmp_path / "report.png"
+    out.write_text("old")
+    limited = ["bash", "-c", 'ulimit -f 36; trap "" XFSZ; exec "$@"', "-"]
+    for path in (out, tmp_path / "new.png"):
+        done = subprocess.run(
+            [*limited, *fake.command("report", study.name, "--out", str(path))], cwd=study.parent,
+            env=fake.environment(study.parent), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 3 and f"cannot write {path}: File too large" in done.stderr, done.stderr
+    assert out.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["report.png"]
+
+
 def test_stop_of_nothing_says_so(call: Any, study: Path) -> None:
     """Stopping what does not run is no error."""
     said = call("stop", study)
@@ -427,6 +469,15 @@ def test_a_detached_study_that_cannot_begin_says_why(tmp_path: Path) -> None:
     fake.write_study(tmp_path)
     done = fake.autotune(tmp_path, "start", "study.yaml", "--detach", "--storage", f"sqlite:///{tmp_path}/file/x.db", expect=4)
     assert "did not start" in done.stderr and "file/x.db" in done.stderr
+
+
+def test_an_error_on_a_terminal_moves_nothing(call: Any, tmp_path: Path) -> None:
+    """A name from a file that somebody else wrote cannot rename the window or hide a line."""
+    fake.write_study(tmp_path)
+    text = (tmp_path / "study.yaml").read_text()
+    (tmp_path / "study.yaml").write_text(text.replace("study: fake", 'study: "a\\e]0;title\\a"'))
+    said = call("start", tmp_path / "study.yaml", "--dry-run")
+    assert said.code == 2 and "\\x1b]0;title\\x07" in said.err and "\x1b" not in said.err
 
 
 def test_the_module_runs_as_the_program_does() -> None:

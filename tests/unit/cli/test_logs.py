@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from assets import fake_study as fake
 
 from autotune.cli.log_command import followed
-from autotune.cli.logs import JsonFormatter, LogContext, tail
+from autotune.cli.logs import JsonFormatter, LogContext, RotatingOutput, tail
 
 PRINTS = """
 import ctypes, logging, sys
@@ -99,6 +100,17 @@ def test_a_log_file_takes_the_log_alone(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["ended"] and "trial=" in (tmp_path / "a.log").read_text()
     wrong = fake.autotune(tmp_path, "start", "study.yaml", "--log-file", "/dev/null/a.log", expect=3)
     assert "cannot write /dev/null/a.log" in wrong.stderr
+
+
+def test_a_log_that_cannot_be_written_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """A full disk costs the log, not the study, and no traceback for each line."""
+    handler = RotatingOutput(Path("/dev/full"))
+    for i in range(3):
+        handler.handle(logging.LogRecord("autotune.x", logging.INFO, "f", 1, "line %d", (i,), None))
+    said = capsys.readouterr().err
+    assert said == "warning: the log /dev/full cannot be written: No space left on device\n"
+    with contextlib.suppress(OSError):
+        handler.close()
 
 
 @pytest.mark.parametrize(("n", "expected"), [(0, []), (2, [b"b\n", b"c"]), (9, [b"a\n", b"b\n", b"c"])])

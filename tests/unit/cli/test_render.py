@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autotune.cli.render import with_interval
+from autotune.cli.render import console, with_interval
 from autotune.records import Estimate
 
 
@@ -26,3 +26,17 @@ def test_wide_and_lopsided_intervals_are_shown_by_their_ends(value: float, low: 
 def test_what_was_not_measured_is_a_dash() -> None:
     """Never a zero."""
     assert with_interval(None) == "–"
+
+
+def test_a_table_of_hostile_names_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither escape sequences nor what looks like markup of the table library does anything."""
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("layer")
+    table.add_row("\x1b]0;title\x07[/red] [link=x]conv")
+    out = console()
+    out.print(table)
+    out.print("\x1b[2J[bold]", soft_wrap=True)
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and "\\x1b]0;title[/red] [link=x]conv" in shown and "\\x1b[2J[bold]" in shown

@@ -132,6 +132,26 @@ def test_names_in_a_manifest_cannot_leave_the_folder(bundle: Path, name: str) ->
     assert done.returncode != 0 and f"{name} is not in this folder" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("manifest", [None, "", "{", "[]", "{}", '{"files": []}', '{"files": {"a\\u0000b": "0"}}'])
+def test_a_damaged_manifest_is_told(bundle: Path, manifest: str | None) -> None:
+    """Missing, empty, cut off or of another form: the script says so in a line and does not run."""
+    if manifest is None:
+        (bundle / "manifest.json").unlink()
+    else:
+        (bundle / "manifest.json").write_text(manifest)
+    done = run_py(bundle, "--seconds", "0.1")
+    assert done.returncode != 0 and "export the bundle again" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_input_that_does_not_fit_is_told(bundle: Path, tmp_path: Path) -> None:
+    """No file, no archive, or none of the model's inputs in it."""
+    (tmp_path / "text.npz").write_text("text")
+    np.savez(tmp_path / "other.npz", other=np.zeros(3))
+    for name in ("missing.npz", "text.npz", "other.npz"):
+        done = run_py(bundle, "--input", tmp_path / name, "--seconds", "0.1")
+        assert done.returncode != 0 and f"{name}: " in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_folder_that_is_not_empty_stays_as_it_was(study: Path, tmp_path: Path) -> None:
     """An export never mixes with or replaces what is there: exit code 5, and nothing left beside it."""
     out = tmp_path / "there"
