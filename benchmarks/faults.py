@@ -49,6 +49,8 @@ MAKERS: dict[str, Callable[[Path], Database]] = {"sqlite": Sqlite, "postgresql":
 CALM_DEADLINE_S, DEADLINE_S = 300.0, 12.0
 _IDLE_STUDIES = 4
 STAGES = ("start", "between trials", "begun", "data", "variant", "engine", "open", "accuracy", "load")
+LASTING = ("start", "load")
+"""Stages that take longer than a fault needs to strike; the others last milliseconds where the cache has what they make."""
 OUTCOMES = {
     "tried once more": "tried again in a fresh process",
     "carried over": "carried over from the journal",
@@ -195,8 +197,9 @@ def _under_fire(
     done = False
     try:
         while not done and left:
-            _await(arena, rng.choice(STAGES), rng.uniform(0.2, 2.5))
-            time.sleep(rng.uniform(0, 0.3))
+            stage = rng.choice(STAGES)
+            _await(arena, stage, rng.uniform(1, 6))
+            time.sleep(rng.uniform(0, 0.3 if stage in LASTING else 0.01))
             done = arena.supervise()
             if not done and (found := _one_fault(arena, left, rng)) is not None:
                 struck.append(found)

@@ -22,13 +22,22 @@ import openvino as ov
 HERE = pathlib.Path(__file__).resolve().parent
 
 
+def _content(name: str) -> bytes | None:
+    """Of a file that is in this folder, links followed; None where it is not."""
+    try:
+        path = (HERE / name).resolve()
+        return path.read_bytes() if HERE in path.parents and path.is_file() else None
+    except (OSError, ValueError):
+        return None
+
+
 def _document(name: str) -> dict[str, Any]:
     try:
-        found = json.loads((HERE / name).read_text())
-    except (OSError, ValueError) as exc:
-        raise SystemExit(f"{name} cannot be read ({exc}); export the bundle again") from exc
+        found = json.loads(_content(name) or b"")
+    except (ValueError, RecursionError):
+        found = None
     if not isinstance(found, dict):
-        raise SystemExit(f"{name} is damaged; export the bundle again")
+        raise SystemExit(f"{name} is missing or damaged; export the bundle again")
     return found
 
 
@@ -37,14 +46,10 @@ def _check_files() -> None:
     if not isinstance(files, dict) or not files:
         raise SystemExit("manifest.json names no files; export the bundle again")
     for name, digest in files.items():
-        try:
-            path = (HERE / name).resolve()
-            found = hashlib.sha256(path.read_bytes()).hexdigest() if HERE in path.parents and path.is_file() else None
-        except (OSError, ValueError):
-            found = None
-        if found is None:
+        content = _content(name)
+        if content is None:
             raise SystemExit(f"{name} is not in this folder; export the bundle again")
-        if found != digest:
+        if hashlib.sha256(content).hexdigest() != digest:
             raise SystemExit(f"{name} differs from the file that was exported; export the bundle again")
 
 

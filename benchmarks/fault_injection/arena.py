@@ -189,7 +189,7 @@ class Arena:
         while time.monotonic() < end:
             if told():
                 return True
-            time.sleep(0.02)
+            time.sleep(0.004)
         return False
 
     def spare(self) -> None:

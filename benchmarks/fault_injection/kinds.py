@@ -201,7 +201,10 @@ def _outage(arena: Arena):  # type: ignore[no-untyped-def]  # a context manager 
 
 
 def full_cache(arena: Arena, rng: random.Random) -> str:
-    """The disk of the cache is full until the study leaves, or for eight seconds."""
+    """The disk of the cache is full from before a trial builds until the study leaves, or for eight seconds."""
+    state = arena.now()
+    if state.get("role") != "search" or state["stage"] not in ("begun", "variant", "engine"):
+        raise NotNow  # what is loaded or measured again writes nothing there
     arena.cache.fill()
     try:
         left = arena.wait_for(lambda: arena.main() is None, 8)

@@ -139,9 +139,21 @@ def _base_model(folder: Path, cache: Path) -> object:
 
 
 def _opened_bundle(folder: Path, cache: Path) -> object:
+    """The bundle is read by us, and its files are checked by the script that travels with it; what it refuses, we do, too."""
+    from autotune.export import run_onnxruntime as script
     from autotune.export.reader import open_bundle
 
-    return open_bundle(folder)
+    script.HERE = folder.resolve()
+    refused = ""
+    try:
+        script._check_files()
+        script._document("settings.json")
+    except SystemExit as exc:
+        refused = str(exc)
+    found = open_bundle(folder)
+    if refused:
+        raise AssertionError(f"the bundle's script refuses what we accept: {refused}")
+    return found
 
 
 def _shared_artifact(folder: Path, cache: Path) -> object:
