@@ -3,36 +3,45 @@
     python benchmarks/agreement.py --data ../shared/data --out benchmarks/results/agreement.json [--quick]
 
 MobileNetV2 and ResNet-20 in fp32 on both CPU engines, the same built engine with the same settings for all. In each round, in
-random order: our closed loop, LoadGen's Offline, benchmark_app on the same compiled model (OpenVINO only), and LoadGen's Server
-at 70 % of the peak followed by our open loop on the very arrivals that LoadGen had drawn, since p99 of two different draws of
-some seconds lie further apart than what is looked for. Printed are medians over the rounds, with their range, of our figure
-over the other's in the same round: of throughput, and of p50 and p99 from the scheduled arrival.
-Needs: pip install 'autotune[cpu,loadgen]'
+random order, each in a fresh process: our closed loop, LoadGen's Offline, and, for OpenVINO, benchmark_app on the same compiled
+model. Then, in one process and on one session, by turns: LoadGen's Server, and our open loop on the very arrivals that LoadGen
+had drawn, at half of the peak, with one processor left to whoever issues the samples. Fresh processes and other draws of some
+seconds lie further apart than what is looked for; and where the engine holds every processor, LoadGen's thread waits for one
+(`late` is the 99th percentile of that wait) and its latencies tell of that: --busy adds this case.
+
+Printed are medians over the rounds, with their range, of our figure over the other's in the same round: of throughput, and of
+p50 and p99 from the scheduled arrival. Needs: pip install 'autotune[cpu,loadgen]'
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from two_models import Bench, arguments_of, benches, machine, spread, write
 
+from autotune.bench.load import LoadResult
 from autotune.bench.loadgen_log import read_log
+from autotune.bench.scenario import Loadable, run_scenario
 from autotune.candidate import Candidate
 from autotune.fingerprint import usable_cores
 from autotune.records import TrialRecord
 from autotune.spec.model import LoadSpec
 from autotune.trial.materialize import materialize
+from autotune.trial.stages import bound_split, load_batches
 
 BATCH = 4
-RATE = 0.7
-"""Of the peak: the queue is felt and yet far from growing without end."""
+RATE = 0.5
+"""Of the peak: the queue is felt, and yet a speed that differs by a per cent does not become a latency that differs by ten."""
 
 Figures = dict[str, float | None]
 
@@ -41,7 +50,7 @@ def main() -> None:
     """Runs the rounds, prints the ratios, writes everything."""
     arguments = arguments_of(
         __doc__ or "", rounds={"type": int, "default": 7}, seed={"type": int, "default": 0},
-        seconds={"type": float, "default": 15.0},
+        seconds={"type": float, "default": 10.0}, busy={"action": "store_true"},
     )  # fmt: skip
     rounds = 1 if arguments.quick else arguments.rounds
     seconds = 1.0 if arguments.quick else arguments.seconds
@@ -49,37 +58,27 @@ def main() -> None:
     with benches(arguments.data, arguments.work, arguments.models) as found:
         for bench in found:
             for engine in bench.plan.space.engines:
-                rows.append(_row(bench, engine, rounds, seconds, arguments.seed))
-                for line in _lines(rows[-1]):
+                threads = [max(1, usable_cores() - 1), *([usable_cores()] if arguments.busy else [])]
+                new = [_row(bench, engine, rounds, seconds, arguments.seed)]
+                new += [_served(bench, engine, rounds, seconds, n) for n in threads]
+                for line in itertools.chain(*map(_lines, new)):
                     print(line, flush=True)
+                rows += new
                 # As far as it is: hours of figures must not hang on the last engine.
                 write({"quick": arguments.quick, "machine": machine(bench), "rows": rows}, arguments.out)
+
+
+def _load(seconds: float, **scenario: Any) -> LoadSpec:
+    windows = {"window_s": seconds / 10, "min_windows": 10, "max_s": seconds, "warmup_s": min(1.0, seconds), "precision": 1e-6}
+    return LoadSpec.model_validate(windows | scenario)
 
 
 def _row(bench: Bench, engine: str, rounds: int, seconds: float, seed: int) -> dict[str, Any]:
     cores = usable_cores()
     candidate = bench.candidate(engine, batch_size=BATCH, streams=cores, worker_threads=cores)
-    windows = {"window_s": seconds / 10, "min_windows": 10, "max_s": seconds, "warmup_s": min(1.0, seconds), "precision": 1e-6}
-
-    def load(**scenario: Any) -> LoadSpec:
-        return LoadSpec.model_validate(windows | scenario)
-
-    peak = bench.measured(candidate, load()).throughput_items_per_s
-    rate = RATE * peak.value if peak else 1.0
-    slo_ms = 1000.0 * max(1.0, 40 * BATCH / rate)
-
-    def servers() -> dict[str, Figures]:
-        theirs = _figures(bench.measured(candidate, load(driver="loadgen", server={"qps": rate, "slo_ms": slo_ms})))
-        arrivals = _arrivals(bench)
-        return {
-            "loadgen_server": theirs,
-            "ours_server": _figures(bench.measured(candidate, load(trace={"file": str(arrivals), "slo_ms": slo_ms}))),
-        }
-
     contenders: list[Callable[[], dict[str, Figures]]] = [
-        lambda: {"ours_offline": _figures(bench.measured(candidate, load()))},
-        lambda: {"loadgen_offline": _figures(bench.measured(candidate, load(driver="loadgen")))},
-        servers,
+        lambda: {"ours_offline": _figures(bench.measured(candidate, _load(seconds)))},
+        lambda: {"loadgen_offline": _figures(bench.measured(candidate, _load(seconds, driver="loadgen")))},
     ]
     if engine == "openvino":
         contenders.append(lambda: {"benchmark_app": _benchmark_app(bench, candidate, seconds)})
@@ -91,24 +90,63 @@ def _row(bench: Bench, engine: str, rounds: int, seconds: float, seed: int) -> d
             for name, figures in contender().items():
                 found.setdefault(name, []).append(figures)
                 print(f"  {bench.name} {engine} {name}: {figures}", file=sys.stderr, flush=True)
-    pairs = [("items_per_s", "ours_offline", "loadgen_offline"), ("p99_ms", "ours_server", "loadgen_server")]
-    pairs += [("p50_ms", "ours_server", "loadgen_server")]
+    pairs = [("items_per_s", "ours_offline", "loadgen_offline")]
     pairs += [("items_per_s", "ours_offline", "benchmark_app")] if "benchmark_app" in found else []
+    return {
+        "model": bench.name,
+        "candidate": candidate.as_json(),
+        "rounds": found,
+        "ratios": _ratios(found, pairs),
+    }
+
+
+def _served(bench: Bench, engine: str, rounds: int, seconds: float, n_threads: int) -> dict[str, Any]:
+    """LoadGen's Server and our open loop on its arrivals, by turns on one session of `n_threads` streams and threads."""
+    spec, backend = bench.plan.spec, bench.plan.backends[engine]
+    candidate = bench.candidate(engine, batch_size=BATCH, streams=n_threads, worker_threads=n_threads)
+    pool = load_batches(bound_split(spec, spec.data.validation, bench.plan.cache), BATCH)
+    found: dict[str, list[Figures]] = {"loadgen_server": [], "ours_server": []}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        backend.open(materialize(spec, candidate, bench.plan.cache).engine, candidate) as session,
+    ):
+        on = Loadable(session=session, pool=pool, batch_size=BATCH, partial=backend.capabilities().partial_batches)
+        rate = RATE * run_scenario(on, _load(seconds)).throughput_items_per_s.value
+        slo_ms = 1000.0 * max(1.0, 40 * BATCH / rate)
+        for i in range(rounds):
+            here = replace(on, seed=i, logs=Path(folder) / str(i))
+            theirs = run_scenario(here, _load(seconds, driver="loadgen", server={"qps": rate, "slo_ms": slo_ms}))
+            arrivals, late_ms = _arrivals(Path(folder) / str(i) / "run")
+            ours = run_scenario(here, _load(seconds, trace={"file": str(arrivals), "slo_ms": slo_ms}))
+            found["loadgen_server"].append({**_latencies(theirs), "late_ms": late_ms})
+            found["ours_server"].append(_latencies(ours))
+            print(f"  {bench.name} {engine} {n_threads}: {found['loadgen_server'][-1]}, {found['ours_server'][-1]}",
+                  file=sys.stderr, flush=True)  # fmt: skip
+    pairs = [("p50_ms", "ours_server", "loadgen_server"), ("p99_ms", "ours_server", "loadgen_server")]
     return {
         "model": bench.name,
         "candidate": candidate.as_json(),
         "arrivals_per_s": rate,
         "rounds": found,
-        "ratios": [{"of": what, "ours": a, "theirs": b, **_ratio(found[a], found[b], what)} for what, a, b in pairs],
+        "ratios": _ratios(found, pairs),
     }
 
 
-def _arrivals(bench: Bench) -> Path:
-    """When LoadGen's Server, which has just run, let its samples arrive, as a trace that our own driver replays."""
-    scheduled_s = np.sort(read_log(bench.loadgen_logs).scheduled_ns) / 1e9
-    file = bench.loadgen_logs / "arrivals.csv"
-    file.write_text("second\n" + "".join(f"{s:.9f}\n" for s in scheduled_s))
-    return file
+def _latencies(result: LoadResult) -> Figures:
+    p50, p99 = result.latency_ms.p50, result.latency_ms.p99
+    return {"p50_ms": p50.value if p50 else None, "p99_ms": p99.value if p99 else None, "n": float(result.n_requests)}
+
+
+def _ratios(found: dict[str, list[Figures]], pairs: Sequence[tuple[str, str, str]]) -> list[dict[str, Any]]:
+    return [{"of": what, "ours": a, "theirs": b, **_ratio(found[a], found[b], what)} for what, a, b in pairs]
+
+
+def _arrivals(logs: Path) -> tuple[Path, float]:
+    """When LoadGen's Server let its samples arrive, as a trace, and by how much it was late at the 99th percentile."""
+    run = read_log(logs)
+    file = logs / "arrivals.csv"
+    file.write_text("second\n" + "".join(f"{s:.9f}\n" for s in np.sort(run.scheduled_ns) / 1e9))
+    return file, float(np.percentile(run.issue_delay_ns, 99)) / 1e6
 
 
 def _ratio(ours: list[Figures], theirs: list[Figures], what: str) -> dict[str, float]:
@@ -148,7 +186,7 @@ def _benchmark_app(bench: Bench, candidate: Candidate, seconds: float) -> Figure
 
 
 def _lines(row: dict[str, Any]) -> list[str]:
-    head = f"{row['model']} {row['candidate']['engine']}"
+    head = f"{row['model']} {row['candidate']['engine']}, {row['candidate']['streams']} streams"
     return [
         f"{head}: {r['of']} {r['ours']} / {r['theirs']} = "
         + (f"{r['median']:.3f} [{r['min']:.3f}, {r['max']:.3f}], {r['n']} rounds" if r["n"] else "not measured")

@@ -5,22 +5,25 @@
 For both CPU engines one setting (ResNet-20, batch 4), measured in fresh processes, --repetitions times each, in turns:
 
 * one_run: how often the interval of one process's windows holds the next process's throughput (it promises only its own);
-* one_process: the same once the spread between processes is in it, as a study reports a trial that ran once;
+* one_process: the same once the spread between processes is in it, as a study reports a trial that ran once; learnt from the
+  last five processes of each engine, as many as a study has of its reference after a quarter of an hour;
 * further_process: the interval over 3 and over 5 processes against the next one, as a study reports finalists; the spread is
-  pooled over both engines, as a study pools it over its finalists;
-* p99: the interval of one process's p99 against the next process's p99.
+  pooled over both engines, as a study pools it over its finalists. Every process is the next one once, so groups overlap;
+* p99: the interval of one process's p99 against the next process's p99 (it, too, promises only its own).
 
 Then the reference is measured beside a process that keeps a core busy: how often the flag `contended` is set with and without
-it, and whether the canary's control chart raises the alarm.
+it, and whether the canary's control chart raises the alarm. --judge FILE prints what the records of an earlier result say.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import subprocess
 import sys
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from two_models import Bench, arguments_of, benches, machine, write
@@ -34,6 +37,7 @@ from autotune.fingerprint import usable_cores
 from autotune.records import Estimate, TrialRecord
 from autotune.spec.model import LoadSpec
 
+LEARNT = 5
 _BUSY = "while True: sum(range(100000))"
 
 
@@ -41,8 +45,14 @@ def main() -> None:
     """Measures, prints the shares with their own intervals, and writes everything."""
     arguments = arguments_of(
         __doc__ or "", repetitions={"type": int, "default": 60}, neighbours={"type": int, "default": 1},
-        disturbed={"type": int, "default": 8},
+        disturbed={"type": int, "default": 8}, judge={"type": Path, "metavar": "FILE"},
     )  # fmt: skip
+    if arguments.judge:
+        document = json.loads(arguments.judge.read_text())
+        document["coverage"] = _coverage(document["records"])
+        _print(document["coverage"])
+        write(document, arguments.out)
+        return
     n = 8 if arguments.quick else arguments.repetitions
     n_disturbed = 2 if arguments.quick else arguments.disturbed
     load = LoadSpec(window_s=0.1, min_windows=5, max_s=0.8, warmup_s=0.2) if arguments.quick else LoadSpec()
@@ -58,17 +68,22 @@ def main() -> None:
                 found[engine].append(bench.measured(candidate, load))
                 print(f"{i + 1}/{n} {engine} {_rate(found[engine][-1]).value:.1f} items/s", file=sys.stderr, flush=True)
         disturbed = _beside_a_neighbour(bench, candidates[next(iter(candidates))], load, n_disturbed, arguments.neighbours)
+        rows = {engine: [_row(r) for r in records] for engine, records in found.items()}
         document = {
             "quick": arguments.quick,
             "machine": machine(bench),
-            "coverage": _coverage(found),
+            "coverage": _coverage(rows),
             "neighbour": _noticed(found[next(iter(candidates))], disturbed),
-            "records": {engine: [_row(r) for r in records] for engine, records in found.items()},
+            "records": rows,
             "disturbed": [_row(r) for r in disturbed],
         }
-    for name, share in {**document["coverage"], **document["neighbour"]}.items():
-        print(f"{name}: {_said(share)}")
+    _print({**document["coverage"], **document["neighbour"]})
     write(document, arguments.out)
+
+
+def _print(found: Mapping[str, Any]) -> None:
+    for name, share in found.items():
+        print(f"{name}: {_said(share)}")
 
 
 def _beside_a_neighbour(bench: Bench, candidate: Candidate, load: LoadSpec, n: int, neighbours: int) -> list[TrialRecord]:
@@ -82,37 +97,39 @@ def _beside_a_neighbour(bench: Bench, candidate: Candidate, load: LoadSpec, n: i
             process.wait()
 
 
-def _coverage(found: dict[str, list[TrialRecord]]) -> dict[str, Any]:
+def _coverage(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Shares of intervals that hold the next process, over both engines."""
     hits: dict[str, list[bool]] = {
-        "one_run": [],
-        "one_process": [],
-        "further_process_3": [],
-        "further_process_5": [],
-        "p99": [],
+        name: [] for name in ("one_run", "one_process", "further_process_3", "further_process_5", "p99")
     }
-    n = min(map(len, found.values()))
-    everything = {engine: {i: _rate(r).value for i, r in enumerate(records)} for engine, records in found.items()}
-    spread = pooled_spread(everything)
-    for records in found.values():
-        for before, after in itertools.pairwise(records):
-            rate, following = _rate(before), _rate(after).value
-            hits["one_run"].append(_holds(rate, following))
-            if spread is not None:
-                wide = with_process_spread(rate, spread.relative_sd, spread.dof + 1)
-                hits["one_process"].append(_holds(wide, following))
-            if before.latency_ms.p99 and after.latency_ms.p99:
-                hits["p99"].append(_holds(before.latency_ms.p99, after.latency_ms.p99.value))
-    for k in (3, 5):
-        for start in range(0, n - k, k):
-            groups: dict[str, dict[Hashable, float]] = {
-                engine: {i: rates[i] for i in range(start, start + k)} for engine, rates in everything.items()
-            }
-            pooled = pooled_spread(groups)
-            for engine, rates in groups.items():
-                if pooled is not None:
-                    hits[f"further_process_{k}"].append(_holds(repeated_estimate(rates, pooled), everything[engine][start + k]))
+    rates = {engine: [_estimate(r["throughput_items_per_s"]) for r in found] for engine, found in rows.items()}
+    for found in rows.values():
+        for before, after in itertools.pairwise(r["latency_ms"]["p99"] for r in found):
+            if before and after:
+                hits["p99"].append(_holds(_estimate(before), after["value"]))
+    for i in range(1, min(map(len, rates.values()))):
+        for engine, found in rates.items():
+            hits["one_run"].append(_holds(found[i - 1], found[i].value))
+            if i >= LEARNT and (spread := pooled_spread(_last(rates, i, LEARNT))) is not None:
+                wide = with_process_spread(found[i - 1], spread.relative_sd, spread.dof + 1)
+                hits["one_process"].append(_holds(wide, found[i].value))
+            for k in (3, 5):
+                if i >= k and (pooled := pooled_spread(_last(rates, i, k))) is not None:
+                    mean = repeated_estimate(_last(rates, i, k)[engine], pooled)
+                    hits[f"further_process_{k}"].append(_holds(mean, found[i].value))
     return {name: _share(values) for name, values in hits.items()}
+
+
+def _last(rates: Mapping[str, Sequence[Estimate]], i: int, k: int) -> dict[str, dict[Hashable, float]]:
+    """By engine the throughput of the k processes before the i-th."""
+    return {engine: {j: found[j].value for j in range(i - k, i)} for engine, found in rates.items()}
+
+
+def _estimate(values: Any) -> Estimate:
+    found = Estimate.from_json(values)
+    if found is None:
+        raise RuntimeError("a record without a throughput")
+    return found
 
 
 def _noticed(quiet: Sequence[TrialRecord], disturbed: Sequence[TrialRecord]) -> dict[str, Any]:

@@ -82,20 +82,11 @@ class Bench:
             role="bench",
             candidate=candidate,
             cache_root=self.plan.cache_root,
-            log_path=self._log_path,
+            log_path=self.plan.cache_root / "logs" / "benchmark" / f"{self._number:05d}.log",
             reference_scores=self._scores,
             with_load=with_load,
         )
         return self.process.run(request)
-
-    @property
-    def _log_path(self) -> Path:
-        return self.plan.cache_root / "logs" / "benchmark" / f"{self._number:05d}.log"
-
-    @property
-    def loadgen_logs(self) -> Path:
-        """Where LoadGen wrote of the last measurement, if it drove it."""
-        return self._log_path.with_suffix(".loadgen") / "run"
 
     def candidate(self, engine: str, precision: str = "fp32", **knobs: Any) -> Candidate:
         """The engine's defaults with these knobs, those apart that it does not have."""
