@@ -100,7 +100,7 @@ class _ActorWorker:
         self._where, self._offset = "waits for a device", 0
         self._code: int | None = None
         self._stop = 0
-        self._note = request.note
+        self._note, self._append = request.note, request.append
         number = order.name.rpartition("-")[2]
         self._asked = actor.begin.remote(order.words, dict(request.environment), str(int(number) - 1))
         self._begun = False
@@ -135,8 +135,7 @@ class _ActorWorker:
             return
         code, text = answer
         if text:
-            with self._order.log_path.open("ab") as log:
-                log.write(text)
+            self._append(self._order.log_path, text)
             self._offset += len(text)
         elif code is not None:  # only when all of its log is here
             self._code = int(code)
