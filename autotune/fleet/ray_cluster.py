@@ -18,6 +18,11 @@ from autotune.fleet.ray_host import WorkerHost
 
 _ON_LOOPBACK = "127.0.0.1"
 _GPU = "GPU"
+_TOKEN = (
+    "; a cluster that asks for a token answers only with RAY_AUTH_MODE=token in the environment, and its token in "
+    "~/.ray/auth_token or RAY_AUTH_TOKEN"
+)
+"""Without the mode Ray sends no token, even where there is one, and says only that it could not connect (2.60)."""
 
 
 def ray_launcher(request: FleetRequest) -> RayLauncher:
@@ -180,11 +185,10 @@ def _connected(request: FleetRequest, resource: str) -> Any:
             more = {"num_gpus": int(gpus)} if gpus else {}
             named = {} if resource == _GPU else {"resources": {resource: request.workers or len(request.devices)}}
             ray.init(address="local", include_dashboard=False, _node_ip_address=_ON_LOOPBACK, **more, **named, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as exc:
+    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as exc:
         where = f"at {address}" if address else "on this host"
-        raise EnvironmentProblem(
-            f"--launcher ray: no Ray cluster {where}: {exc}", remedy=f"ray status, log: {_logs()}"
-        ) from exc
+        remedy = f"ray status, log: {_logs()}{_TOKEN if address else ''}"
+        raise EnvironmentProblem(f"--launcher ray: no Ray cluster {where}: {exc}", remedy=remedy) from exc
     return ray
 
 
