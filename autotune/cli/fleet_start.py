@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +17,10 @@ from autotune.cli.options import PASSED_STORAGE
 from autotune.errors import AutotuneError, SpecError
 from autotune.spec.model import StudySpec
 
+if TYPE_CHECKING:
+    from autotune.cli.logs import LogFormat
+
+_log = logging.getLogger("autotune.fleet")
 _PROGRESS_S = 5.0
 _OF_THE_PROCESS = frozenset({"AUTOTUNE_VISIBLE_BEFORE", "AUTOTUNE_FAKE_DEVICE", "AUTOTUNE_STORAGE"})
 """Variables of autotune's that belong to one process and are not handed on."""
@@ -55,9 +60,16 @@ def start_fleet(
     workers: int | None,
     storage: str | None,
     settings: Mapping[str, str],
+    listen: str | None,
+    log_format: LogFormat,
     as_json: bool,
 ) -> int:
-    """The study, run by one worker per device; the exit code. The devices are looked at where the workers run, not here."""
+    """The study, run by one worker per device; the exit code. The devices are looked at where the workers run, not here.
+
+    `listen`: where this process serves metrics. `log_format`: of the workers' logs; this process's own is set up already.
+    """
+    from autotune.cli.logs import append_rotating
+    from autotune.cli.metrics_server import serving
     from autotune.cli.running import signals_press
     from autotune.fleet.launcher import FleetRequest
     from autotune.fleet.supervision import Supervisor
@@ -75,15 +87,16 @@ def start_fleet(
         devices=spec.devices or (spec.device,),
         workers=workers,
         log_folder=cache_root_of(spec) / "logs" / spec.study,
-        options=_worker_options(spec, trials, hours),
+        options=_worker_options(spec, trials, hours, log_format),
         environment=_environment(storage),
         one_host_only="SQLite is the file of one host; name a PostgreSQL database" if url.startswith("sqlite") else "",
         settings=settings,
         note=_note,
+        append=append_rotating,
     )
     switch = StopSwitch()
     # Ray sets signal handlers of its own when it starts, so ours come after; its messages would spoil the document on stdout.
-    with redirect_stdout(sys.stderr), make(request) as placed, signals_press(switch):
+    with serving(listen, spec, url), redirect_stdout(sys.stderr), make(request) as placed, signals_press(switch):
         supervisor = Supervisor(
             launcher=placed, presses=lambda: switch.count, note=_note, tick=_Progress(spec.study, url).show_if_changed
         )
@@ -92,9 +105,9 @@ def start_fleet(
     return result.exit_code(all_needed=spec.device_kinds == "several")
 
 
-def _worker_options(spec: StudySpec, trials: int | None, hours: float | None) -> tuple[str, ...]:
-    words = ["--trials", str(trials or spec.budget.trials)]
-    return (*words, *(() if hours is None else ("--hours", str(hours))))
+def _worker_options(spec: StudySpec, trials: int | None, hours: float | None, log_format: LogFormat) -> tuple[str, ...]:
+    given = {"--trials": trials or spec.budget.trials, "--hours": hours, "--log-format": log_format}
+    return tuple(word for name, value in given.items() if value is not None for word in (name, str(value)))
 
 
 def _environment(storage: str | None) -> dict[str, str]:
@@ -104,7 +117,20 @@ def _environment(storage: str | None) -> dict[str, str]:
 
 
 def _note(text: str) -> None:
-    click.echo(text, err=True)
+    """The text in the log, where one is kept, and on stderr, where the log does not show it already."""
+    handlers = logging.getLogger().handlers if _log.isEnabledFor(logging.INFO) else []
+    if handlers:
+        _log.info("%s", text)
+    if not any(_is_seen(handler) for handler in handlers):
+        click.echo(text, err=True)
+
+
+def _is_seen(handler: logging.Handler) -> bool:
+    """True for a log on stderr, for one that stderr follows, and for one of objects, which programs read alone."""
+    from autotune.cli.logs import RotatingOutput
+
+    follows = isinstance(handler, RotatingOutput) and handler.leads_stderr
+    return follows or getattr(handler, "stream", None) is sys.stderr or getattr(handler.formatter, "is_structured", False)
 
 
 class _Progress:

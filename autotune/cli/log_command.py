@@ -20,16 +20,13 @@ from autotune.errors import SpecError
 @click.option(
     "--lines", "-n", type=click.IntRange(0), default=50, show_default=True, help="Begin so many lines before the end."
 )
-@click.option("--worker", type=click.IntRange(1), metavar="N", help="The log of the N-th helper of `start --workers`.")
+@click.option("--worker", type=click.IntRange(1), metavar="N", help="The log of the N-th worker beside it.")
 @storage_option
 def logs(study: str, follow: bool, lines: int, worker: int | None, storage: str | None) -> None:
     """Print the log of a study that was started on this host with --detach."""
-    from autotune.cli.context import open_study
     from autotune.cli.logs import tail
-    from autotune.trial.artifacts import cache_root_of
 
-    found = open_study(study, storage)
-    folder = cache_root_of(found.spec) / "logs" / found.row.name
+    folder = _folder_of(study, storage)
     path = folder / ("start.log" if worker is None else f"worker-{worker}.log")
     if not path.is_file():
         there = ", ".join(p.name for p in sorted(folder.glob("*.log")) if not p.stem[-1:].isdigit() or "worker" in p.stem)
@@ -42,6 +39,18 @@ def logs(study: str, follow: bool, lines: int, worker: int | None, storage: str 
         for piece in followed(path):
             out.write(piece)
             out.flush()
+
+
+def _folder_of(study: str, storage: str | None) -> Path:
+    """The folder of the study's logs. One supervisor watches the workers of all parts of a study, under its own name."""
+    from autotune.cli.context import open_studies
+    from autotune.study.kinds import whole_name
+    from autotune.trial.artifacts import cache_root_of
+
+    found = open_studies(study, storage)[0]
+    folder = cache_root_of(found.spec) / "logs"
+    own, whole = folder / found.row.name, folder / whole_name(found.row.name)
+    return own if (own / "start.log").is_file() or not whole.is_dir() else whole
 
 
 def followed(path: Path, sleep: Callable[[float], None] = time.sleep) -> Iterator[bytes]:

@@ -74,6 +74,11 @@ class RotatingOutput(RotatingFileHandler):
         super().__init__(path, maxBytes=max_bytes, backupCount=n_kept, encoding="utf-8", errors="backslashreplace")
         self._lead()
 
+    @property
+    def leads_stderr(self) -> bool:
+        """True where what is printed on stderr goes to the file as well."""
+        return 2 in self._descriptors
+
     def shouldRollover(self, record: logging.LogRecord) -> bool:  # the base class's name
         """True when the file is full, whoever filled it."""
         return os.fstat(self._file()).st_size >= self.maxBytes
@@ -136,6 +141,21 @@ def _to_file(path: Path, log_format: LogFormat) -> logging.Handler:
     if os.fstat(1).st_size >= MAX_BYTES:
         printed.doRollover()
     return RotatingOutput(path)
+
+
+def append_rotating(path: Path, content: bytes, max_bytes: int = MAX_BYTES, n_kept: int = N_KEPT) -> None:
+    """The content stands at the end of the file, which is moved to `.1`, `.2`, … first where it is full; the oldest is gone.
+
+    For a log that another host wrote and that arrives in pieces: a line is never parted between two files.
+    """
+    if path.exists() and path.stat().st_size >= max_bytes and tail(path, 1)[0].endswith(b"\n"):
+        for n in range(n_kept, 1, -1):
+            older = path.with_name(f"{path.name}.{n - 1}")
+            if older.exists():
+                older.replace(path.with_name(f"{path.name}.{n}"))
+        path.replace(path.with_name(f"{path.name}.1"))
+    with path.open("ab") as log:
+        log.write(content)
 
 
 class LoggedProgress(PlainProgress):

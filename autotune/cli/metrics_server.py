@@ -18,6 +18,7 @@ from autotune.spec.model import StudySpec
 from autotune.store.figures import StudyFigures
 from autotune.store.repository import Store, open_store
 from autotune.store.studies import StudyRow
+from autotune.study.kinds import parts_of
 from autotune.study.objectives import Objective, objectives_of
 from autotune.study.presence import STATES, Presence, presence_of
 
@@ -102,6 +103,25 @@ class StudyWatch:
         self._seen = {i for i in self._seen if i > self._below}
 
 
+class PartsWatch:
+    """As `StudyWatch`, for a study that may be in parts, one for each kind of device: all that are there, by name."""
+
+    def __init__(self, store: Store, spec: StudySpec) -> None:
+        self._store, self._spec = store, spec
+        self._watches: dict[str, StudyWatch] = {}
+
+    def look(self) -> list[StudySample] | None:
+        """The parts now; None while the database is away, and before the study has begun."""
+        try:
+            names = [row.name for row in parts_of(self._spec.study, self._store)]
+        except StoreError:
+            return None
+        # One statement, so that two scrapes at once make one watch of a part.
+        watches = [self._watches.setdefault(name, StudyWatch(self._store, name, self._spec)) for name in names]
+        samples = [sample for watch in watches if (sample := watch.look()) is not None]
+        return samples or None
+
+
 def _n_finished(figures: StudyFigures, role: str) -> int:
     return sum(n for r, states in figures.n_trials.items() if r == role for state, n in states.items() if state != "running")
 
@@ -156,13 +176,16 @@ def address_of(listen: str) -> tuple[str, int]:
 
 @contextmanager
 def serving(listen: str | None, spec: StudySpec, storage: str) -> Iterator[None]:
-    """/metrics of the study is served while the block runs, unless `listen` is None. Raises SpecError or EnvironmentProblem."""
+    """/metrics of the study, or of its parts, is served while the block runs, unless `listen` is None.
+
+    Raises SpecError or EnvironmentProblem.
+    """
     if listen is None:
         yield
         return
     host, port = address_of(listen)
     store = open_store(storage, retry_s=_RETRY_S)
-    end = _served(StudyWatch(store, spec.study, spec), host, port)
+    end = _served(PartsWatch(store, spec), host, port)
     try:
         yield
     finally:
@@ -170,7 +193,7 @@ def serving(listen: str | None, spec: StudySpec, storage: str) -> Iterator[None]
         store.close()
 
 
-def _served(watch: StudyWatch, host: str, port: int) -> Callable[[], None]:
+def _served(watch: PartsWatch, host: str, port: int) -> Callable[[], None]:
     address, end = serve(registry_of(watch.look), host, port)
     say(f"metrics: {address}")
     if host not in (LOOPBACK, "::1", "localhost"):

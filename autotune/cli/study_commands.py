@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from autotune.cli.background import detached, helpers
+from autotune.cli.background import WorkerCame, detached, helpers
 from autotune.cli.fleet_start import fleet_options, launcher_settings, start_fleet
 from autotune.cli.options import file_argument, json_option, log_options, storage_option, writing_whole
 from autotune.cli.saying import say
@@ -82,6 +82,8 @@ def start(
     from autotune.cli.dry_run import dry_run_report
     from autotune.cli.metrics_server import address_of, serving
     from autotune.cli.running import checked_plan, print_result, run_here, signals_press
+    from autotune.spec.load import load_spec
+    from autotune.study.lock import is_present
     from autotune.study.session import StopSwitch
 
     if dry_run:
@@ -96,11 +98,17 @@ def start(
         _wait_for_database(study_file, storage)
     settings = launcher_settings(launcher, ray_address, ray_gpus, ray_resource)
     logged = None if detach else _logs(log_format, log_file)
-    launcher = launcher or _needed_launcher(study_file)
+    named, launcher = launcher, launcher or _needed_launcher(study_file)
+    options = _options(trials, hours, storage, log_format, workers, listen)
     if launcher is not None:
-        _refuse({
-            "detach": detach, "again": again, "metrics": listen, "log-file": log_file, "log-format json": log_format == "json",
-        }, "on one device, without a launcher")  # fmt: skip
+        alone = "on one device, without a launcher; several workers do not settle among themselves who measures what again"
+        _refuse({"again": again}, alone)
+        spec = load_spec(Path(study_file))
+        if detach:
+            placing = {"--launcher": named, **{f"--ray-{name}": value for name, value in settings.items()}}
+            return detached(spec, study_file, [*options, *_given(placing)], storage, WorkerCame(spec, storage))
+        if logged:
+            logged.study = spec.study
         return start_fleet(
             study_file,
             launcher,
@@ -109,21 +117,20 @@ def start(
             workers=workers,
             storage=storage,
             settings=settings,
+            listen=listen,
+            log_format=log_format,
             as_json=as_json,
         )
-    workers = workers or 1
     plan = checked_plan(study_file)
-    options = _options(trials, hours, storage, log_format)
     if detach:
-        more = ["--workers", str(workers), *(["--again"] if again else []), *(["--metrics", listen] if listen else [])]
-        return detached(plan, study_file, [*options, *more], storage)
+        return detached(plan.spec, study_file, [*options, *(["--again"] if again else [])], storage, is_present)
     if logged:
         logged.study = plan.spec.study
     with (
         # Around the helpers: whenever a signal comes, it reaches them, and none of them is left alone.
         signals_press(StopSwitch()) as switch,
         serving(listen, plan.spec, storage or plan.spec.storage),
-        helpers(workers - 1, plan, study_file, options, switch),
+        helpers((workers or 1) - 1, plan, study_file, _options(trials, hours, storage, log_format), switch),
     ):
         result, code = run_here(plan, storage=storage, trials=trials, hours=hours, again=again, switch=switch, logged=logged)
     print_result(result, as_json=as_json)
@@ -228,6 +235,18 @@ def _logs(log_format: LogFormat, log_file: Path | None) -> LogContext | None:
     return context if log_format == "json" else None
 
 
-def _options(trials: int | None, hours: float | None, storage: str | None, log_format: LogFormat) -> list[str]:
+def _options(
+    trials: int | None,
+    hours: float | None,
+    storage: str | None,
+    log_format: LogFormat,
+    workers: int | None = None,
+    listen: str | None = None,
+) -> list[str]:
     named = {"--trials": trials, "--hours": hours, "--storage": storage, "--log-format": log_format}
-    return [word for name, value in named.items() if value is not None for word in (name, str(value))]
+    return _given({**named, "--workers": workers, "--metrics": listen})
+
+
+def _given(options: Mapping[str, object]) -> list[str]:
+    """The words of a command line for the options that are not None."""
+    return [word for name, value in options.items() if value is not None for word in (name, str(value))]

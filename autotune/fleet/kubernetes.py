@@ -30,7 +30,8 @@ OPTIONS = {
     "gpu-product": "value of the node label nvidia.com/gpu.product, so that all workers get one model",
     "cpu": "CPUs of a pod, whole ones; default 4",
     "memory": "memory of a pod; default 16Gi",
-    "scratch": "size of the pod's cache of variants and engines; default 50Gi",
+    "cache-claim": "a PersistentVolumeClaim for cache and journal, a folder for each worker; default: they go with the pod",
+    "scratch": "size of the pod's cache of variants and engines where no claim holds it; default 50Gi",
     "grace_s": "seconds that a trial under way may take to end when its pod must go; default 300",
 }
 _TERMINATION_S = 60
@@ -38,6 +39,10 @@ _TERMINATION_S = 60
 _RESTARTS = 5
 _USER = 10001
 _STUDY, _CACHE = "/study", "/cache"
+_FINAL = [2, 3, 130]
+"""Exit codes that another pod would only repeat: the input, the machine, stopped by somebody."""
+_INDEX = "WORKER_INDEX"
+_INDEX_OF_JOB = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 
 
 def manifest(request: ManifestRequest) -> str:
@@ -48,6 +53,9 @@ def manifest(request: ManifestRequest) -> str:
     chosen = _checked(named_options(request, OPTIONS))
     if not request.image:
         raise SpecError("--target kubernetes needs --image, a container image with autotune and the study's engines installed")
+    if "cache-claim" in chosen and spec.cache.folder is not None:
+        found = f"{spec.cache.folder}; then --option cache-claim would hold nothing"
+        raise SpecError([spec.problem("cache", found, "no folder, so that cache and journal lie in the claim")])
     name = dns_name(request.study)
     groups = worker_groups(request, spec)
     url = shared_storage(request, spec, groups)
@@ -72,6 +80,7 @@ _FORMS = {
     "namespace": _LABEL,
     "claim": re.compile(r"^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?\Z"),
     "secret": re.compile(r"^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?\Z"),
+    "cache-claim": re.compile(r"^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?\Z"),
     "gpu-resource": re.compile(r"^[a-z0-9.-]+/[A-Za-z0-9._-]+\Z"),
     "gpu-product": re.compile(r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?\Z"),
     "cpu": re.compile(r"^[1-9]\d{0,3}\Z"),
@@ -85,6 +94,8 @@ def _checked(options: dict[str, str]) -> dict[str, str]:
     for name, value in options.items():
         if not _FORMS[name].match(value):
             raise SpecError(f"--option {name}={value}: allowed: text of the form {_FORMS[name].pattern}")
+    if "scratch" in options and "cache-claim" in options:
+        raise SpecError("--option scratch: allowed without cache-claim=…, whose volume has a size of its own")
     defaults = {
         "kind": "Job",
         "gpu-resource": "nvidia.com/gpu",
@@ -118,12 +129,12 @@ def _job_spec(request: ManifestRequest, name: str, group: WorkerGroup, url: str,
         "completions": group.n_workers,
         "parallelism": group.n_workers,
         "backoffLimitPerIndex": _RESTARTS,
-        # Exit codes 2 and 3: the study or this pod's machine is wrong, which another pod would only say again. A node that is
-        # drained or taken away is nobody's failure.
+        # A node that is drained or taken away is nobody's failure, although its worker leaves with 130 as well: the rule that
+        # fits first counts. A pod that takes the place of one that `autotune stop` ended would know nothing of the stop.
         "podFailurePolicy": {
             "rules": [
                 {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                {"action": "FailIndex", "onExitCodes": {"containerName": "worker", "operator": "In", "values": [2, 3]}},
+                {"action": "FailIndex", "onExitCodes": {"containerName": "worker", "operator": "In", "values": _FINAL}},
             ]
         },
         "ttlSecondsAfterFinished": 7 * 24 * 3600,
@@ -148,7 +159,7 @@ def _pod_spec(request: ManifestRequest, name: str, group: WorkerGroup, url: str,
         "containers": [_container(request, name, group, url, chosen)],
         "volumes": [
             {"name": "study", "persistentVolumeClaim": {"claimName": chosen.get("claim", f"{name}-files")}},
-            {"name": "cache", "emptyDir": {"sizeLimit": chosen["scratch"]}},
+            {"name": "cache", **_cache_volume(chosen)},
             {"name": "tmp", "emptyDir": {}},
             {"name": "shm", "emptyDir": {"medium": "Memory"}},
         ],
@@ -162,6 +173,12 @@ def _pod_spec(request: ManifestRequest, name: str, group: WorkerGroup, url: str,
     return spec
 
 
+def _cache_volume(chosen: dict[str, str]) -> dict[str, Any]:
+    if "cache-claim" in chosen:
+        return {"persistentVolumeClaim": {"claimName": chosen["cache-claim"]}}
+    return {"emptyDir": {"sizeLimit": chosen["scratch"]}}
+
+
 def _container(request: ManifestRequest, name: str, group: WorkerGroup, url: str, chosen: dict[str, str]) -> dict[str, Any]:
     sqlite = url.startswith("sqlite")
     environment: list[dict[str, Any]] = [
@@ -169,6 +186,12 @@ def _container(request: ManifestRequest, name: str, group: WorkerGroup, url: str
         {"name": "XDG_RUNTIME_DIR", "value": "/tmp"},
         {"name": "HOME", "value": "/tmp"},
     ]
+    cache: dict[str, Any] = {"name": "cache", "mountPath": _CACHE}
+    if "cache-claim" in chosen:
+        # The pod that takes a worker's place has its index, and finds its journal there. Nobody else writes to the folder,
+        # because locks of files may hold within a host only.
+        environment.append({"name": _INDEX, "valueFrom": {"fieldRef": {"fieldPath": _INDEX_OF_JOB}}})
+        cache["subPathExpr"] = f"{name}/{group.kind}-$({_INDEX})"
     words = ["autotune", "worker", f"{_STUDY}/{request.study_file.name}", "--device", group.device]
     if not sqlite:
         key = {"name": chosen.get("secret", f"{name}-storage"), "key": "url"}
@@ -195,7 +218,7 @@ def _container(request: ManifestRequest, name: str, group: WorkerGroup, url: str
         "volumeMounts": [
             # Written to only where the database is a file in it.
             {"name": "study", "mountPath": _STUDY, **({} if sqlite else {"readOnly": True})},
-            {"name": "cache", "mountPath": _CACHE},
+            cache,
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "shm", "mountPath": "/dev/shm"},
         ],
@@ -209,13 +232,27 @@ def _header(request: ManifestRequest, name: str, chosen: dict[str, str], url: st
         f"1. A PersistentVolumeClaim {claim} with {request.study_file.name}, and the model and data that it names beside it,",
         f"   which user {_USER} may read. Several nodes mount it: ReadOnlyMany or ReadWriteMany.",
     ]
+    n = 1
     if not url.startswith("sqlite"):
+        n += 1
         lines += [
-            "2. The database's URL, in a file that only you can read, as a Secret:",
+            f"{n}. The database's URL, in a file that only you can read, as a Secret:",
             f"   kubectl create secret generic {secret} --from-file=url=FILE",
         ]
+    if "cache-claim" in chosen:
+        lines += [
+            f"{n + 1}. A PersistentVolumeClaim {chosen['cache-claim']} that user {_USER} may write to, for several nodes",
+            "   ReadWriteMany. It holds each worker's cache, and what it measured while the database was away, which the pod",
+            "   that takes its place stores.",
+        ]
+    else:
+        lines += [
+            "Variants and engines are cached in the pod and go with it; so does what it measured while the database was away,",
+            "which is then measured again. -o cache-claim=NAME keeps both.",
+        ]
     lines += [
-        "Variants and engines are cached in the pod and go with it; `artifacts:` in the study file shares them between pods.",
+        "`artifacts:` in the study file shares variants and engines between pods.",
+        "After `autotune stop` the Job has failed, by exit code 130; to go on, delete it and apply this file again.",
         "A worker whose device is of another kind than the study's fails its index with exit code 2; see its log.",
     ]
     if any(not line.isprintable() for line in lines):

@@ -33,7 +33,8 @@ class FleetRequest:
 
     `options`: those of the study and of the command, handed on to every worker. `environment`: variables that a worker gets
     in addition, among them what must not stand on a command line. `one_host_only`: why the workers must all be on one host,
-    empty where they need not. `settings`: the launcher's own, by name.
+    empty where they need not. `settings`: the launcher's own, by name. `append`: puts a piece of a log that a launcher gathers
+    at the end of its file, which it keeps from growing for ever.
     """
 
     study_file: Path
@@ -45,6 +46,7 @@ class FleetRequest:
     one_host_only: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     note: Callable[[str], None] = lambda text: None
+    append: Callable[[Path, bytes], None]
 
 
 class PlacedWorker(Protocol):

@@ -16,7 +16,8 @@ class LocalProcess:
     """A worker in a session of its own: Ctrl-C on the terminal reaches the fleet, which passes it on once and not twice."""
 
     def __init__(self, order: WorkerOrder, environment: Mapping[str, str]) -> None:
-        command = [sys.executable, "-m", "autotune.cli.main", *order.words]
+        # The worker rotates the file by itself; here is what it prints until its log is set up, and what goes past that.
+        command = [sys.executable, "-m", "autotune.cli.main", *order.words, "--log-file", str(order.log_path)]
         with order.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 command,

@@ -18,6 +18,11 @@ from autotune.fleet.ray_host import WorkerHost
 
 _ON_LOOPBACK = "127.0.0.1"
 _GPU = "GPU"
+_TOKEN = (
+    "; a cluster that asks for a token answers only with RAY_AUTH_MODE=token in the environment, and its token in "
+    "~/.ray/auth_token or RAY_AUTH_TOKEN"
+)
+"""Without the mode Ray sends no token, even where there is one, and says only that it could not connect (2.60)."""
 
 
 def ray_launcher(request: FleetRequest) -> RayLauncher:
@@ -100,7 +105,7 @@ class _ActorWorker:
         self._where, self._offset = "waits for a device", 0
         self._code: int | None = None
         self._stop = 0
-        self._note = request.note
+        self._note, self._append = request.note, request.append
         number = order.name.rpartition("-")[2]
         self._asked = actor.begin.remote(order.words, dict(request.environment), str(int(number) - 1))
         self._begun = False
@@ -135,8 +140,7 @@ class _ActorWorker:
             return
         code, text = answer
         if text:
-            with self._order.log_path.open("ab") as log:
-                log.write(text)
+            self._append(self._order.log_path, text)
             self._offset += len(text)
         elif code is not None:  # only when all of its log is here
             self._code = int(code)
@@ -181,11 +185,10 @@ def _connected(request: FleetRequest, resource: str) -> Any:
             more = {"num_gpus": int(gpus)} if gpus else {}
             named = {} if resource == _GPU else {"resources": {resource: request.workers or len(request.devices)}}
             ray.init(address="local", include_dashboard=False, _node_ip_address=_ON_LOOPBACK, **more, **named, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as exc:
+    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as exc:
         where = f"at {address}" if address else "on this host"
-        raise EnvironmentProblem(
-            f"--launcher ray: no Ray cluster {where}: {exc}", remedy=f"ray status, log: {_logs()}"
-        ) from exc
+        remedy = f"ray status, log: {_logs()}{_TOKEN if address else ''}"
+        raise EnvironmentProblem(f"--launcher ray: no Ray cluster {where}: {exc}", remedy=remedy) from exc
     return ray
 
 

@@ -1,7 +1,8 @@
 """The target `slurm`: a batch script, a job array with one task per device.
 
-A task that runs into its time limit ends after its trial and queues itself again; one that is killed is queued again by Slurm,
-and its trial is put back by the others.
+A task that runs into its time limit ends after its trial and queues itself again; one whose node fails, or that must give way,
+is queued again by Slurm. A worker that is killed, or loses its database, is started again by its task, a few times. What it was
+measuring is put back by itself or by the others.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ OPTIONS = {
     "grace_s": "seconds before the time limit at which a worker ends after its trial; default 300",
     "setup": "a line of shell before the worker starts, such as: source venv/bin/activate",
 }
+_RESTARTS, _PAUSE_S, _SOUND_S = 5, 10, 600
+"""As a fleet's supervisor does: so many in a row, and a worker that ran ten minutes was no failed start."""
+_FINAL = "0 | 2 | 3 | 130"
+"""Exit codes that another start would only repeat: done, the input, the machine, stopped by somebody."""
 _FORMS = {
     "partition": r"[A-Za-z0-9_.,-]+",
     "account": r"[A-Za-z0-9_.-]+",
@@ -102,21 +107,34 @@ def _body(request: ManifestRequest, group: WorkerGroup, chosen: dict[str, str], 
     return [
         *lines,
         "",
-        "time_is_up=",
+        "time_is_up= worker= told=",
         "on_term() {  # once, from --signal: the worker ends after its trial",
         "  time_is_up=yes",
-        '  kill -TERM "$worker" 2>/dev/null',
+        '  if [ -n "$worker" ]; then told=yes; kill -TERM "$worker" 2>/dev/null; fi',
         "}",
-        f'srun --ntasks=1 --cpus-per-task="${{SLURM_CPUS_PER_TASK:-{chosen["cpus"]}}}" {command} &',
-        "worker=$!",
         "trap on_term TERM",
-        'wait "$worker"',
-        "code=$?",
-        'while kill -0 "$worker" 2>/dev/null; do  # a signal had interrupted the wait',
+        "restarts=0 code=130",
+        'while [ -z "$time_is_up" ]; do',
+        "  began=$SECONDS",
+        f'  srun --ntasks=1 --cpus-per-task="${{SLURM_CPUS_PER_TASK:-{chosen["cpus"]}}}" {command} &',
+        "  worker=$!",
+        '  [ -z "$time_is_up" ] || [ -n "$told" ] || on_term  # the signal came while it was started',
         '  wait "$worker"',
         "  code=$?",
+        '  while kill -0 "$worker" 2>/dev/null; do  # a signal had interrupted the wait',
+        '    wait "$worker"',
+        "    code=$?",
+        "  done",
+        "  worker=",
+        '  [ -z "$time_is_up" ] || break',
+        f'  case "$code" in {_FINAL}) exit "$code" ;; esac',
+        f"  [ $((SECONDS - began)) -lt {_SOUND_S} ] || restarts=0",
+        f'  [ "$restarts" -lt {_RESTARTS} ] || exit "$code"',
+        "  restarts=$((restarts + 1))",
+        f'  echo "the worker ended with $code; it is started again in {_PAUSE_S} s, $restarts of {_RESTARTS}" >&2',
+        f"  sleep {_PAUSE_S} &",
+        "  wait $!  # which the signal ends",
         "done",
-        '[ -n "$time_is_up" ] || exit "$code"',
-        '[ "$code" -eq 0 ] && exit 0  # the study is done',
+        '[ "$code" -eq 0 ] && exit 0  # the study is done, or no worker was begun before the time was up',
         'scontrol requeue "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"',
     ]

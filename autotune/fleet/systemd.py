@@ -124,13 +124,7 @@ def _environment(request: ManifestRequest, spec: StudySpec) -> dict[str, str]:
 
 def _command(request: ManifestRequest, spec: StudySpec, options: Mapping[str, str]) -> str:
     words = ["-m", "autotune.cli.main", "-v", "start", str(request.study_file)]
-    several = len(spec.devices or ()) > 1
-    if several and "metrics" in options:
-        raise SpecError(
-            "--option metrics: allowed with one device, and the study file names several; in a unit of its own instead: "
-            f"autotune metrics {request.study} --listen {options['metrics']}"
-        )
-    if not several or request.workers > 1:
+    if len(spec.devices or ()) < 2 or request.workers > 1:
         words += ["--workers", str(request.workers)]
     if not (request.storage or spec.storage).startswith("sqlite"):
         words += ["--wait-for-database"]  # at boot it may come up later

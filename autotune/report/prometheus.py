@@ -129,6 +129,17 @@ def families(sample: StudySample) -> Iterator[Metric]:
     yield from _telemetry(one, sample)
 
 
+def _together(samples: Sequence[StudySample]) -> Iterable[Metric]:
+    """The families of all samples: each name once, as the format asks, with the series of every study in it."""
+    found: dict[str, Metric] = {}
+    for sample in samples:
+        for family in families(sample):
+            found.setdefault(family.name, family)
+            if found[family.name] is not family:
+                found[family.name].samples.extend(family.samples)
+    return found.values()
+
+
 def _objective(one: _Families, prefix: str, what: str, name: str, value: float) -> Metric:
     spelled, factor, unit = _OBJECTIVES.get(name, (_clean(name), 1.0, "as in the study"))
     return one.gauge(f"{prefix}_{spelled}", f"{what}: {name}, {unit}.", value * factor)
@@ -211,8 +222,8 @@ class _Families:
         return family
 
 
-def registry_of(look: Callable[[], StudySample | None]) -> CollectorRegistry:
-    """A registry that looks at the study anew for each scrape. `look` returns None while the database is away.
+def registry_of(look: Callable[[], StudySample | Sequence[StudySample] | None]) -> CollectorRegistry:
+    """A registry that looks at the study, or its parts, anew for each scrape. `look` returns None while the database is away.
 
     Raises EnvironmentProblem where prometheus-client is not installed.
     """
@@ -224,11 +235,10 @@ def registry_of(look: Callable[[], StudySample | None]) -> CollectorRegistry:
 
     class Study:
         def collect(self) -> Iterable[Metric]:
-            sample = look()
+            found = look()
             up = "1 when the database answered this scrape; without it only this series is there."
-            yield GaugeMetricFamily("autotune_database_up", up, value=float(sample is not None))
-            if sample is not None:
-                yield from families(sample)
+            yield GaugeMetricFamily("autotune_database_up", up, value=float(found is not None))
+            yield from _together([found] if isinstance(found, StudySample) else found or [])
 
     registry = CollectorRegistry()
     registry.register(Study())

@@ -34,6 +34,11 @@ def parts_of(name: str, store: Store) -> list[StudyRow]:
     return store.study_family(name, _MARK)
 
 
+def whole_name(part: str) -> str:
+    """The name of the study that the part belongs to; its own where it is no part."""
+    return part.partition(_MARK)[0]
+
+
 def of_its_kind(spec: StudySpec, device: DeviceFingerprint) -> StudySpec:
     """The study, or where it is over several kinds its part for this one."""
     if spec.device_kinds == "one" or _MARK in spec.study:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import psutil
+from assets import fake_study as fake
 
 from autotune.store.repository import Store, open_store
 
@@ -34,3 +41,26 @@ def shows(folder: Path, ask: Callable[[Store, int], bool]) -> bool:
     except Exception:
         return False
     return ask(store, study_id)
+
+
+def kill_all_of(folder: Path) -> None:
+    """Whatever still runs with the locks of `folder` is killed."""
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get("XDG_RUNTIME_DIR") == str(folder / "runtime"):
+                process.kill()
+        except psutil.Error:
+            continue
+
+
+def status(folder: Path) -> Any:
+    """The document of `autotune status`."""
+    return json.loads(fake.autotune(folder, "status", "study.yaml", "--json").stdout)
+
+
+def detached(folder: Path, *more: object) -> int:
+    """The process id of a study that `start --detach` says runs."""
+    done = fake.autotune(folder, "start", "study.yaml", "--detach", *more)
+    found = re.search(r"runs as process (\d+)", done.stderr)
+    assert found, done.stderr
+    return int(found[1])

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from assets import fake_study as fake
-from assets.watching import opened, shows, wait_until
+from assets.watching import detached, kill_all_of, opened, shows, status, wait_until
 
 from autotune.records import FINISHED
 from autotune.store.repository import SEARCHED
@@ -30,17 +28,7 @@ LONG_LOAD = ("max_s: 0.2", "max_s: 60"), ("min_windows: 4", "min_windows: 1000")
 def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder of studies; whatever still runs there at the end is killed."""
     yield tmp_path
-    for process in psutil.process_iter():
-        try:
-            if process.pid != os.getpid() and process.environ().get("XDG_RUNTIME_DIR") == str(tmp_path / "runtime"):
-                process.kill()
-        except psutil.Error:
-            continue
-
-
-def status(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(fake.autotune(folder, "status", "study.yaml", "--json").stdout)
-    return found
+    kill_all_of(tmp_path)
 
 
 def n_finished(folder: Path) -> int:
@@ -51,13 +39,6 @@ def n_finished(folder: Path) -> int:
 def is_under_way(folder: Path) -> bool:
     store, study_id = opened(folder)
     return any(t.role == "search" for t in store.running(study_id))
-
-
-def detached(folder: Path, *more: object) -> int:
-    done = fake.autotune(folder, "start", "study.yaml", "--detach", *more)
-    found = re.search(r"runs as process (\d+)", done.stderr)
-    assert found, done.stderr
-    return int(found[1])
 
 
 def booted_meanwhile(folder: Path) -> None:

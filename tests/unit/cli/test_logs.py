@@ -15,7 +15,7 @@ import pytest
 from assets import fake_study as fake
 
 from autotune.cli.log_command import followed
-from autotune.cli.logs import JsonFormatter, LogContext, RotatingOutput, tail
+from autotune.cli.logs import JsonFormatter, LogContext, RotatingOutput, append_rotating, tail
 
 PRINTS = """
 import ctypes, logging, sys
@@ -42,6 +42,20 @@ def test_a_log_rotates_with_what_native_code_prints(tmp_path: Path) -> None:
     lines = "".join(f.read_text() for f in files).splitlines()
     expected = [f"{kind} {i}" for i in range(200) for kind in ("native", "python", "logged")]
     assert lines == expected[-len(lines) :] and len(lines) > 200
+
+
+def test_a_gathered_log_rotates_between_lines(tmp_path: Path) -> None:
+    """Pieces that end anywhere lie in order in files of bounded size, of which the oldest go, and no line is parted."""
+    log, lines = tmp_path / "worker-1.log", [f"line {i}\n" for i in range(400)]
+    text = "".join(lines).encode()
+    for begin in range(0, len(text), 37):
+        append_rotating(log, text[begin : begin + 37], max_bytes=500, n_kept=2)
+    files = [tmp_path / "worker-1.log.2", tmp_path / "worker-1.log.1", log]
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+    found = [file.read_text().splitlines(keepends=True) for file in files]
+    kept = [line for part in found for line in part]
+    assert kept == lines[-len(kept) :] and len(kept) > 60
+    assert all(file.stat().st_size < 500 + 37 * 10 for file in files)
 
 
 def test_a_line_of_json_says_which_trial_of_which_study() -> None:

@@ -18,6 +18,7 @@ from autotune.errors import SpecError
 from autotune.fleet import kubernetes, slurm
 from autotune.fleet.manifests import ManifestRequest
 
+UNNAMED = ("cache: cache\n", "")
 URL = "postgresql+psycopg://me:hunter2@db/x"
 
 
@@ -79,6 +80,41 @@ def test_a_name_cannot_write_a_manifest(tmp_path: Path) -> None:
         kubernetes.manifest(replace(asked, options=("claim=abc\n",)))
 
 
+def test_who_was_stopped_is_not_started_again(tmp_path: Path) -> None:
+    """`autotune stop` makes a worker leave with 130, and so does a drained node, whose pod another takes the place of."""
+    (job,) = yaml.safe_load_all(kubernetes.manifest(request(tmp_path)))
+    drained, final = job["spec"]["podFailurePolicy"]["rules"]  # the first that fits counts
+    assert drained["action"] == "Ignore" and drained["onPodConditions"][0]["type"] == "DisruptionTarget"
+    assert final["action"] == "FailIndex" and set(final["onExitCodes"]["values"]) == {2, 3, 130}
+
+
+def test_a_claim_keeps_the_journal_of_each_worker(tmp_path: Path) -> None:
+    """The pod that takes a worker's place mounts the same folder, and no other worker does; else all goes with the pod."""
+    text = kubernetes.manifest(request(tmp_path))
+    assert "emptyDir" in volume(next(yaml.safe_load_all(text))) and "measured again" in text
+    several = ("seed: 1", "seed: 1\ndevice_kinds: several")
+    asked = request(tmp_path, several, UNNAMED, devices=("cpu", "cuda:0", "cuda:1"), options=("cache-claim=kept",))
+    folders = set()
+    for job in yaml.safe_load_all(kubernetes.manifest(asked)):
+        assert volume(job) == {"name": "cache", "persistentVolumeClaim": {"claimName": "kept"}}
+        (worker,) = pod(job)["containers"]
+        [mount] = [m for m in worker["volumeMounts"] if m["name"] == "cache"]
+        [number] = [e for e in worker["env"] if f"$({e['name']})" in mount["subPathExpr"]]
+        assert "job-completion-index" in number["valueFrom"]["fieldRef"]["fieldPath"]
+        assert {"name": "AUTOTUNE_CACHE", "value": mount["mountPath"]} in worker["env"]
+        folders.add(mount["subPathExpr"])
+    assert len(folders) == 2
+    with pytest.raises(SpecError, match="allowed without cache-claim"):
+        kubernetes.manifest(replace(asked, options=("cache-claim=kept", "scratch=1Gi")))
+    with pytest.raises(SpecError, match="would hold nothing"):  # the study file names another place
+        kubernetes.manifest(request(tmp_path, options=("cache-claim=kept",)))
+
+
+def volume(job: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = next(v for v in pod(job)["volumes"] if v["name"] == "cache")
+    return found
+
+
 def test_pods_on_cpus_keep_apart(tmp_path: Path) -> None:
     """Without a GPU the host is the device: two pods never share one."""
     (job,) = yaml.safe_load_all(kubernetes.manifest(request(tmp_path, devices=("cpu",), workers=2)))
@@ -124,7 +160,13 @@ def test_kubernetes_knows_every_field(tmp_path: Path) -> None:
     models = pytest.importorskip("kubernetes.client.models", reason="pip install kubernetes")
     several = ("seed: 1", "seed: 1\ndevice_kinds: several")
     text = kubernetes.manifest(
-        request(tmp_path, several, devices=("cpu", "cuda:0"), options=("gpu-product=Tesla-V100", "namespace=ml"))
+        request(
+            tmp_path,
+            several,
+            UNNAMED,
+            devices=("cpu", "cuda:0"),
+            options=("gpu-product=Tesla-V100", "namespace=ml", "cache-claim=a"),
+        )
     )
     wrong: list[str] = []
     for job in yaml.safe_load_all(text):
@@ -165,13 +207,52 @@ def test_a_task_at_its_time_limit_queues_itself_again(code: int, requeued: bool,
     """SIGTERM reaches the worker once; stopped, the task goes back into the queue, and done it does not."""
     folder = tmp_path / "a b"
     text = slurm.manifest(request(folder, storage="postgresql+psycopg://me@db/x"))
-    tools = tmp_path / "bin"
-    tools.mkdir()
     srun = f'echo "$@" > "{tmp_path}/words"; trap "exit {code}" TERM; kill -TERM $PPID; while :; do sleep 0.05; done'
-    for name, body in (("srun", srun), ("scontrol", f'echo "$@" > "{tmp_path}/requeued"')):
-        (tools / name).write_text(f"#!/bin/bash\n{body}\n")
-        (tools / name).chmod(stat.S_IRWXU)
-    environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
-    subprocess.run(["bash"], input=text, text=True, env=environment, timeout=20, check=False)
+    submitted(text, tmp_path, srun=srun, scontrol=f'echo "$@" > "{tmp_path}/requeued"')
     assert (tmp_path / "requeued").exists() is requeued
     assert str(folder / "study.yaml") in (tmp_path / "words").read_text()
+
+
+def submitted(text: str, folder: Path, **tools: str) -> subprocess.CompletedProcess[str]:
+    """What bash makes of the script where the commands are these, as on a node of Slurm's."""
+    there = folder / "bin"
+    there.mkdir()
+    for name, body in tools.items():
+        (there / name).write_text(f"#!/bin/bash\n{body}\n")
+        (there / name).chmod(stat.S_IRWXU)
+    environment = os.environ | {"PATH": f"{there}:{os.environ['PATH']}", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
+    return subprocess.run(["bash"], input=text, text=True, env=environment, timeout=20, check=False, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("codes", "n_starts", "left_with"),
+    [
+        ([137, 4, 0], 3, 0),  # killed, then without its database, then done
+        ([137] * 9, 6, 137),
+        ([1, 2], 2, 2),
+        ([3], 1, 3),
+        ([130], 1, 130),  # by `autotune stop`
+    ],
+)
+def test_a_task_starts_a_killed_worker_again(codes: list[int], n_starts: int, left_with: int, tmp_path: Path) -> None:
+    """Five times at most, with a pause before each; not where another start would only repeat what the worker said."""
+    (tmp_path / "codes").write_text("\n".join(map(str, codes)) + "\n")
+    srun = f'cd "{tmp_path}"; echo x >> starts; exit "$(sed -n "$(wc -l < starts)p" codes)"'
+    text = slurm.manifest(request(tmp_path / "study"))
+    done = submitted(
+        f"AUTOTUNE_STORAGE=x\n{text}", tmp_path, srun=srun, sleep=f'echo "$1" >> "{tmp_path}/pauses"',
+        scontrol=f'echo "$@" > "{tmp_path}/requeued"',
+    )  # fmt: skip
+    assert (done.returncode, (tmp_path / "starts").read_text().count("x")) == (left_with, n_starts), done.stderr
+    pauses = (tmp_path / "pauses").read_text().split() if n_starts > 1 else []
+    assert pauses == ["10"] * (n_starts - 1) and not (tmp_path / "requeued").exists()
+
+
+def test_a_task_whose_time_is_up_between_two_starts_queues_itself_again(tmp_path: Path) -> None:
+    """The signal ends the pause, and no worker is begun for the seconds that are left."""
+    text = slurm.manifest(request(tmp_path / "study", storage="postgresql+psycopg://me@db/x"))
+    submitted(
+        text, tmp_path, srun=f'echo x >> "{tmp_path}/starts"; exit 137', sleep='kill -TERM $PPID; exec /bin/sleep 1',
+        scontrol=f'echo "$@" > "{tmp_path}/requeued"',
+    )  # fmt: skip
+    assert (tmp_path / "starts").read_text() == "x\n" and (tmp_path / "requeued").read_text() == "requeue 7_0\n"
