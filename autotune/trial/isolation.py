@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
@@ -49,13 +50,9 @@ class TrialProcess:
         self.close()
 
     def close(self) -> None:
-        """The warm process has ended."""
+        """The warm process has ended, its keeper, and all that a trial of theirs started."""
         if self._process is not None:
-            self._process.kill()
-            try:
-                self._process.wait(_REAP_S)
-            except subprocess.TimeoutExpired:
-                _log.warning("process=%d cannot be ended; it hangs in the kernel", self._process.pid)
+            _end(self._process)
         if self._conn is not None:
             self._conn.close()
         self._process = self._conn = None
@@ -113,10 +110,10 @@ class TrialProcess:
             return self._conn
         self.close()
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "autotune.trial.zygote", str(theirs.fileno()), str(os.getpid()), *self._preload]
+        command = [sys.executable, "-m", "autotune.trial.keeper", str(theirs.fileno()), str(os.getpid()), *self._preload]
         # A session of its own: Ctrl-C on the terminal is for the study, which decides what becomes of the trial.
         self._process = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            command, pass_fds=[theirs.fileno()], start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
         )
         theirs.close()
         self._conn = Connection(ours.detach())
@@ -127,7 +124,8 @@ class TrialProcess:
             if conn.poll(_POLL_S):
                 message = conn.recv()
                 if message[0] == "exit":
-                    watch.status = message[1]
+                    _, watch.status, left = message
+                    _name_what_is_left(left)
                     return
                 watch.hear(message)
                 continue
@@ -156,7 +154,9 @@ class TrialProcess:
         deadline = time.monotonic() + _REAP_S
         try:
             while conn.poll(max(0.0, deadline - time.monotonic())):
-                if conn.recv()[0] == "exit":
+                message = conn.recv()
+                if message[0] == "exit":
+                    _name_what_is_left(message[2])
                     return
             _log.warning(
                 "process=%d was killed and is not gone after %.0f s; the trials get another parent", watch.pid, _REAP_S
@@ -164,6 +164,30 @@ class TrialProcess:
         except (EOFError, OSError):
             pass  # its parent died
         self.close()
+
+
+def _end(keeper: subprocess.Popen[bytes]) -> None:
+    """The keeper has ended, and before it all that is below it, as far as SIGKILL reaches."""
+    keeper.terminate()
+    with suppress(ProcessLookupError):
+        keeper.send_signal(signal.SIGCONT)  # one that was stopped heeds nothing else
+    try:
+        keeper.wait(_REAP_S)
+    except subprocess.TimeoutExpired:
+        keeper.kill()
+        try:
+            keeper.wait(_REAP_S)
+        except subprocess.TimeoutExpired:
+            _log.warning("process=%d cannot be ended; it hangs in the kernel", keeper.pid)
+            return
+    if keeper.stdout is not None:
+        with keeper.stdout:
+            _name_what_is_left([int(word) for word in keeper.stdout.read().split()])
+
+
+def _name_what_is_left(pids: Sequence[int]) -> None:
+    for pid in pids:
+        _log.warning("process=%d of a trial cannot be ended; it hangs in the kernel", pid)
 
 
 class _Watch:
