@@ -36,4 +36,5 @@ class LeavingBackend(FakeBackend):
         return super().open(engine, candidate)
 
 
-ENGINES.add(NAME, f"{__name__}:LeavingBackend")
+if "LEAVING_PIDS" in os.environ:  # not in the process that collects the tests, whose other tests list the engines
+    ENGINES.add(NAME, f"{__name__}:LeavingBackend")
