@@ -16,10 +16,13 @@ from typing import Any, Self
 
 from autotune import errors
 from autotune.bench.load import MAX_WARMUP_S
+from autotune.cache import Cache
+from autotune.cache.trial_logs import log_bytes
 from autotune.devices.gpu import device_fingerprint, device_kind
 from autotune.errors import CandidateRejected, DeadlineExceeded, EnvironmentProblem, OutOfMemory, WorkerCrashed
 from autotune.fingerprint import cpu_fingerprint
 from autotune.records import PROCESS_ENDED, Rejection, TrialRecord
+from autotune.trial.log_file import keep_short, last_lines, settle
 from autotune.trial.pipeline import now_utc
 from autotune.trial.profile import TrialProfile
 from autotune.trial.request import TrialRequest
@@ -103,6 +106,8 @@ class TrialProcess:
                 if watch.pid is None and not fresh:
                     continue  # the warm process died between two trials, which is not this candidate's doing
                 raise WorkerCrashed("the process that forks trials died", stage=watch.stage) from None
+            finally:
+                watch.settle_log()
             return watch.outcome()
 
     def _connect(self) -> Connection:
@@ -135,6 +140,7 @@ class TrialProcess:
             if watch.is_overdue():
                 self._kill(conn, watch)
                 return
+            keep_short(watch.request.log_path)
             try:
                 watch.check_limits()
             except CandidateRejected:
@@ -201,6 +207,7 @@ class _Watch:
         self._clock = clock
         share = int(_DEFAULT_MEMORY_SHARE * cpu_fingerprint().memory_mib)
         self._limit_mib = request.spec.limits.memory_mib or share
+        self._logged_bytes = log_bytes(request.log_path)
         self.begin()
 
     def begin(self) -> None:
@@ -297,11 +304,16 @@ class _Watch:
         return f"the trial's process {how} in stage {self.stage}{self._log_tail()}"
 
     def _log_tail(self) -> str:
-        try:
-            lines = self.request.log_path.read_text(errors="replace").splitlines()
-        except OSError:
-            return ""
-        return f". Log: {self.request.log_path}" + "".join(f"\n  {line}" for line in lines[-12:])
+        lines = last_lines(self.request.log_path, 12)
+        return f". Log: {self.request.log_path}" + "".join(f"\n  {line}" for line in lines) if lines else ""
+
+    def settle_log(self) -> None:
+        """The child has ended, and its log is short, or gone where it is empty, and counted in the cache's bound."""
+        request, before = self.request, self._logged_bytes
+        settle(request.log_path)
+        self._logged_bytes = log_bytes(request.log_path)
+        if self._logged_bytes > before and request.log_path.is_relative_to(request.cache_root):
+            Cache(request.cache_root, max_gib=request.spec.cache.max_gib).keep_bound(self._logged_bytes - before)
 
 
 def _raised_again(kind: str, message: str) -> Exception:

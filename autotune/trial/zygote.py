@@ -11,6 +11,7 @@ be ended) out. What a trial started ends with it. When the keeper dies, so do th
 from __future__ import annotations
 
 import faulthandler
+import fcntl
 import gc
 import importlib
 import os
@@ -206,7 +207,9 @@ def _answer(conn: Connection, task: str, request: Any, details: list[Any]) -> tu
 
 def _redirect_output(log_path: Path) -> None:
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    log = os.open(log_path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)  # to append: it may be cut meanwhile
+    with suppress(OSError):  # the cache removes no log of a trial under way, which this tells
+        fcntl.flock(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
     os.dup2(log, 1)
     os.dup2(log, 2)
     faulthandler.enable()
