@@ -1,4 +1,7 @@
-"""Making room: the artifacts that were not used for longest go, but none that a front needs, that is in use or being made."""
+"""Making room: what was not used for longest goes, but nothing that a front needs, that is in use or being made.
+
+Logs of trials go with the artifacts, but for the newest of each study.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,20 @@ from pathlib import Path
 
 from autotune.cache.artifact import MANIFEST
 from autotune.cache.disk import shown_bytes
-from autotune.cache.inventory import SCRATCH_SUFFIX, Entry, entries, lock_path, scratch_prefix
+from autotune.cache.inventory import SCRATCH_SUFFIX, Entry, lock_path, scratch_prefix
 from autotune.cache.locks import is_free, locked
 from autotune.cache.pins import pinned, pins
+from autotune.cache.trial_logs import KIND, everything, newest_logs, remove_log
 from autotune.errors import EnvironmentProblem
 
 _log = logging.getLogger(__name__)
 _LEAST_BYTES = 4096
-"""Smaller ones are remembered rejections and the like: they free nothing and save a trial."""
+"""Smaller artifacts are remembered rejections and the like: they free nothing and save a trial."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
-    """What making room did: what is left in the cache, and the artifacts that are gone (or would be)."""
+    """What making room did: what is left in the cache, and the artifacts and logs that are gone (or would be)."""
 
     left_bytes: int
     gone: tuple[Entry, ...] = ()
@@ -36,22 +40,23 @@ class Room:
 
 
 def make_room(root: Path, at_most_bytes: int, found: Iterable[Entry] | None = None) -> Room:
-    """Artifacts are removed, least recently used first, until the rest takes at most so many bytes or no other may go.
+    """Artifacts and logs are removed, least recently used first, until the rest takes at most so many bytes or no other may go.
 
     `found`: what is there, if it is known. A pin that cannot be read keeps everything.
     """
-    found = entries(root) if found is None else list(found)
+    found = everything(root) if found is None else list(found)
     left = sum(e.size_bytes for e in found)
     gone = []
     try:
-        kept: Container[str] = pinned(root, pins(root)) if left > at_most_bytes else ()
+        kept: Container[str] = {*pinned(root, pins(root)), *newest_logs(found)} if left > at_most_bytes else ()
     except EnvironmentProblem as exc:
         _log.warning("%s", exc)
         return Room(left_bytes=left)
     for entry in sorted(found, key=lambda e: (e.used_at, e.name)):
         if left <= at_most_bytes:
             break
-        if entry.size_bytes >= _LEAST_BYTES and entry.name not in kept and remove(entry):
+        large = entry.size_bytes >= _LEAST_BYTES or entry.kind == KIND
+        if large and entry.name not in kept and remove(entry):
             left -= entry.size_bytes
             gone.append(entry)
     if gone:
@@ -61,10 +66,12 @@ def make_room(root: Path, at_most_bytes: int, found: Iterable[Entry] | None = No
 
 
 def remove(entry: Entry) -> bool:
-    """True when the artifact is gone; False, and it is as it was, where somebody makes, reads, uses or has just used it.
+    """True when the artifact or log is gone; False, and it is as it was, where somebody makes, reads, uses or has just used it.
 
-    It vanishes as a whole, by rename, before its files are removed one by one.
+    An artifact vanishes as a whole, by rename, before its files are removed one by one.
     """
+    if entry.kind == KIND:
+        return remove_log(entry)
     manifest = entry.folder / MANIFEST
     try:
         with locked(lock_path(entry.folder), wait=False) as alone:

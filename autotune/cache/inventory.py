@@ -15,14 +15,16 @@ from autotune.cache.locks import locked
 
 PINS = "pins"
 NOT_KINDS = frozenset({"logs", "timings", "journal", PINS})
-"""Folders of a cache that hold no artifacts."""
+"""Folders of a cache that hold no artifacts. The logs of trials count nevertheless: see `trial_logs`."""
 _SCRATCH = re.compile(r"^\.(?P<key>.+)-[a-z0-9_]{8}\.part$")
 _OLDER_SCRATCH = re.compile(r"^\.(?P<key>[0-9a-f]{24})-[a-z0-9_]{8}$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A finished artifact. `size_bytes`: of its files. `used_at`: seconds since 1970, the time of its manifest."""
+    """A finished artifact, or the log of a trial (`trial_logs`). `size_bytes`: of its files. `used_at`: seconds since 1970, the
+    time of its manifest, or of the log's last change.
+    """
 
     kind: str
     key: str

@@ -30,7 +30,6 @@ from autotune.cache.eviction import make_room
 from autotune.cache.inventory import (
     SCRATCH_SUFFIX,
     clear_own_leftovers,
-    entries,
     kind_folders,
     lock_path,
     scratch_prefix,
@@ -40,6 +39,7 @@ from autotune.cache.inventory import (
 from autotune.cache.locks import locked, use
 from autotune.cache.remote import SharedArtifacts
 from autotune.cache.remote_state import RemoteState
+from autotune.cache.trial_logs import everything
 
 _log = logging.getLogger(__name__)
 _ROOM_BYTES = (2 << 30, 1 << 62)
@@ -97,7 +97,7 @@ class Cache:
             )
         if damaged:
             self.flags[ARTIFACT_REBUILT] = None
-        self._keep_bound(size_of(target))
+        self.keep_bound(size_of(target))
         return replace(made, hit=fetched, rebuilt=damaged)
 
     def renew(self, kind: str, key: str, make: Make) -> None:
@@ -109,7 +109,7 @@ class Cache:
         with self._alone(target):
             clear_own_leftovers(target)
             self._made(kind, key, make, ())
-        self._keep_bound(size_of(target))
+        self.keep_bound(size_of(target))
 
     def find(self, kind: str, key: str) -> Artifact | None:
         """The finished artifact `key`, also from the second tier; None where there is none, or it is damaged.
@@ -205,13 +205,14 @@ class Cache:
             self.unshared.append((artifact, manifest))
 
     def _freed(self, n_bytes: int) -> bool:
-        """True when artifacts that nothing needs made room for so many bytes, or all of them did for less."""
-        found = entries(self.root)
+        """True when artifacts that nothing needs, and old logs, made room for so many bytes, or all of them did for less."""
+        found = everything(self.root)
         room = make_room(self.root, max(0, sum(e.size_bytes for e in found) - n_bytes), found)
         Tally(self.root).set(room.left_bytes)
         return bool(room.gone)
 
-    def _keep_bound(self, made_bytes: int) -> None:
+    def keep_bound(self, made_bytes: int) -> None:
+        """The cache is within its bound now that so many bytes were added to it, as far as anything may go."""
         tally = Tally(self.root)
         counted = tally.add(made_bytes)
         with suppress(OSError):
@@ -219,7 +220,7 @@ class Cache:
                 return
             for folder in kind_folders(self.root):
                 sweep(folder)
-            found = entries(self.root)
+            found = everything(self.root)
             used = sum(e.size_bytes for e in found)
             bound = bound_bytes(self.root, self._max_gib, used)
             left = make_room(self.root, int(LOW_WATER * bound), found).left_bytes if used > bound else used

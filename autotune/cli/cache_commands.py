@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ def cache(context: click.Context, folder: Path | None, as_json: bool) -> None:
 
 @cache.command()
 @_folder
-@click.option("--all", "everything", is_flag=True, help="Also what the front of a study needs.")
+@click.option("--all", "everything", is_flag=True, help="Also what the front of a study needs, and the newest logs.")
 @click.option(
     "--max-gib",
     type=click.FloatRange(0, 1e9),
@@ -67,12 +68,14 @@ def clean(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Remove artifacts that no front needs. What a process is using or making stays, whatever is asked."""
+    """Remove artifacts that no front needs, and old logs of trials. What a process uses or makes stays, whatever is asked."""
     from autotune.cache.bound import Tally
     from autotune.cache.disk import shown_bytes
     from autotune.cache.eviction import remove
-    from autotune.cache.inventory import entries, kind_folders, leftovers, size_of, sweep
+    from autotune.cache.inventory import kind_folders, leftovers, size_of, sweep
     from autotune.cache.pins import unpin as forget
+    from autotune.cache.trial_logs import everything as all_of
+    from autotune.cache.trial_logs import newest_logs
     from autotune.cli.render import emit_json
     from autotune.errors import SpecError
 
@@ -83,9 +86,10 @@ def clean(
         forget(root, unpin)
     kinds = kind_folders(root)
     left_behind = sum(size_of(p) for kind in kinds for p in leftovers(kind)) if dry_run else sum(map(sweep, kinds))
-    found = entries(root)
+    found = all_of(root)
     kept = {} if everything else _kept(root, without=unpin)
-    wanted = _going(found, kept, int((max_gib or 0) * 2**30))
+    staying = {*kept, *(() if everything else newest_logs(found))}
+    wanted = _going(found, staying, int((max_gib or 0) * 2**30))
     gone = wanted if dry_run else [entry for entry in wanted if remove(entry)]
     left = sum(e.size_bytes for e in found) - sum(e.size_bytes for e in gone)
     if not dry_run and root.is_dir():
@@ -103,7 +107,8 @@ def clean(
         emit_json(document)
         return
     does = "would remove" if dry_run else "removed"
-    click.echo(f"{does} {len(gone)} artifacts, {shown_bytes(document['freed_bytes'])}; {shown_bytes(left)} are left in {root}")  # type: ignore[arg-type]  # a number
+    freed = shown_bytes(sum(e.size_bytes for e in gone) + left_behind)
+    click.echo(f"{does} {len(gone)} artifacts and logs, {freed}; {shown_bytes(left)} are left in {root}")
     if document["in_use"]:
         click.echo(f"{document['in_use']} are in use and stay")
     if document["pinned"]:
@@ -113,10 +118,11 @@ def clean(
 def cache_document(root: Path) -> dict[str, Any]:
     """Size, bound of studies without one, artifacts by kind, pins by study, the second tier, as `cache --json` prints it."""
     from autotune.cache.bound import bound_bytes
-    from autotune.cache.inventory import NOT_KINDS, entries, size_of
+    from autotune.cache.inventory import NOT_KINDS, size_of
     from autotune.cache.remote_state import RemoteState
+    from autotune.cache.trial_logs import KIND, everything
 
-    found = entries(root)
+    found = everything(root)
     kept = _kept(root, without=None)
     used = sum(e.size_bytes for e in found)
     numbers, sizes, pinned = Counter[str](), Counter[str](), Counter[str]()
@@ -125,6 +131,7 @@ def cache_document(root: Path) -> dict[str, Any]:
         sizes[entry.kind] += entry.size_bytes
         pinned[entry.kind] += entry.size_bytes if entry.name in kept else 0
     counts = RemoteState(root=root, url="").read()
+    other = {name: size_of(root / name) - (sizes[KIND] if name == "logs" else 0) for name in sorted(NOT_KINDS)}
     return {
         "folder": str(root),
         "size_bytes": used,
@@ -134,7 +141,7 @@ def cache_document(root: Path) -> dict[str, Any]:
             kind: {"artifacts": numbers[kind], "size_bytes": sizes[kind], "pinned_bytes": pinned[kind]}
             for kind in sorted(numbers)
         },
-        "other_bytes": {name: size for name in sorted(NOT_KINDS) if (size := size_of(root / name))},
+        "other_bytes": {name: size for name, size in other.items() if size > 0},
         "pins": _studies(root),
         "shared": {
             "fetched": counts.fetched,
@@ -155,7 +162,7 @@ def _print(document: dict[str, Any]) -> None:
         if document["bound_bytes"] is None
         else f"may take {shown_bytes(document['bound_bytes'])}, or what a study's cache: {{max_gib}} says while it runs"
     )
-    click.echo(f"  {used} in artifacts, of which fronts need {pinned}; {bound}")
+    click.echo(f"  {used} in artifacts and logs of trials, of which fronts need {pinned}; {bound}")
     for kind, of in document["kinds"].items():
         click.echo(
             f"  {kind:<14} {of['artifacts']:>6}  {shown_bytes(of['size_bytes']):>9}  pinned {shown_bytes(of['pinned_bytes'])}"
@@ -188,8 +195,8 @@ def _kept(root: Path, without: str | None) -> dict[str, tuple[str, ...]]:
     return dict(pinned(root, [pin for pin in pins(root) if pin.study != without]))
 
 
-def _going(found: list[Entry], kept: dict[str, tuple[str, ...]], keep_bytes: int) -> list[Entry]:
-    """The artifacts to remove, least recently used first, until the rest takes at most `keep_bytes`."""
+def _going(found: list[Entry], kept: Container[str], keep_bytes: int) -> list[Entry]:
+    """The artifacts and logs to remove, least recently used first, until the rest takes at most `keep_bytes`."""
     left = sum(e.size_bytes for e in found)
     going = []
     for entry in sorted(found, key=lambda e: (e.used_at, e.name)):

@@ -10,15 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
 from autotune import errors
 from autotune.bench.load import MAX_WARMUP_S
+from autotune.cache import Cache
+from autotune.cache.trial_logs import log_bytes
 from autotune.devices.gpu import device_fingerprint, device_kind
 from autotune.errors import CandidateRejected, DeadlineExceeded, EnvironmentProblem, OutOfMemory, WorkerCrashed
 from autotune.fingerprint import cpu_fingerprint
 from autotune.records import PROCESS_ENDED, Rejection, TrialRecord
+from autotune.trial.log_file import keep_short, last_lines, settle
 from autotune.trial.pipeline import now_utc
 from autotune.trial.profile import TrialProfile
 from autotune.trial.request import TrialRequest
@@ -49,13 +53,9 @@ class TrialProcess:
         self.close()
 
     def close(self) -> None:
-        """The warm process has ended."""
+        """The warm process has ended, its keeper, and all that a trial of theirs started."""
         if self._process is not None:
-            self._process.kill()
-            try:
-                self._process.wait(_REAP_S)
-            except subprocess.TimeoutExpired:
-                _log.warning("process=%d cannot be ended; it hangs in the kernel", self._process.pid)
+            _end(self._process)
         if self._conn is not None:
             self._conn.close()
         self._process = self._conn = None
@@ -106,6 +106,8 @@ class TrialProcess:
                 if watch.pid is None and not fresh:
                     continue  # the warm process died between two trials, which is not this candidate's doing
                 raise WorkerCrashed("the process that forks trials died", stage=watch.stage) from None
+            finally:
+                watch.settle_log()
             return watch.outcome()
 
     def _connect(self) -> Connection:
@@ -113,10 +115,10 @@ class TrialProcess:
             return self._conn
         self.close()
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "autotune.trial.zygote", str(theirs.fileno()), str(os.getpid()), *self._preload]
+        command = [sys.executable, "-m", "autotune.trial.keeper", str(theirs.fileno()), str(os.getpid()), *self._preload]
         # A session of its own: Ctrl-C on the terminal is for the study, which decides what becomes of the trial.
         self._process = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            command, pass_fds=[theirs.fileno()], start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
         )
         theirs.close()
         self._conn = Connection(ours.detach())
@@ -127,7 +129,8 @@ class TrialProcess:
             if conn.poll(_POLL_S):
                 message = conn.recv()
                 if message[0] == "exit":
-                    watch.status = message[1]
+                    _, watch.status, left = message
+                    _name_what_is_left(left)
                     return
                 watch.hear(message)
                 continue
@@ -137,6 +140,7 @@ class TrialProcess:
             if watch.is_overdue():
                 self._kill(conn, watch)
                 return
+            keep_short(watch.request.log_path)
             try:
                 watch.check_limits()
             except CandidateRejected:
@@ -156,7 +160,9 @@ class TrialProcess:
         deadline = time.monotonic() + _REAP_S
         try:
             while conn.poll(max(0.0, deadline - time.monotonic())):
-                if conn.recv()[0] == "exit":
+                message = conn.recv()
+                if message[0] == "exit":
+                    _name_what_is_left(message[2])
                     return
             _log.warning(
                 "process=%d was killed and is not gone after %.0f s; the trials get another parent", watch.pid, _REAP_S
@@ -164,6 +170,30 @@ class TrialProcess:
         except (EOFError, OSError):
             pass  # its parent died
         self.close()
+
+
+def _end(keeper: subprocess.Popen[bytes]) -> None:
+    """The keeper has ended, and before it all that is below it, as far as SIGKILL reaches."""
+    keeper.terminate()
+    with suppress(ProcessLookupError):
+        keeper.send_signal(signal.SIGCONT)  # one that was stopped heeds nothing else
+    try:
+        keeper.wait(_REAP_S)
+    except subprocess.TimeoutExpired:
+        keeper.kill()
+        try:
+            keeper.wait(_REAP_S)
+        except subprocess.TimeoutExpired:
+            _log.warning("process=%d cannot be ended; it hangs in the kernel", keeper.pid)
+            return
+    if keeper.stdout is not None:
+        with keeper.stdout:
+            _name_what_is_left([int(word) for word in keeper.stdout.read().split()])
+
+
+def _name_what_is_left(pids: Sequence[int]) -> None:
+    for pid in pids:
+        _log.warning("process=%d of a trial cannot be ended; it hangs in the kernel", pid)
 
 
 class _Watch:
@@ -177,6 +207,7 @@ class _Watch:
         self._clock = clock
         share = int(_DEFAULT_MEMORY_SHARE * cpu_fingerprint().memory_mib)
         self._limit_mib = request.spec.limits.memory_mib or share
+        self._logged_bytes = log_bytes(request.log_path)
         self.begin()
 
     def begin(self) -> None:
@@ -273,11 +304,16 @@ class _Watch:
         return f"the trial's process {how} in stage {self.stage}{self._log_tail()}"
 
     def _log_tail(self) -> str:
-        try:
-            lines = self.request.log_path.read_text(errors="replace").splitlines()
-        except OSError:
-            return ""
-        return f". Log: {self.request.log_path}" + "".join(f"\n  {line}" for line in lines[-12:])
+        lines = last_lines(self.request.log_path, 12)
+        return f". Log: {self.request.log_path}" + "".join(f"\n  {line}" for line in lines) if lines else ""
+
+    def settle_log(self) -> None:
+        """The child has ended, and its log is short, or gone where it is empty, and counted in the cache's bound."""
+        request, before = self.request, self._logged_bytes
+        settle(request.log_path)
+        self._logged_bytes = log_bytes(request.log_path)
+        if self._logged_bytes > before and request.log_path.is_relative_to(request.cache_root):
+            Cache(request.cache_root, max_gib=request.spec.cache.max_gib).keep_bound(self._logged_bytes - before)
 
 
 def _raised_again(kind: str, message: str) -> Exception:

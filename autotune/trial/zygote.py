@@ -1,37 +1,39 @@
 """The trial's warm parent: a process that has imported the engines and forks a fresh child for every trial.
 
 Imports are paid once, and yet each trial starts from the same clean memory: an arena that one trial capped, a thread pool that
-it started or memory that it leaked cannot touch the next. Run as `python -m autotune.trial.zygote FD PID MODULE…`, where FD is
-a socket to the study's process PID. Messages, all pickled tuples: ("run", TrialRequest) or ("profile", TrialRequest, runs) in;
-("started", pid), ("stage", name), ("answer", TrialRecord or TrialProfile), ("rejected", CandidateRejected's class, message,
-stage), ("error", exception name, message, traceback) and ("exit", status) out. When the study's process dies, so do the zygote
-and its child.
+it started or memory that it leaked cannot touch the next. The keeper, process PID, runs `python -m autotune.trial.zygote FD PID
+MODULE…`, where FD is a socket to the study's process. Messages, all pickled tuples: ("run", TrialRequest) or ("profile",
+TrialRequest, runs) in; ("started", pid), ("stage", name), ("answer", TrialRecord or TrialProfile), ("rejected", class of the
+CandidateRejected, message, stage), ("error", exception name, message, traceback) and ("exit", status, processes that could not
+be ended) out. What a trial started ends with it. When the keeper dies, so do the zygote, its child and all that this started.
 """
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
+import fcntl
 import gc
 import importlib
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from autotune.spec.model import see_users_modules
-
-_PR_SET_PDEATHSIG = 1  # prctl(2)
+from autotune.trial.descendants import Descendant, adopt_orphans, descendants, end_descendants, signal_at_parents_death
 
 
 def main() -> None:
     """Serves requests until the socket closes."""
-    die_with_parent(int(sys.argv[2]))
+    keeper = int(sys.argv[2])
+    die_with_parent(keeper)
+    adopt_orphans()
     conn = Connection(int(sys.argv[1]))
     for module in ("autotune.trial.pipeline", "onnx", *sys.argv[3:]):
         try:
@@ -43,16 +45,53 @@ def main() -> None:
             task, request, *details = conn.recv()
         except EOFError:
             return
-        _warm(request)
-        zygote = os.getpid()
+        _warm(request, keeper)
+        with _leaving_nothing(keeper) as spared:
+            pid = _forked(partial(_child, conn, task, request, details))
+            _lead_a_group(pid)
+            conn.send(("started", pid))
+            _, status = os.waitpid(pid, 0)
+            left = end_descendants(spared)
+        conn.send(("exit", status, [process.pid for process in left]))
+
+
+@contextmanager
+def _leaving_nothing(keeper: int) -> Iterator[list[Descendant]]:
+    """Inside the block children run, and the keeper's death ends all below this process before this process itself.
+
+    Gives what was there before, from imports: it stays. Outside the block the kernel kills this process at once, so that one
+    which hangs in an import does not outlive the study.
+    """
+    spared = descendants()
+    before = signal.signal(signal.SIGTERM, _end_all)
+    if not signal_at_parents_death(signal.SIGTERM, keeper):
+        os._exit(1)
+    try:
+        yield spared
+    finally:
+        die_with_parent(keeper)
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end_all(*_: object) -> None:
+    end_descendants()
+    os._exit(1)
+
+
+def _forked(work: Callable[[int], Any]) -> int:
+    """The id of a fork that does `work(this process's id)` and does not heed SIGTERM as this process does."""
+    zygote = os.getpid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
         pid = os.fork()
         if pid == 0:
-            _child(conn, task, request, details, zygote)
-        _lead_a_group(pid)
-        conn.send(("started", pid))
-        _, status = os.waitpid(pid, 0)
-        _end_what_it_left(pid)
-        conn.send(("exit", status))
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    if pid == 0:
+        work(zygote)
+        os._exit(1)
+    return pid
 
 
 def _lead_a_group(pid: int) -> None:
@@ -63,15 +102,7 @@ def _lead_a_group(pid: int) -> None:
         pass  # the other was first, or the child is gone already
 
 
-def _end_what_it_left(pid: int) -> None:
-    """Processes that the ended child started and left behind are killed: they would load the device in the next trial."""
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
-
-
-def _warm(request: Any) -> None:
+def _warm(request: Any, keeper: int) -> None:
     """The study's samples are in memory for this and every later trial.
 
     A child prepares them in the cache first: exporting and checking the model runs it, and the threads that this starts (those
@@ -95,7 +126,7 @@ def _warm(request: Any) -> None:
         with sharing(whole, []):
             warm(spec, whole)
 
-    if not _done_in_a_child(prepare, os.getpid()):
+    if not _done_in_a_child(prepare, keeper):
         return  # the trial meets the same fault, and reports it as its own
     warm(spec, cache)
     # Children then neither scan nor copy what every one of them has.
@@ -103,27 +134,27 @@ def _warm(request: Any) -> None:
     gc.freeze()
 
 
-def _done_in_a_child(work: Callable[[], None], parent: int) -> bool:
-    """True when `work` returned in a fork of this process, False when it raised or the fork died."""
-    pid = os.fork()
-    if pid == 0:
-        die_with_parent(parent)
+def _done_in_a_child(work: Callable[[], None], keeper: int) -> bool:
+    """True when `work` returned in a fork of this process, False when it raised or the fork died. What it started has ended."""
+
+    def alone(zygote: int) -> None:
+        die_with_parent(zygote)
         status = 1
         try:
             work()
             status = 0
         finally:
             os._exit(status)
-    return os.waitpid(pid, 0)[1] == 0
+
+    with _leaving_nothing(keeper) as spared:
+        _, status = os.waitpid(_forked(alone), 0)
+        end_descendants(spared)
+    return status == 0
 
 
 def die_with_parent(parent: int) -> None:
     """The kernel kills this process when `parent` dies (Linux; elsewhere nothing happens)."""
-    try:
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    except (OSError, AttributeError):
-        return
-    if os.getppid() != parent:  # it died before the call
+    if not signal_at_parents_death(signal.SIGKILL, parent):
         os._exit(1)
 
 
@@ -176,7 +207,9 @@ def _answer(conn: Connection, task: str, request: Any, details: list[Any]) -> tu
 
 def _redirect_output(log_path: Path) -> None:
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    log = os.open(log_path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)  # to append: it may be cut meanwhile
+    with suppress(OSError):  # the cache removes no log of a trial under way, which this tells
+        fcntl.flock(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
     os.dup2(log, 1)
     os.dup2(log, 2)
     faulthandler.enable()

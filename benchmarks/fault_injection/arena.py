@@ -101,7 +101,7 @@ class Arena:
     def measuring(self) -> tuple[psutil.Process, psutil.Process]:
         """A trial's process and its parent. Raises NotNow where no trial is under way."""
         for worker in self.workers():
-            for parent in _children(worker):
+            for parent in (p for keeper in _children(worker) for p in _children(keeper)):
                 for child in _children(parent) if _is(parent, "autotune.trial.zygote") else []:
                     return child, parent
         raise NotNow

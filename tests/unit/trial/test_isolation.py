@@ -190,8 +190,8 @@ def test_closing_ends_the_warm_process(spec: StudySpec) -> None:
     """After `with` neither the warm process nor a child of it is left."""
     with TrialProcess() as opened:
         opened.run(request(spec, fake_candidate(), number=21))
-        pid = _zygote(opened)
-    assert _gone([pid])
+        pids = [_keeper(opened), _zygote(opened)]
+    assert _gone(pids)
 
 
 def test_killing_the_study_kills_its_trial(spec: StudySpec, tmp_path: Path) -> None:
@@ -212,9 +212,9 @@ def test_killing_the_study_kills_its_trial(spec: StudySpec, tmp_path: Path) -> N
     command = [sys.executable, str(script), str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdout is not None
-        zygote = next(int(line.split()[1]) for line in parent.stdout if line.startswith("accuracy"))
-        pids = [zygote, *(child.pid for child in psutil.Process(zygote).children())]
-        assert len(pids) == 2
+        keeper = next(int(line.split()[1]) for line in parent.stdout if line.startswith("accuracy"))
+        pids = [keeper, *(child.pid for child in psutil.Process(keeper).children(recursive=True))]
+        assert len(pids) == 3
         parent.kill()
     assert _gone(pids)
 
@@ -309,9 +309,14 @@ def test_the_load_never_extends_the_deadline(spec: StudySpec) -> None:
         watch.check_limits()
 
 
-def _zygote(process: TrialProcess) -> int:
+def _keeper(process: TrialProcess) -> int:
     assert process._process is not None
     return process._process.pid
+
+
+def _zygote(process: TrialProcess) -> int:
+    (zygote,) = psutil.Process(_keeper(process)).children()
+    return zygote.pid
 
 
 def _children(process: TrialProcess) -> list[int]:
