@@ -27,7 +27,7 @@ def _content(name: str) -> bytes | None:
     try:
         path = (HERE / name).resolve()
         return path.read_bytes() if HERE in path.parents and path.is_file() else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # the last one: links that lead in a circle
         return None
 
 

@@ -143,6 +143,15 @@ def test_a_damaged_manifest_is_told(bundle: Path, manifest: str | None) -> None:
     assert done.returncode != 0 and "export the bundle again" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "settings.json"])
+def test_links_in_a_circle_are_told(bundle: Path, name: str) -> None:
+    """A file that is a link to itself is missing like any other."""
+    (bundle / name).unlink()
+    (bundle / name).symlink_to(name)
+    done = run_py(bundle, "--seconds", "0.1")
+    assert done.returncode != 0 and "export the bundle again" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_an_input_that_does_not_fit_is_told(bundle: Path, tmp_path: Path) -> None:
     """No file, no archive, or none of the model's inputs in it."""
     (tmp_path / "text.npz").write_text("text")
