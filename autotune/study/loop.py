@@ -213,6 +213,8 @@ def _run(run: StudySession, hours: float | None) -> StudyResult:
     left_s = max(clock.left_s(), clock.reserve_s)
     if ended != "stopped" and not run_finalists(run, reference, left_s) and run.switch.count:
         ended = "stopped"
+    if ended != "stopped":
+        _swept(run)  # a worker may have died after it asked for a trial, or before it told of one, when nobody waited for it
     return _result(run, ended)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from study_samples import study
 from virtual_study import VirtualMachine, replace_model
@@ -45,13 +47,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     machine = Process(truth=rate, noise=0.01, own=0.01)
     monkeypatch.setattr(loop, "TrialProcess", lambda preload: machine)
 
-    def started(trials: int, **sections: Any) -> tuple[StudyResult, Store]:
+    def started(trials: int, observer: Silent | None = None, **sections: Any) -> tuple[StudyResult, Store]:
         space = {"precision": Choices(values=("fp32", "fp16")), "batch_size": Choices(values=(1, 2, 4, 8, 16, 32, 64))}
         values = {"space": space, "cache": tmp_path / "cache", "search": SearchSpec(strategy="random")}
         values |= {"finalists": FinalistsSpec(rounds=1, at_most=2), "canary": CanarySpec(every_minutes=100_000)}
         plan = replace_model(make_plan(study(**(values | sections))))
         store = open_store(f"sqlite:///{tmp_path / 'study.db'}")
-        return run_study(plan, store, this_worker(), Silent(), StopSwitch(), trials=trials), store
+        return run_study(plan, store, this_worker(), observer or Silent(), StopSwitch(), trials=trials), store
 
     return started
 
@@ -77,6 +79,27 @@ def test_a_space_that_is_used_up_ends_the_study(run: Any) -> None:
     result, _ = run(30, space=space, **off)
     assert result.ended == "exhausted"
     assert len({r.candidate for r in result.records}) == len(result.records)
+
+
+class Beside(Silent):
+    """While the last trial ends, another worker asks Optuna for one, and is killed before it has written anything of it."""
+
+    def __init__(self, folder: Path, after: int) -> None:
+        self._url, self._left = f"sqlite:///{folder / 'study.db'}", after
+
+    def trial_ended(self, record: TrialRecord, front: Sequence[TrialRecord], reference: TrialRecord | None) -> None:
+        """The trial that is asked for stays RUNNING."""
+        self._left -= record.role == "search"
+        if self._left == 0:
+            optuna.load_study(study_name=study().study, storage=self._url).ask()
+
+
+def test_what_a_worker_asked_for_before_it_was_killed_is_not_left_running(run: Any, tmp_path: Path) -> None:
+    """Also where the target was reached meanwhile, so that nobody waited for it."""
+    result, _ = run(3, observer=Beside(tmp_path, after=3))
+    assert result.ended == "trials"
+    trials = optuna.load_study(study_name=study().study, storage=f"sqlite:///{tmp_path / 'study.db'}").get_trials()
+    assert "RUNNING" not in {t.state.name for t in trials} and len(trials) > 4
 
 
 def test_no_trial_reads_all_trials(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
