@@ -17,9 +17,13 @@
 Each stage runs in a process of its own, ends itself within 8 minutes (`--limit-s`), and writes DIR/STAGE.json with device,
 driver and versions: after every trial and every measurement, so that one that is killed loses only what was under way. The
 hours of a study follow from the limit; its finalists are in it. What failed is recorded with its error, and the others go on;
-what is unfinished goes on from where it was, up to `--runs` times in all, in this run or a later one. DIR/work keeps models,
-studies and engines between runs. Exit codes: 0 all that was asked for is done, 1 some stage failed or is unfinished, 3 this
-machine lacks a GPU or a library, and nothing was run.
+what is unfinished goes on from where it was, up to `--runs` times in all, in this run or a later one. With another kind of GPU,
+another driver or other packages it begins anew, and what there was lies in DIR/STAGE.before.json. What was run with --quick, or
+with fewer rounds or trials than asked for, counts as not run. DIR/work keeps models, studies and engines between runs, and
+DIR/work-quick those of --quick.
+
+Exit codes: 0 all that was asked for is done, 1 some stage failed or is unfinished, 3 this machine lacks a GPU or a library, and
+nothing was run.
 
 FOLDER holds mobilenet_v2_1.0_224.onnx, images/ and labels.csv (splits calib and val); without --data mobilenet is left out.
 Needs: pip install '.[cuda,cuda-core]' and TensorRT (docs/nvidia.md), and pytest for the contracts.

@@ -181,6 +181,68 @@ def test_a_stages_own_error_is_its_result(tmp_path: Path, monkeypatch: pytest.Mo
     assert json.loads((tmp_path / "buggy.json").read_text())["result"] == {"n": 2}
 
 
+MACHINE: dict[str, Any] = {
+    "gpu": {"uuid": "GPU-1", "name": "H100", "driver": "580.1"},
+    "host": {"device": "a CPU", "cores": 16, "memory_mib": 1000},
+    "versions": {"torch": "2.13"},
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"gpu": {**MACHINE["gpu"], "name": "H200"}}, "gpu.name was H100, is H200"),
+        ({"gpu": {**MACHINE["gpu"], "driver": "590.2"}}, "gpu.driver was 580.1, is 590.2"),
+        ({"versions": {"torch": "2.14"}}, "versions.torch was 2.13, is 2.14"),
+        ({"versions": {}}, "versions.torch was 2.13, is None"),
+    ],
+)
+def test_another_machine_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], changed: dict[str, Any], told: str
+) -> None:
+    """Figures of two GPUs, drivers or releases are no rounds of one comparison; what there was is set aside, not lost."""
+    begun: list[tuple[int, bool]] = []
+
+    def stage(b: Bench) -> dict[str, Any]:
+        begun.append((b.before.get("n", 0), b.anew))
+        return {"n": b.before.get("n", 0) + 1, "unfinished": True}
+
+    monkeypatch.setattr(runner, "STAGES", {"ratio": stage})
+    for machine in (MACHINE, {**MACHINE, "gpu": {**MACHINE["gpu"], "uuid": "GPU-2"}}, {**MACHINE, **changed}):
+        monkeypatch.setattr(runner, "machine_facts", lambda machine=machine: machine)
+        runner.run_one(Bench(out=tmp_path), "ratio")
+    assert begun == [(0, False), (1, False), (0, True)], "another card of the same kind goes on"
+    assert told in capsys.readouterr().out
+    found, before = (json.loads((tmp_path / name).read_text()) for name in ("ratio.json", "ratio.before.json"))
+    assert found["result"]["n"] == 1 and found["began_anew"] == told
+    assert before["result"]["n"] == 2 and before["gpus"] == ["GPU-1", "GPU-2"]
+
+
+def test_short_loads_are_never_taken_for_full_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result of --quick, or with fewer rounds or trials than asked for, counts as not run; only the latter goes on."""
+    monkeypatch.setattr(runner, "machine_facts", lambda: MACHINE)
+    monkeypatch.setattr(runner, "STAGES", {"ratio": lambda b: {"n": b.before.get("n", 0) + 1}})
+    quick = Bench(out=tmp_path, quick=True, rounds=2, trials=6)
+    runner.run_one(quick, "ratio")
+    assert runner.state_of(quick, "ratio") == "done"
+    full = replace(quick, quick=False)
+    assert runner.state_of(full, "ratio") == "" and full.work != quick.work
+    runner.run_one(full, "ratio")
+    assert runner.document_of(full, "ratio")["result"] == {"n": 1} and runner.state_of(full, "ratio") == "done"
+    for more in (replace(full, rounds=3), replace(full, trials=7)):
+        assert runner.state_of(more, "ratio") == "" and runner.state_of(full, "ratio") == "done"
+    runner.run_one(replace(full, rounds=3), "ratio")
+    assert runner.document_of(full, "ratio")["result"] == {"n": 2}
+
+
+def test_a_stage_that_dies_before_its_first_figure_does_not_pass_for_a_quick_one(tmp_path: Path) -> None:
+    """The quick result that lay there is set aside; what is told is that this run failed."""
+    (tmp_path / "crash.json").write_text(json.dumps({"state": "done", "quick": True, "result": {"n": 1}}))
+    bench = Scripted(out=tmp_path, limit_s=10.0)
+    assert runner.run_stages(bench, ["crash"]) == 1 and runner.state_of(bench, "crash") == "failed"
+    assert "result" not in runner.document_of(bench, "crash") and (tmp_path / "crash.before.json").exists()
+
+
 def test_rounds_end_before_the_limit_and_go_on_behind_what_there_is(tmp_path: Path) -> None:
     """One measurement is always made; then none begins that would not end in time. The second run has nothing twice."""
     kept: list[Mapping[str, Any]] = []
@@ -329,6 +391,15 @@ def test_the_stages_run_on_doubles(bench: Bench, monkeypatch: pytest.MonkeyPatch
         "autotune", "hand_written", "hand_written_computing_only", "autotune_computing_only"
     }  # fmt: skip
     assert found["end_to_end"]["median"] > 0 and found["computing_only"]["median"] > 0
+
+
+@pytest.mark.slow
+def test_a_study_on_another_machine_has_no_trials_of_the_first(bench: Bench) -> None:
+    """The study's own database would go on where the stage begins anew."""
+    first = studies.resnet50(replace(bench, trials=1))
+    again = studies.resnet50(replace(bench, trials=1, anew=True))
+    assert (first["n_trials"], again["n_trials"]) == (1, 1)
+    assert first["trials"][0]["finished_at"] < again["trials"][0]["finished_at"]
 
 
 @pytest.mark.slow
