@@ -77,12 +77,15 @@ def equal_figures(ratio: Mapping[str, float] | None) -> bool | None:
 
 
 def ratios(rounds: Mapping[str, Sequence[Mapping[str, Any]]], base: str) -> dict[str, Any]:
-    """Throughput against `base` of the same round: median, least, most; None where either failed in every round."""
+    """Throughput against `base` of the same round: median, least, most; None where no round has both.
+
+    The last round of a stage that ran out of time lacks some of them.
+    """
     found: dict[str, Any] = {}
     for name, values in rounds.items():
         pairs = [
             mine["throughput_items_per_s"]["value"] / theirs["throughput_items_per_s"]["value"]
-            for mine, theirs in zip(values, rounds[base], strict=True)
+            for mine, theirs in zip(values, rounds[base], strict=False)
             if mine["throughput_items_per_s"] and theirs["throughput_items_per_s"]
         ]
         found[name] = {"median": statistics.median(pairs), "min": min(pairs), "max": max(pairs)} if pairs else None

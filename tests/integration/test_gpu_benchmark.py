@@ -313,6 +313,8 @@ def test_ratios_are_of_the_same_round() -> None:
 
     found = comparisons.ratios({"a": rounds(100, 50, None), "b": rounds(200, 110, 90), "c": rounds(None, None, None)}, "a")
     assert found["b"] == {"median": pytest.approx(2.1), "min": 2.0, "max": pytest.approx(2.2)} and found["c"] is None
+    cut = comparisons.ratios({"a": rounds(100), "b": rounds(200, 110), "c": rounds()}, "a")
+    assert cut["b"] == {"median": 2.0, "min": 2.0, "max": 2.0} and cut["c"] is None, "time ran out in the second round"
 
 
 def test_equal_figures_are_within_two_per_cent_or_not_told_apart() -> None:
