@@ -6,6 +6,7 @@
 
 | stage | answers |
 |---|---|
+| rtx | does TensorRT for RTX serve this GPU, also one that it has no name for, such as Hopper? |
 | contract | do the runtimes and engines keep their contracts on this GPU? |
 | resnet50 | what does a study of 40 trials find for ResNet-50 (random weights, 224²), and how far from MLPerf's H200 is it? |
 | mobilenet | the same for MobileNetV2 with real images and real accuracy |

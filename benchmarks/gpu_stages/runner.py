@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import AutotuneError, CandidateRejected
-from gpu_stages import comparisons, contract, energy, ratio, studies
+from gpu_stages import comparisons, contract, energy, ratio, rtx, studies
 from gpu_stages.bench import Bench, machine_facts
 
 Stage = Callable[[Bench], dict[str, Any]]
 STAGES: dict[str, Stage] = {
+    "rtx": rtx.run,
     "contract": contract.run,
     "resnet50": studies.resnet50,
     "mobilenet": studies.mobilenet,

@@ -21,7 +21,7 @@ pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed: pip install
 
 from assets.trt_installed import installed
 from gpu_stages import bench as bench_module
-from gpu_stages import comparisons, contract, energy, hand_written, models, ratio, runner, studies
+from gpu_stages import comparisons, contract, energy, hand_written, models, ratio, rtx, runner, studies
 from gpu_stages.bench import Bench
 from gpu_stages.contract import outcomes
 from gpu_stages.rounds import in_rounds
@@ -88,7 +88,7 @@ def test_the_plan_has_all_that_has_to_be_shown(tmp_path: Path) -> None:
     assert resnet.finalists.max_s is not None, "finalists have their part of a stage's time"
     assert (ratio.AIM, bench_module.MLPERF_H200_ITEMS_PER_S, bench_module.LIMIT_S) == (0.98, 94_620, 480.0)
     assert comparisons.STREAMS == (1, 2, 4, 8) and comparisons.THE_PAIR == ("cuda-core", "pycuda")
-    assert list(runner.STAGES) == ["contract", "resnet50", "mobilenet", "ratio", "streams", "runtimes", "energy"]
+    assert list(runner.STAGES) == ["rtx", "contract", "resnet50", "mobilenet", "ratio", "streams", "runtimes", "energy"]
 
 
 def test_the_contract_stage_runs_every_engine_and_runtime_for_gpus() -> None:
@@ -393,6 +393,37 @@ def test_the_stages_run_on_doubles(bench: Bench, monkeypatch: pytest.MonkeyPatch
         "autotune", "hand_written", "hand_written_computing_only", "autotune_computing_only"
     }  # fmt: skip
     assert found["end_to_end"]["median"] > 0 and found["computing_only"]["median"] > 0
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_tensorrt_for_rtx_is_asked_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, works: bool) -> None:
+    """On Hopper, which has no name in it: the usual engine is not valid; one for CURRENT is built or not; the rest follows."""
+    monkeypatch.setattr("autotune.devices.gpu_probe.digest_of", lambda about: f"OF_THIS_TEST_{works}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.delenv("AUTOTUNE_VISIBLE_BEFORE", raising=False)
+    if works:
+        monkeypatch.setenv("AUTOTUNE_TEST_RTX_CURRENT", "1")
+    kept: list[Mapping[str, Any]] = []
+    with installed("tensorrt-rtx-1.7.1", tmp_path, monkeypatch, capability=(9, 0)):
+        found = rtx.run(Bench(out=tmp_path, keep=kept.append))
+    os.environ.pop(f"AUTOTUNE_PROBED_OF_THIS_TEST_{works}")
+    monkeypatch.delenv("AUTOTUNE_VISIBLE_BEFORE", raising=False)
+    told = {step["name"]: step["works"] for step in found["steps"]}
+    built = {"build": True, "validity": False}
+    opened = {"current_build": True, "current_validity": True, "current_load": True, "current_context": True}
+    assert told == built | (opened if works else {"current_build": False}) and kept[0]["steps"] == found["steps"]
+    assert found["steps"][1]["answer"] == "INVALID UNSUPPORTED_CC CUDA_ERROR (the engine is for GPUs with names)"
+    assert (found["sm"], found["served"]) == ("sm_90", works)
+    assert works or ("no compute capability" in found["why_not"] and "with status 1" in found["ended"])
+
+
+def test_a_step_that_hangs_costs_its_time_and_not_the_answers_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was answered is kept, and how it ended is said."""
+    program = 'import time; print(\'{"name": "build"}\', flush=True); time.sleep(60)'
+    monkeypatch.setattr(rtx, "CURRENT_PROGRAM", program)
+    assert rtx.answers_of("none", 3.0) == ([{"name": "build"}], "not within 3 s")
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from autotune.devices.build_target import parse_target, set_build_target
 from autotune.engines.build import build_engine
 from autotune.engines.protocol import Engine
 from autotune.engines.tensorrt_backend import TensorRtRtx
-from autotune.errors import BuildFailed, Unsupported
+from autotune.errors import BuildFailed, EnvironmentProblem, Unsupported
 from autotune.spec.model import ModelSpec, RecoverySpec
 from autotune.variants.make import VariantRequest, base_model, make_variant, model_inputs
 from autotune.variants.variant import ModelVariant
@@ -129,6 +129,23 @@ def test_one_engine_may_serve_several_gpus(workshop: Workshop) -> None:
         set_build_target(parse_target(targets))
         keys.add(workshop.built(workshop.variant("resnet20", "fp16", 0.0), "fp16").key)
     assert len(keys) == 4
+
+
+def test_the_gpu_that_is_here_is_asked_about_in_the_librarys_own_words(tmp_path: Path) -> None:
+    """Without one: an engine for the GPUs with names is built and not valid here, and none is built for CURRENT."""
+    import tensorrt_rtx_bindings
+
+    from autotune.devices.gpu import visible_gpus
+    from autotune.engines.tensorrt_current import steps
+
+    try:
+        if visible_gpus():
+            pytest.skip("this machine has a GPU")
+    except EnvironmentProblem:
+        pass
+    found = {step.name: step for step in steps(tensorrt_rtx_bindings, tmp_path)}
+    assert {name: step.works for name, step in found.items()} == {"build": True, "validity": False, "current_build": False}
+    assert found["validity"].answer.startswith("INVALID") and "cudaError" in found["current_build"].answer
 
 
 def test_onnxruntimes_own_form_of_int8_is_refused_with_the_parsers_words(workshop: Workshop) -> None:
