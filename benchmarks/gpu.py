@@ -12,7 +12,7 @@
 | mobilenet | the same for MobileNetV2 with real images and real accuracy |
 | ratio | throughput against a hand-written CUDA-graph loop on the same engine, end to end and computing only |
 | streams | throughput with 1, 2, 4 and 8 streams |
-| runtimes | do cuda-core, torch and PyCUDA give equal figures, and equal outputs? |
+| runtimes | do cuda-core, torch and PyCUDA give equal figures, and equal outputs? Without TensorRT: for copies and memory |
 | energy | J per inference by NVML's energy counter against its power readings; peak memory against NVML |
 
 Each stage runs in a process of its own, ends itself within 8 minutes (`--limit-s`), and writes DIR/STAGE.json with device,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -21,7 +22,7 @@ pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed: pip install
 
 from assets.trt_installed import installed
 from gpu_stages import bench as bench_module
-from gpu_stages import comparisons, contract, energy, hand_written, models, ratio, rtx, runner, studies
+from gpu_stages import comparisons, contract, copies, energy, hand_written, models, ratio, rtx, runner, studies
 from gpu_stages.bench import Bench
 from gpu_stages.contract import outcomes
 from gpu_stages.rounds import in_rounds
@@ -317,6 +318,25 @@ def test_ratios_are_of_the_same_round() -> None:
     assert cut["b"] == {"median": 2.0, "min": 2.0, "max": 2.0} and cut["c"] is None, "time ran out in the second round"
 
 
+def test_a_runtime_by_itself_copies_and_allocates() -> None:
+    """What came back is what was sent, over two streams; everything is released, and the pool's peak is all that was held."""
+    host = HostRuntime(total_bytes=1 << 28)
+    found = copies.measured(host, 0.05, n_bytes=1000)
+    sent = np.arange(1000, dtype=np.uint8).tobytes()
+    assert found["sha256"] == hashlib.sha256(sent * copies.N_STREAMS).hexdigest() and host.leaks() == {}
+    assert found["bytes_per_s"]["value"] > 0 and found["allocations_per_s"]["value"] > 0
+    assert found["pool_peak_mib"] == pytest.approx(32 + 2 * 1000 / 2**20, rel=0.01)
+
+
+def test_a_runtime_that_fails_or_hangs_by_itself_is_an_error_of_its_own() -> None:
+    """The others are compared all the same."""
+    failed = copies.under("pycuda", 0.1, 60.0)
+    assert list(failed) == ["error"] and failed["error"]
+    assert copies.under("host", 30.0, 2.0) == {"error": "did not end within 2 s"}
+    rounds = {"a": [{"bytes_per_s": {"value": 2.0}}], "b": [failed]}
+    assert comparisons.ratios(rounds, "a", of="bytes_per_s")["b"] is None
+
+
 def test_equal_figures_are_within_two_per_cent_or_not_told_apart() -> None:
     """And nothing is said of a library that gave no figure."""
     assert comparisons.equal_figures({"median": 1.015, "min": 1.01, "max": 1.02}) is True
@@ -381,6 +401,17 @@ def test_the_stages_run_on_doubles(bench: Bench, monkeypatch: pytest.MonkeyPatch
     assert runtimes["outputs_equal"] and len(runtimes["outputs_sha256"]["host"]) == 64, runtimes
     assert runtimes["figures_equal"] == {"host": True} and not runtimes["unfinished"]
     assert runtimes["candidate"]["cuda_graph"] == "off" and runtimes["against_host"]["host"]["median"] == 1.0
+
+    def without(b: Bench) -> Any:
+        plan = models.resnet50_plan(b)
+        return replace(plan, backends={})
+
+    with monkeypatch.context() as patched:
+        patched.setattr(comparisons, "resnet50_plan", without)
+        alone = comparisons.runtimes(bench)
+    assert not alone["unfinished"] and alone["outputs_equal"] and "candidate" not in alone and alone["without_engine"]
+    assert alone["figures_equal"] == {"host": True} and alone["allocations_against_host"]["host"]["median"] == 1.0
+    assert len(alone["copies"]["host"]) == 2 and alone["copies"]["host"][0]["pool_peak_mib"] > 32
 
     told = energy.run(bench)["rounds"]["trial"]
     assert len(told) == 2 and told[0]["memory"]["pool_peak_mib"] > 0
