@@ -130,20 +130,25 @@ def _captured(driver: Any, stream: Any, work: Callable[[], None]) -> Any:
     return call(driver.cuGraphInstantiate, call(driver.cuStreamEndCapture, stream), 0)
 
 
-def torch_lanes(compute: Callable[..., Any], example: Mapping[str, NDArray[Any]], n_lanes: int) -> list[Lane]:
-    """The same in torch: pinned tensors, and torch.cuda.graph for everything and for the computation alone."""
+def torch_lanes(
+    compute: Callable[..., Any], example: Mapping[str, NDArray[Any]], n_lanes: int, *, device: str = "cuda:0"
+) -> list[Lane]:
+    """The same in torch: pinned tensors, copies, and torch.cuda.graph for the computation."""
     import torch
 
+    pinned = device != "cpu"  # the tests' double of a GPU has no pinned memory
+
     def lane() -> Lane:
-        host = {n: torch.from_numpy(np.ascontiguousarray(v)).pin_memory() for n, v in example.items()}
-        there = {n: t.to("cuda") for n, t in host.items()}
+        kinds = {n: getattr(torch, str(v.dtype)) for n, v in example.items()}
+        host = {n: torch.zeros(v.shape, dtype=kinds[n], pin_memory=pinned) for n, v in example.items()}
+        there = {n: torch.zeros_like(t, device=device) for n, t in host.items()}
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.inference_mode(), torch.cuda.stream(stream):
             for _ in range(3):
                 found = compute(*there.values())
         stream.synchronize()
-        back = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in found]
+        back = [torch.zeros(t.shape, dtype=t.dtype, pin_memory=pinned) for t in found]
         alone = torch.cuda.CUDAGraph()
         with torch.inference_mode(), torch.cuda.graph(alone, stream=stream):
             found = compute(*there.values())

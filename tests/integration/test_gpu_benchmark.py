@@ -20,6 +20,7 @@ import pytest
 
 pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed: pip install 'autotune[nvml]'")
 
+from assets.trt_double import World
 from assets.trt_installed import installed
 from gpu_stages import bench as bench_module
 from gpu_stages import comparisons, contract, copies, energy, hand_written, models, ratio, rtx, runner, studies
@@ -371,7 +372,7 @@ def write_small_model(folder: Path) -> None:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """A machine with a double of TensorRT 10.16 on a double of a GPU."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
@@ -379,13 +380,27 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.setattr(models, "write_resnet50", write_small_model)
     paths = (tmp_path / "site", ROOT, ROOT / "tests")  # the trials' processes import the double, too
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
-    with installed("tensorrt-10.16.1", tmp_path, monkeypatch):
-        yield Bench(out=tmp_path / "out", trials=6, rounds=2, engines=("tensorrt",), quick=True)
+    with installed("tensorrt-10.16.1", tmp_path, monkeypatch) as found:
+        yield found
     monkeypatch.delenv("AUTOTUNE_VISIBLE_BEFORE", raising=False)
 
 
+@pytest.fixture
+def bench(tmp_path: Path, world: World) -> Bench:
+    """On that machine."""
+    return Bench(out=tmp_path / "out", trials=6, rounds=2, engines=("tensorrt",), quick=True)
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuda-bindings are a double."""
+    monkeypatch.setitem(sys.modules, "cuda", ModuleType("cuda"))
+    monkeypatch.setitem(sys.modules, "cuda.bindings", ModuleType("cuda.bindings"))
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", fake_driver())
+
+
 @pytest.mark.slow
-def test_the_stages_run_on_doubles(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stages_run_on_doubles(bench: Bench, driver: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A study, then what builds on it: streams, runtimes, energy and the ratio to the hand-written loop."""
     study = studies.resnet50(bench)
     assert study["n_trials"] == 6 and study["states"]["complete"] >= 1 and not study["unfinished"]
@@ -416,13 +431,8 @@ def test_the_stages_run_on_doubles(bench: Bench, monkeypatch: pytest.MonkeyPatch
     told = energy.run(bench)["rounds"]["trial"]
     assert len(told) == 2 and told[0]["memory"]["pool_peak_mib"] > 0
 
-    monkeypatch.setitem(sys.modules, "cuda", ModuleType("cuda"))
-    monkeypatch.setitem(sys.modules, "cuda.bindings", ModuleType("cuda.bindings"))
-    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", fake_driver())
     found = ratio.run(bench)
-    assert set(found["items_per_s"]) == {
-        "autotune", "hand_written", "hand_written_computing_only", "autotune_computing_only"
-    }  # fmt: skip
+    assert set(found["items_per_s"]) == SIDES
     assert found["end_to_end"]["median"] > 0 and found["computing_only"]["median"] > 0
 
 
@@ -455,6 +465,76 @@ def test_a_step_that_hangs_costs_its_time_and_not_the_answers_before_it(
     program = 'import time; print(\'{"name": "build"}\', flush=True); time.sleep(60)'
     monkeypatch.setattr(rtx, "CURRENT_PROGRAM", program)
     assert rtx.answers_of("none", 3.0) == ([{"name": "build"}], "not within 3 s")
+
+
+SIDES = {"autotune", "hand_written", "hand_written_computing_only", "autotune_computing_only"}
+
+
+def test_what_cannot_compute_alone_is_measured_end_to_end_and_not_called_done(bench: Bench, world: World, driver: None) -> None:
+    """TensorRT refuses to enqueue once both sides are measured: their ratio stands, and the reason for the missing one."""
+
+    def keep(result: Mapping[str, Any]) -> None:
+        if all(len(rounds) == 2 for rounds in result["items_per_s"].values()):
+            world.faults["execute_async_v3"] = "planted"
+
+    found = ratio.run(replace(bench, keep=keep))
+    assert set(found["items_per_s"]) == SIDES - {"autotune_computing_only"} and found["end_to_end"]["median"] > 0
+    assert found["computing_only"] is None and "did not enqueue" in found["failures"]["computing_only"] and found["failed"] == 1
+    world.faults.clear()
+    again = ratio.run(replace(bench, before=found))
+    assert set(again["items_per_s"]) == SIDES and again["computing_only"]["median"] > 0 and "failed" not in again
+    assert again["items_per_s"]["autotune"] == found["items_per_s"]["autotune"], "the second run adds what is missing"
+
+
+def test_time_that_ends_end_to_end_keeps_what_was_computed_alone(bench: Bench, world: World, driver: None) -> None:
+    """Measurements of an earlier run stay in the file while others are added."""
+    kept: list[Mapping[str, Any]] = []
+    left = {"items_per_s": {"hand_written_computing_only": [{"value": 1.0}]}}
+    found = ratio.run(replace(bench, before=left, keep=kept.append, limit_s=0.0))
+    assert found["unfinished"] and "failed" not in found
+    assert all(k["items_per_s"]["hand_written_computing_only"] == [{"value": 1.0}] for k in kept) and kept
+
+
+def test_torchs_captured_engine_has_both_ratios(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hand-written loop in torch, and the session's own graphs without copies, on the double of torch.cuda."""
+    pytest.importorskip("torch", reason="torch is not installed: pip install 'autotune[torch]'")
+    from assets import fake_torch_cuda
+
+    from autotune.engines import torch_cuda
+
+    fake_torch_cuda.install(monkeypatch)
+    monkeypatch.setattr(torch_cuda, "_gap", lambda gpu: None)
+    monkeypatch.setattr(torch_cuda, "_DEVICE", "cpu")
+    monkeypatch.setattr(ratio, "_TORCH_DEVICE", "cpu")
+    found = ratio.run(replace(bench, engines=("torch-cuda-graph",)))
+    assert found["candidate"]["engine"] == "torch-cuda-graph" and set(found["items_per_s"]) == SIDES
+    assert found["end_to_end"]["median"] > 0 and found["computing_only"]["median"] > 0 and not found["unfinished"]
+    assert fake_torch_cuda.FakeGraph.captures == 4, "one for each stream of each side"
+
+
+def test_the_loop_in_torch_copies_in_computes_and_copies_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies out are enqueued, and arrive when the stream is waited for; the computation alone copies nothing."""
+    torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'autotune[torch]'")
+    from assets import fake_torch_cuda
+
+    fake_torch_cuda.install(monkeypatch)
+    seen: list[Any] = []
+
+    def compute(x: Any) -> tuple[Any, ...]:
+        seen[:] = [x]
+        return (torch.ones_like(x),)
+
+    lanes = hand_written.torch_lanes(compute, {"x": np.zeros((2, 3), np.float32)}, 2, device="cpu")
+    lane = lanes[1]
+    lane.staging["x"][:] = 7
+    lane.launch_compute()
+    assert fake_torch_cuda.FakeGraph.replays == 1 and not seen[0].any()
+    lane.launch()
+    assert fake_torch_cuda.FakeGraph.replays == 2 and (seen[0] == 7).all(), "copied in on the way"
+    waiting = lane.wait.__self__.waiting  # type: ignore[attr-defined]  # a bound method of the double's stream
+    assert len(waiting) == 1
+    lane.wait()
+    assert waiting == []
 
 
 @pytest.mark.slow
