@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -292,19 +292,39 @@ TRIAL = TrialRecord(
 )
 
 
-def test_energy_is_told_both_ways() -> None:
-    """Counter: 500 J in 2 s is 250 W. Power 200, 300, 200 W at 0, 1, 2 s: the trapezoids give 250 W. At 100 items/s: 2.5 J."""
-    times = (0.0, 1.0, 2.0)
-    series = (
-        Series(metric="gpu_energy_j", unit="J", t_s=times, values=(1000.0, 1240.0, 1500.0)),
-        Series(metric="gpu_power_w", unit="W", t_s=times, values=(200.0, 300.0, 200.0)),
+def energy_series(times: Sequence[float], joules: Sequence[float], watts: Sequence[float]) -> tuple[Series, ...]:
+    return (
+        Series(metric="gpu_energy_j", unit="J", t_s=tuple(times), values=tuple(joules)),
+        Series(metric="gpu_power_w", unit="W", t_s=tuple(times), values=tuple(watts)),
     )
-    found = energy.energy_both_ways(replace(TRIAL, telemetry=series))
+
+
+def test_energy_is_told_both_ways() -> None:
+    """Counter: 500 J in 2 s is 250 W. Power 200, 300, 200 W at 1, 2, 3 s: the trapezoids give 250 W. At 100 items/s: 2.5 J."""
+    series = energy_series((1.0, 2.0, 3.0), (1000.0, 1240.0, 1500.0), (200.0, 300.0, 200.0))
+    found = energy.energy_both_ways(series, 0.0, 3.0, lambda begin, end: 100.0)
     assert found["counter_w"] == found["power_w"] == 250.0 and found["power_against_counter"] == 1.0
     assert found["counter_j_per_item"] == found["power_j_per_item"] == 2.5 and found["span_s"] == 2.0
-    absent = replace(TRIAL, telemetry=(Series(metric="gpu_energy_j", unit="J", absent="not on MIG"),))
-    assert energy.energy_both_ways(absent) == {"absent": {"gpu_energy_j": "not on MIG"}}
+    absent = (Series(metric="gpu_energy_j", unit="J", absent="not on MIG"),)
+    assert energy.energy_both_ways(absent, 0.0, 3.0, lambda begin, end: 100.0) == {"absent": {"gpu_energy_j": "not on MIG"}}
     assert energy.memory_both_ways(TRIAL)["nvml_beyond_pool_mib"] == 600.0
+
+
+def test_energy_is_of_the_time_after_the_warm_up_and_of_the_items_of_that_time() -> None:
+    """The warm-up ends at 1.5 s, and what NVML calls power until 2.5 s has some of it. From 3 to 5 s: 200 W either way, and
+    50 items/s, which is 4 J. Over the whole series the counter would say 120 W and the readings 150 W."""
+    times = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
+    series = energy_series(times, (0, 0, 100, 200, 400, 600, 700), (50, 50, 100, 200, 200, 200, 90))
+    spans: list[tuple[float, float]] = []
+
+    def rate(begin: float, end: float) -> float:
+        spans.append((begin, end))
+        return 50.0
+
+    found = energy.energy_both_ways(series, 1.5, 5.2, rate)
+    assert (found["counter_w"], found["power_w"], found["span_s"]) == (200.0, 200.0, 2.0) and spans == [(3.0, 5.0)]
+    assert found["counter_j_per_item"] == found["power_j_per_item"] == 4.0
+    assert "too early for two readings" in energy.energy_both_ways(series, 4.5, 5.2, rate)["absent"]
 
 
 def test_ratios_are_of_the_same_round() -> None:
@@ -535,6 +555,16 @@ def test_the_loop_in_torch_copies_in_computes_and_copies_out(monkeypatch: pytest
     assert len(waiting) == 1
     lane.wait()
     assert waiting == []
+
+
+@pytest.mark.slow
+def test_energy_is_measured_where_the_end_of_every_request_is_known(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On NVML's double and for three seconds: a figure of nothing, of a span within the load, for the items of that span."""
+    monkeypatch.setattr(energy, "_SPAN_S", 3.0)
+    found = energy.run(replace(bench, quick=False, rounds=1))
+    (load,) = found["energy"]["load"]
+    assert not found["unfinished"] and 1.0 < load["span_s"] <= 2.0 and load["items_per_s"] > 0 and load["power_w"] > 0
+    assert "memory" in found["rounds"]["trial"][0] and "reported_j_per_item" in found["rounds"]["trial"][0]
 
 
 @pytest.mark.slow
