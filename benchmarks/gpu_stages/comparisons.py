@@ -61,7 +61,7 @@ def runtimes(bench: Bench) -> dict[str, Any]:
     candidate = chosen(bench, lambda: with_knobs(plan, candidate_for(plan, _DRIVEN), cuda_graph="off"))
     with device_lock(plan.lock_name):
         outputs = dict(bench.before.get("outputs_sha256", {}))
-        outputs |= {name: _outputs(plan, candidate, name) for name in usable if name not in outputs}
+        outputs |= {name: _outputs(plan, candidate, name, _limit_s(bench)) for name in usable if _lacks(outputs, name)}
         head = {"candidate": candidate.as_json(), "absent": absent, "outputs_sha256": outputs}
         rounds, whole = in_rounds(bench, head, "runtimes", usable, lambda name: told(_under(name, plan, candidate, bench)))
     first = usable[0]
@@ -184,12 +184,19 @@ print(digest)
 """
 
 
-def _outputs(plan: StudyPlan, candidate: Candidate, runtime: str) -> str:
+def _lacks(outputs: Mapping[str, str], runtime: str) -> bool:
+    return outputs.get(runtime, "error").startswith("error")
+
+
+def _outputs(plan: StudyPlan, candidate: Candidate, runtime: str, limit_s: float) -> str:
     """The digest of the outputs of one batch, or the error, with this runtime in a process of its own."""
     given = {"study": str(plan.spec.file), "cache": str(plan.cache_root), "candidate": candidate.as_json()}
     environment = {**os.environ, VARIABLE: runtime, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     command = [sys.executable, "-c", _PROGRAM, json.dumps(given)]
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=180, check=False)
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=limit_s, check=False)
+    except subprocess.TimeoutExpired:
+        return f"error: did not end within {limit_s:g} s"
     if ended.returncode != 0:
         return "error: " + (ended.stderr.strip().splitlines() or ["no message"])[-1][:300]
     return ended.stdout.split()[-1]

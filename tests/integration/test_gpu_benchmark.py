@@ -93,6 +93,29 @@ def test_the_plan_has_all_that_has_to_be_shown(tmp_path: Path) -> None:
     assert list(runner.STAGES) == ["rtx", "contract", "resnet50", "mobilenet", "ratio", "streams", "runtimes", "energy"]
 
 
+def test_a_class_that_failed_is_run_again_and_one_that_passed_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a repair the contracts are whole with the next run; what failed comes after what was never run."""
+    log, repaired, tests = tmp_path / "log", tmp_path / "repaired", tmp_path / "tests"
+    tests.mkdir()
+    monkeypatch.setattr(contract, "GPU_TESTS", tests)
+    text = (
+        "from pathlib import Path\n\ndef note(name):\n    with Path({log!r}).open('a') as f:\n        f.write(name + ' ')\n\n"
+    )
+    text += "class TestBad:\n    def test_it(self):\n        note('bad')\n        assert Path({repaired!r}).exists()\n\n"
+    text += "class TestGood:\n    def test_it(self):\n        note('good')\n\n"
+    (tests / "test_it.py").write_text(text.format(log=str(log), repaired=str(repaired)))
+    bench = Bench(out=tmp_path / "out")
+    bench.work.mkdir(parents=True)
+    first = contract.run(bench)
+    assert (first["passed"], first["failed"], first["unfinished"]) == (1, 1, False)
+    repaired.touch()
+    with (tests / "test_it.py").open("a") as more:
+        more.write("class TestNew:\n    def test_it(self):\n        note('new')\n")
+    second = contract.run(replace(bench, before=first, began=time.monotonic()))
+    assert (second["passed"], second["failed"], second["unfinished"]) == (3, 0, False) and not second["failures"]
+    assert log.read_text().split() == ["bad", "good", "new", "bad"]
+
+
 def test_the_contract_stage_runs_every_engine_and_runtime_for_gpus() -> None:
     """An engine that is added without a class in tests/gpu would never be tried on a GPU."""
     classes = contract.class_names()
@@ -378,6 +401,22 @@ def test_pytests_report_is_told_by_outcome() -> None:
 # The stages themselves, on the doubles of TensorRT, NVML and CUDA: nothing of what they "measure" is a figure of anything
 
 
+def test_images_are_whole_or_not_there(tmp_path: Path) -> None:
+    """A process that is killed while it writes them leaves no images.npz, which would be taken for done for ever."""
+    program = (
+        "import os, sys, numpy as np; from pathlib import Path; from gpu_stages import models\n"
+        "def killed(path, **arrays): Path(path).write_bytes(b'half'); os._exit(9)\n"
+        "np.savez = killed; models.write_images(Path(sys.argv[1]), np.zeros(2), np.zeros(2))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "benchmarks", ROOT)))}
+    ended = subprocess.run([sys.executable, "-c", program, str(tmp_path)], env=environment, check=False, timeout=60)
+    assert ended.returncode == 9 and not (tmp_path / "images.npz").exists()
+    models.write_images(tmp_path, np.zeros((2, 3), np.float32), np.arange(2))
+    assert [p.name for p in tmp_path.iterdir()] == ["images.npz"]
+    with np.load(tmp_path / "images.npz") as found:
+        assert found["x"].shape == (2, 3) and found["y"].tolist() == [0, 1]
+
+
 def write_small_model(folder: Path) -> None:
     """In place of ResNet-50: the contract's small network under the name, and in the form, that the stages use."""
     from autotune.testing.engine_contract import tiny_cnn
@@ -555,6 +594,21 @@ def test_the_loop_in_torch_copies_in_computes_and_copies_out(monkeypatch: pytest
     assert len(waiting) == 1
     lane.wait()
     assert waiting == []
+
+
+@pytest.mark.slow
+def test_a_runtime_that_hangs_is_an_error_of_its_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its outputs are an error text, which the next run asks for again; its figures are told all the same."""
+    monkeypatch.setattr(comparisons, "_usable_runtimes", lambda: (["host"], {}))
+    with monkeypatch.context() as patched:
+        patched.setattr(comparisons, "_PROGRAM", "import time; time.sleep(60)")
+        patched.setattr(comparisons, "_MOST_S", 2.0)
+        patched.setattr(comparisons, "_LEAST_S", 1.0)
+        found = comparisons.runtimes(replace(bench, rounds=1))
+    assert found["outputs_sha256"] == {"host": "error: did not end within 2 s"} and not found["outputs_equal"]
+    assert found["runtimes"]["host"][0]["state"] == "complete"
+    again = comparisons.runtimes(replace(bench, rounds=1, before=found, began=time.monotonic()))
+    assert len(again["outputs_sha256"]["host"]) == 64 and again["outputs_equal"]
 
 
 @pytest.mark.slow
