@@ -22,6 +22,7 @@ pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed: pip install
 
 from assets.trt_double import World
 from assets.trt_installed import installed
+from assets.trt_surface import RELEASES
 from gpu_stages import bench as bench_module
 from gpu_stages import comparisons, contract, copies, energy, hand_written, models, ratio, rtx, runner, studies
 from gpu_stages.bench import Bench
@@ -32,9 +33,11 @@ from autotune.candidate import Candidate
 from autotune.cuda.host import HostRuntime
 from autotune.devices.gpu import visible_gpus
 from autotune.engines.build import load_backend
+from autotune.engines.protocol import Engine
 from autotune.errors import EnvironmentProblem
-from autotune.records import Estimate, Series, TrialRecord
+from autotune.records import Estimate, Series, TrialRecord, VariantInfo
 from autotune.registry import ENGINES
+from autotune.variants.variant import ModelVariant
 
 ROOT = Path(__file__).parents[2]
 
@@ -644,6 +647,37 @@ def test_a_study_ends_itself_in_its_time_and_goes_on(bench: Bench, monkeypatch: 
     second = studies.resnet50(replace(bench, trials=first["n_trials"] + 1, keep=kept.append, began=time.monotonic()))
     assert second["n_trials"] == first["n_trials"] + 1 and not second["unfinished"]
     assert [t["number"] for t in second["trials"]][: first["n_trials"]] == [t["number"] for t in first["trials"]]
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_the_hand_written_loop_runs_on_every_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: None, release: str
+) -> None:
+    """Memory of the context as each release takes it; in TensorRT for RTX with the same kernels as autotune's contexts."""
+    from autotune.testing.engine_contract import tiny_cnn
+
+    name = "tensorrt-rtx" if "rtx" in release else "tensorrt"
+    with installed(release, tmp_path, monkeypatch) as world:
+        info = VariantInfo(key="v", precision="fp32", scheme="", pruning_ratio=0.0, achieved_pruning=0.0, params=1, macs=1,
+                           model_bytes=1)  # fmt: skip
+        variant = ModelVariant(key="v", path=tiny_cnn(tmp_path / "tiny.onnx"), info=info)
+        backend, candidate = load_backend(name), replace(TRIAL.candidate, engine=name, precision="fp32", batch_size=2)
+        backend.build(variant, candidate, tmp_path)
+        lanes = hand_written.tensorrt_lanes(name.replace("-", "_"), (tmp_path / "engine.plan").read_bytes(), 2, 2)
+        mine = world.contexts[-2:]
+        for lane in lanes:
+            lane.begin()
+            lane.launch()
+            lane.wait()
+        assert [lane.staging["input"].shape for lane in lanes] == [(2, 1, 8, 8)] * 2
+        assert all(context._memory[0] % 256 == 0 and context._n_enqueued == 4 for context in mine)
+        if world.surface.is_rtx:
+            engine = Engine(key="k", backend=name, variant=variant, folder=tmp_path)
+            with backend.open(engine, candidate):
+                ours = world.contexts[-1]._config
+            for found in (context._config for context in mine):
+                kinds = [c.dynamic_shapes_kernel_specialization_strategy.name for c in (found, ours)]
+                assert kinds == ["EAGER", "EAGER"] and found.cuda_graph_strategy.name == "DISABLED"
 
 
 def fake_driver() -> Any:
