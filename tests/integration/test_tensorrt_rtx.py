@@ -86,9 +86,13 @@ def _no_target(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_real_models_are_built_for_two_gpus(workshop: Workshop, precision: str, model: str, ratio: float) -> None:
-    """Every precision for sm_89; all but fp8, which is refused with the reason, for sm_86. Convolutions compute in it."""
+    """Every precision for sm_89, and for sm_86 all but fp8, which is refused with the reason and built for sm_120 instead.
+
+    Convolutions compute in it.
+    """
     variant = workshop.variant(model, precision, ratio)
-    for target in ("8.6", "8.9"):
+    built_for = []
+    for target in ("8.6", "8.9", "12.0") if precision == "fp8" else ("8.6", "8.9"):
         set_build_target(parse_target([target]))
         refused = workshop.backend.capabilities().refused
         if target == "8.6" and precision == "fp8":
@@ -103,6 +107,8 @@ def test_real_models_are_built_for_two_gpus(workshop: Workshop, precision: str, 
         computed = [layer.precision for layer in report.layers if layer.kind == "correlation"]
         assert computed and (precision in computed or (precision, set(computed)) == ("fp32", {"fp32"})), computed
         assert report.total_us is None and len({n for layer in report.layers for n in layer.nodes}) > 10
+        built_for.append(engine.key)
+    assert len(set(built_for)) == 2, "an engine for each of two GPUs"
 
 
 def test_what_a_gpu_cannot_compute_is_unsupported_in_the_builders_words(workshop: Workshop) -> None:
