@@ -6,20 +6,25 @@
 
 | stage | answers |
 |---|---|
+| rtx | does TensorRT for RTX serve this GPU, also one that it has no name for, such as Hopper? |
 | contract | do the runtimes and engines keep their contracts on this GPU? |
 | resnet50 | what does a study of 40 trials find for ResNet-50 (random weights, 224²), and how far from MLPerf's H200 is it? |
 | mobilenet | the same for MobileNetV2 with real images and real accuracy |
 | ratio | throughput against a hand-written CUDA-graph loop on the same engine, end to end and computing only |
 | streams | throughput with 1, 2, 4 and 8 streams |
-| runtimes | do cuda-core, torch and PyCUDA give equal figures, and equal outputs? |
+| runtimes | do cuda-core, torch and PyCUDA give equal figures, and equal outputs? Without TensorRT: for copies and memory |
 | energy | J per inference by NVML's energy counter against its power readings; peak memory against NVML |
 
 Each stage runs in a process of its own, ends itself within 8 minutes (`--limit-s`), and writes DIR/STAGE.json with device,
 driver and versions: after every trial and every measurement, so that one that is killed loses only what was under way. The
 hours of a study follow from the limit; its finalists are in it. What failed is recorded with its error, and the others go on;
-what is unfinished goes on from where it was, up to `--runs` times in all, in this run or a later one. DIR/work keeps models,
-studies and engines between runs. Exit codes: 0 all that was asked for is done, 1 some stage failed or is unfinished, 3 this
-machine lacks a GPU or a library, and nothing was run.
+what is unfinished goes on from where it was, up to `--runs` times in all, in this run or a later one. With another kind of GPU,
+another driver or other packages it begins anew, and what there was lies in DIR/STAGE.before.json. What was run with --quick, or
+with fewer rounds or trials than asked for, counts as not run. DIR/work keeps models, studies and engines between runs, and
+DIR/work-quick those of --quick.
+
+Exit codes: 0 all that was asked for is done, 1 some stage failed or is unfinished, 3 this machine lacks a GPU or a library, and
+nothing was run.
 
 FOLDER holds mobilenet_v2_1.0_224.onnx, images/ and labels.csv (splits calib and val); without --data mobilenet is left out.
 Needs: pip install '.[cuda,cuda-core]' and TensorRT (docs/nvidia.md), and pytest for the contracts.

@@ -194,6 +194,12 @@ class Runtime(Protocol):
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None: ...
 
 
+class RtxRuntime(Runtime, Protocol):
+    """TensorRT for RTX tells whether an engine is for this GPU without loading it."""
+
+    def get_engine_validity(self, buffer: bytes) -> tuple[Member, int]: ...
+
+
 class BuilderFlag(Protocol):
     """Switches of a build."""
 
@@ -250,6 +256,18 @@ class RtxDynamicShapesKernelSpecializationStrategy(Protocol):
     EAGER: Member
 
 
+class RtxEngineInvalidityDiagnostics(Protocol):
+    """Bits that say why an engine is not valid."""
+
+    VERSION_MISMATCH: Member
+    UNSUPPORTED_CC: Member
+    OLD_CUDA_DRIVER: Member
+    OLD_CUDA_RUNTIME: Member
+    INSUFFICIENT_GPU_MEMORY: Member
+    MALFORMED_ENGINE: Member
+    CUDA_ERROR: Member
+
+
 class Trt(Protocol):
     """The module `tensorrt`, or the one of TensorRT for RTX."""
 
@@ -276,3 +294,4 @@ class RtxTrt(Trt, Protocol):
     ComputeCapability: object
     CudaGraphStrategy: RtxCudaGraphStrategy
     DynamicShapesKernelSpecializationStrategy: RtxDynamicShapesKernelSpecializationStrategy
+    EngineInvalidityDiagnostics: RtxEngineInvalidityDiagnostics

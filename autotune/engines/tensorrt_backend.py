@@ -125,14 +125,14 @@ class TensorRt:
     def build(self, variant: ModelVariant, candidate: Candidate, folder: Path) -> None:
         """The serialized engine beside the log of its build. A refusal is a rejection in TensorRT's own words."""
         trt = self._module()
-        log, target = make_log(trt), build_target()
+        log = make_log(trt)
         blueprint = Blueprint(
             onnx=variant.path,
             precision=candidate.precision,
             batch_size=candidate.batch_size,
             workspace_mib=candidate.memory_pool_mib,
             level=candidate.builder_level if "builder_level" in self.build_knobs else None,
-            targets=() if target is None else target.names,
+            targets=self._targets(),
         )
         try:
             plan = built_plan(trt, blueprint, log, self._timings_file())
@@ -142,6 +142,11 @@ class TensorRt:
         finally:
             write_log(log, folder / BUILD_LOG)
         (folder / PLAN).write_bytes(plan)
+
+    def _targets(self) -> tuple[str, ...]:
+        if (target := build_target()) is not None:
+            return target.names
+        return self.library.targets_for_gpu(selected_gpu(), self._module) if self.library.ahead_of_time else ()
 
     def _timings_file(self) -> Timings | None:
         if self._timings is None or self.library.ahead_of_time:  # TensorRT for RTX times nothing when it builds

@@ -162,13 +162,13 @@ def _made_context(shared: Opened) -> IExecutionContext:
     if member(trt, "CudaGraphStrategy") is None:
         context = shared.engine.create_execution_context(strategy)
     else:
-        context = _rtx_context(cast(RtxTrt, trt), cast(RtxICudaEngine, shared.engine), shared.graph_mode, log)
+        context = rtx_context(cast(RtxTrt, trt), cast(RtxICudaEngine, shared.engine), shared.graph_mode, log)
     if context is None:
         raise rejection(log, "TensorRT made no execution context", "open")
     return context
 
 
-def _rtx_context(trt: RtxTrt, engine: RtxICudaEngine, mode: GraphMode, log: Log) -> IExecutionContext | None:
+def rtx_context(trt: RtxTrt, engine: RtxICudaEngine, mode: GraphMode, log: Log) -> IExecutionContext | None:
     """TensorRT for RTX compiles kernels for the shapes that come; EAGER has that over before anything is measured."""
     settings = engine.create_runtime_config()
     if settings is None:

@@ -11,6 +11,7 @@ from typing import Any
 from autotune.devices.build_target import BuildTarget
 from autotune.devices.gpu import Gpu
 from autotune.engines.tensorrt_api import member
+from autotune.engines.tensorrt_probe import why_current_fails
 from autotune.fingerprint import library_version
 
 Version = tuple[int, int]
@@ -19,6 +20,10 @@ Gap = tuple[str, str]
 
 _LAST_WITH_VOLTA: Version = (10, 4)
 """TensorRT 10.5's release notes: "Volta … support has been removed"."""
+_FIRST_TO_TRY: Version = (8, 0)
+"""NVIDIA's own ONNX Runtime provider takes GPUs from Ampere on; below, what has no name has no code."""
+CURRENT = "CURRENT"
+"""The member of ComputeCapability that means the GPU that is here."""
 _V100 = "pip install 'autotune[v100]', whose TensorRT 10.4 was the last with code for sm_70"
 
 
@@ -26,7 +31,7 @@ _V100 = "pip install 'autotune[v100]', whose TensorRT 10.4 was the last with cod
 class Library:
     """One of the two. `modules`: the names that its distributions give it. Releases from `first` to before `too_new` are known.
 
-    `ahead_of_time`: it builds for GPUs that are not there, those in its ComputeCapability only.
+    `ahead_of_time`: it builds for GPUs that are not there, those in its ComputeCapability only; for one that is, it is asked.
     """
 
     title: str
@@ -61,12 +66,20 @@ class Library:
         """Why it cannot serve this GPU; None where it can."""
         capability, version = gpu.compute_capability, self.version() or self.first
         if self.ahead_of_time:
-            return self._gap_for_name(gpu.sm.replace("sm_", "SM"), module, "pip install 'autotune[tensorrt]'")
+            gap = self._gap_for_name(_name_of(gpu), module, "pip install 'autotune[tensorrt]'")
+            if gap is None or capability < _FIRST_TO_TRY:
+                return gap
+            why = why_current_fails(self.module_name() or "", version)
+            return (f"{gap[0]}; tried on the GPU that is here: {why}", gap[1]) if why else None
         if capability < (7, 0):
             return f"{self.title} 10 and later has no code for {gpu.sm}", "a GPU since Volta (sm_70)"
         if capability < (7, 5) and version > _LAST_WITH_VOLTA:
             return f"{self.title} {_dotted(version)} has no code for {gpu.sm}", _V100
         return None
+
+    def targets_for_gpu(self, gpu: Gpu, module: Callable[[], Any]) -> tuple[str, ...]:
+        """The compute capabilities to name in a build for this GPU, which it serves; empty: those that it builds for anyway."""
+        return (CURRENT,) if self.ahead_of_time and self._gap_for_name(_name_of(gpu), module, "") else ()
 
     def gap_for_target(self, target: BuildTarget, module: Callable[[], Any]) -> Gap | None:
         """Why it cannot build for GPUs that are not there; None where it can."""
@@ -104,6 +117,11 @@ TENSORRT_RTX = Library(
     too_new=(2, 0),
     ahead_of_time=True,
 )
+
+
+def _name_of(gpu: Gpu) -> str:
+    """As TensorRT's ComputeCapability writes it, such as "SM89"."""
+    return gpu.sm.replace("sm_", "SM")
 
 
 def _is_there(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Whether TensorRT starts on this GPU: its distributions say nothing of missing libraries or of a driver that is too old."""
+"""Whether TensorRT starts on this GPU, and TensorRT for RTX builds for it: tried, for nothing that is installed says so."""
 
 from __future__ import annotations
 
@@ -23,3 +23,11 @@ if None in made:
 def why_tensorrt_fails(module: str, version: object) -> str:
     """Empty where this module makes a builder and a runtime here, else the reason in its own words."""
     return why_it_fails(PROGRAM, module, str(version))
+
+
+CURRENT_PROGRAM = "import sys; from autotune.engines.tensorrt_current import tell; tell(sys.argv[1])"
+
+
+def why_current_fails(module: str, version: object) -> str:
+    """Empty where TensorRT for RTX builds an engine for the GPU that is here, loads it and makes a context; else its words."""
+    return why_it_fails(CURRENT_PROGRAM, module, ("CURRENT", str(version)))

@@ -44,7 +44,7 @@ class TensorRtSession:
         self._loader: Runtime | None = None
         self._engine: ICudaEngine | None = None
         try:
-            self._loader, self._engine = _loaded(trt, plan, self._log)
+            self._loader, self._engine = loaded(trt, plan, self._log)
             self._pool = runtime.pool(cap_bytes=None if pool_mib is None else pool_mib * _MIB)
             shared = Opened(
                 trt=trt,
@@ -107,7 +107,7 @@ class TensorRtSession:
         self.close()
 
 
-def _loaded(trt: Trt, plan: bytes, log: Log) -> tuple[Runtime, ICudaEngine]:
+def loaded(trt: Trt, plan: bytes, log: Log) -> tuple[Runtime, ICudaEngine]:
     """The engine with its weights on the GPU, and the loader that must outlive it."""
     try:
         loader = trt.Runtime(log)

@@ -31,7 +31,8 @@ class Bench:
     """One run of the benchmark. `quick` shortens the loads, so that its figures say nothing.
 
     `limit_s`: wall time of a stage, which began at `began` (monotonic seconds). `before`: what an earlier run of the stage left
-    unfinished. `keep`: writes the result so far, so that a stage that is killed loses at most what is under way.
+    unfinished. `anew`: what there was is of another machine. `keep`: writes the result so far, so that a stage that is killed
+    loses at most what is under way.
     """
 
     out: Path
@@ -43,6 +44,7 @@ class Bench:
     limit_s: float = LIMIT_S
     began: float = field(default_factory=time.monotonic)
     before: Mapping[str, Any] = field(default_factory=dict)
+    anew: bool = False
     keep: Callable[[Mapping[str, Any]], None] = _nowhere
 
     @staticmethod
@@ -65,8 +67,9 @@ class Bench:
 
     @property
     def work(self) -> Path:
-        """Models, studies, engines: what may be used again by the next run."""
-        return self.out / "work"
+        """Models, studies, engines: what may be used again by the next run. Those of quick runs are apart, for a study with
+        another load is another study."""
+        return self.out / ("work-quick" if self.quick else "work")
 
     @property
     def load(self) -> LoadSpec:

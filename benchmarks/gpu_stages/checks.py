@@ -18,6 +18,7 @@ from gpu_stages.contract import GPU_TESTS
 from gpu_stages.runner import STAGES, result_path, state_of
 
 NEEDS = {
+    "rtx": (),
     "contract": ("pytest",),
     "resnet50": ("torch", "onnxscript"),
     "mobilenet": (),

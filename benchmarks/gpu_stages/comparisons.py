@@ -18,6 +18,7 @@ from autotune.records import TrialRecord
 from autotune.study.lock import device_lock
 from autotune.study.plan import StudyPlan
 from autotune.trial.isolation import TrialProcess
+from gpu_stages import copies
 from gpu_stages.bench import Bench
 from gpu_stages.candidates import candidate_for, chosen, told, trial, with_knobs
 from gpu_stages.models import resnet50_plan
@@ -26,6 +27,9 @@ from gpu_stages.rounds import in_rounds
 STREAMS = (1, 2, 4, 8)
 THE_PAIR = ("cuda-core", "pycuda")
 """The libraries whose figures are to be equal."""
+_DRIVEN = ("tensorrt", "tensorrt-rtx")
+"""Engines that any of the libraries drives; the others bring their own."""
+_MARGIN_S, _LEAST_S, _MOST_S = 15.0, 10.0, 180.0
 EQUAL_WITHIN = 0.02
 """What trials in fresh processes differ by on a GPU that does nothing else is not known yet; 2 % is what they do on a CPU."""
 
@@ -44,15 +48,20 @@ def streams(bench: Bench) -> dict[str, Any]:
 
 
 def runtimes(bench: Bench) -> dict[str, Any]:
-    """The same candidate driven by each library that is here, without CUDA graphs, which PyCUDA lacks: figures and outputs."""
+    """The same candidate driven by each library that is here, without CUDA graphs, which PyCUDA lacks: figures and outputs.
+
+    Without TensorRT, whose engines alone take any library: what the libraries do by themselves, copies and memory.
+    """
     plan = resnet50_plan(bench)
-    candidate = chosen(bench, lambda: with_knobs(plan, candidate_for(plan, ("tensorrt", "tensorrt-rtx")), cuda_graph="off"))
     usable, absent = _usable_runtimes()
     if not usable:
         raise EnvironmentProblem(f"no CUDA runtime works here: {absent}.", remedy="pip install 'autotune[cuda-core]'")
+    if not any(name in plan.backends for name in _DRIVEN):
+        return _by_copies(bench, plan, usable, absent)
+    candidate = chosen(bench, lambda: with_knobs(plan, candidate_for(plan, _DRIVEN), cuda_graph="off"))
     with device_lock(plan.lock_name):
         outputs = dict(bench.before.get("outputs_sha256", {}))
-        outputs |= {name: _outputs(plan, candidate, name) for name in usable if name not in outputs}
+        outputs |= {name: _outputs(plan, candidate, name, _limit_s(bench)) for name in usable if _lacks(outputs, name)}
         head = {"candidate": candidate.as_json(), "absent": absent, "outputs_sha256": outputs}
         rounds, whole = in_rounds(bench, head, "runtimes", usable, lambda name: told(_under(name, plan, candidate, bench)))
     first = usable[0]
@@ -61,12 +70,43 @@ def runtimes(bench: Bench) -> dict[str, Any]:
         **head,
         "runtimes": rounds,
         f"against_{first}": against,
-        "equal_within": EQUAL_WITHIN,
-        "figures_equal": {name: equal_figures(ratio) for name, ratio in against.items()},
         "outputs_equal": len(set(outputs.values())) == 1 and not any(o.startswith("error") for o in outputs.values()),
-        "not_compared": {name: absent[name] for name in THE_PAIR if name in absent},
+        **_verdict(against, absent),
         "unfinished": not whole,
     }
+
+
+def _by_copies(bench: Bench, plan: StudyPlan, usable: Sequence[str], absent: Mapping[str, str]) -> dict[str, Any]:
+    """Copies and allocations by each library; no engine computes anything."""
+    seconds = 0.2 if bench.quick else 3.0
+    head = {"absent": absent, "without_engine": "neither TensorRT nor TensorRT for RTX runs here: copies and memory only"}
+    with device_lock(plan.lock_name):
+        rounds, whole = in_rounds(bench, head, "copies", usable, lambda name: copies.under(name, seconds, _limit_s(bench)))
+    first = usable[0]
+    against = ratios(rounds, first, of="bytes_per_s")
+    digests = {name: sorted({str(found.get("sha256", "error")) for found in values}) for name, values in rounds.items()}
+    return {
+        **head,
+        "copies": rounds,
+        f"against_{first}": against,
+        f"allocations_against_{first}": ratios(rounds, first, of="allocations_per_s"),
+        "outputs_equal": len({tuple(found) for found in digests.values()}) == 1 and digests[first] != ["error"],
+        **_verdict(against, absent),
+        "unfinished": not whole,
+    }
+
+
+def _verdict(against: Mapping[str, Any], absent: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "equal_within": EQUAL_WITHIN,
+        "figures_equal": {name: equal_figures(ratio) for name, ratio in against.items()},
+        "not_compared": {name: absent[name] for name in THE_PAIR if name in absent},
+    }
+
+
+def _limit_s(bench: Bench) -> float:
+    """What one measurement in a process of its own may take, so that the stage can still tell that it took too long."""
+    return max(_LEAST_S, min(_MOST_S, bench.left_s - _MARGIN_S))
 
 
 def equal_figures(ratio: Mapping[str, float] | None) -> bool | None:
@@ -76,14 +116,19 @@ def equal_figures(ratio: Mapping[str, float] | None) -> bool | None:
     return abs(ratio["median"] - 1) <= EQUAL_WITHIN or ratio["min"] <= 1 <= ratio["max"]
 
 
-def ratios(rounds: Mapping[str, Sequence[Mapping[str, Any]]], base: str) -> dict[str, Any]:
-    """Throughput against `base` of the same round: median, least, most; None where either failed in every round."""
+def ratios(
+    rounds: Mapping[str, Sequence[Mapping[str, Any]]], base: str, *, of: str = "throughput_items_per_s"
+) -> dict[str, Any]:
+    """`of`, throughput as a rule, against `base` of the same round: median, least, most; None where no round has both.
+
+    The last round of a stage that ran out of time lacks some of them.
+    """
     found: dict[str, Any] = {}
     for name, values in rounds.items():
         pairs = [
-            mine["throughput_items_per_s"]["value"] / theirs["throughput_items_per_s"]["value"]
-            for mine, theirs in zip(values, rounds[base], strict=True)
-            if mine["throughput_items_per_s"] and theirs["throughput_items_per_s"]
+            mine[of]["value"] / theirs[of]["value"]
+            for mine, theirs in zip(values, rounds[base], strict=False)
+            if mine.get(of) and theirs.get(of)
         ]
         found[name] = {"median": statistics.median(pairs), "min": min(pairs), "max": max(pairs)} if pairs else None
     return found
@@ -139,12 +184,19 @@ print(digest)
 """
 
 
-def _outputs(plan: StudyPlan, candidate: Candidate, runtime: str) -> str:
+def _lacks(outputs: Mapping[str, str], runtime: str) -> bool:
+    return outputs.get(runtime, "error").startswith("error")
+
+
+def _outputs(plan: StudyPlan, candidate: Candidate, runtime: str, limit_s: float) -> str:
     """The digest of the outputs of one batch, or the error, with this runtime in a process of its own."""
     given = {"study": str(plan.spec.file), "cache": str(plan.cache_root), "candidate": candidate.as_json()}
     environment = {**os.environ, VARIABLE: runtime, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     command = [sys.executable, "-c", _PROGRAM, json.dumps(given)]
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=180, check=False)
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=limit_s, check=False)
+    except subprocess.TimeoutExpired:
+        return f"error: did not end within {limit_s:g} s"
     if ended.returncode != 0:
         return "error: " + (ended.stderr.strip().splitlines() or ["no message"])[-1][:300]
     return ended.stdout.split()[-1]

@@ -15,13 +15,24 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autotune.bench.statistics import mean_estimate
-from autotune.engines.tensorrt_log import make_log
+from autotune.engines.tensorrt_api import (
+    ICudaEngine,
+    IExecutionContext,
+    RtxICudaEngine,
+    RtxTrt,
+    Runtime,
+    Trt,
+    member,
+    method,
+)
+from autotune.engines.tensorrt_lane import rtx_context
+from autotune.engines.tensorrt_log import Log, make_log
 from autotune.records import Estimate
 
 CALLS = (
@@ -50,33 +61,45 @@ def unknown_calls() -> list[str]:
     if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
         return []
     driver = import_module("cuda.bindings.driver")
-    return [f"cuda.bindings.driver has no {name}" for name in CALLS if not hasattr(driver, name)]
+    return [f"cuda.bindings.driver has no {name}" for name in CALLS if name not in dir(driver)]
 
 
 def call(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
     """The call's value. Raises RuntimeError with its status."""
     status, *values = function(*arguments)
     if status:
-        raise RuntimeError(f"{getattr(function, '__name__', function)}: {status!r}")
+        raise RuntimeError(f"{function.__name__}: {status!r}")
     return values[0] if values else None
 
 
 def tensorrt_lanes(module: str, plan: bytes, batch_size: int, n_lanes: int) -> list[Lane]:
     """Lanes over one deserialized engine, each context with memory of its own."""
-    trt, driver = import_module(module), import_module("cuda.bindings.driver")
+    trt, driver = cast(Trt, import_module(module)), import_module("cuda.bindings.driver")
     call(driver.cuInit, 0)
     context = call(driver.cuDevicePrimaryCtxRetain, 0)
     call(driver.cuCtxSetCurrent, context)
-    runtime = trt.Runtime(make_log(trt))
+    log = make_log(trt)
+    runtime = trt.Runtime(log)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise RuntimeError("TensorRT cannot load the engine")
-    return [_lane(trt, driver, context, (runtime, engine), batch_size) for _ in range(n_lanes)]
+    return [_lane(trt, driver, context, (log, runtime, engine), batch_size) for _ in range(n_lanes)]
 
 
-def _lane(trt: Any, driver: Any, context: Any, owned: tuple[Any, Any], batch_size: int) -> Lane:
-    engine = owned[1]
-    execution = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+def _context(trt: Trt, engine: ICudaEngine, log: Log) -> IExecutionContext:
+    """A context that allocates no activations. In TensorRT for RTX with kernels for the very shapes, as autotune's have."""
+    if member(trt, "CudaGraphStrategy") is None:
+        execution = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+    else:
+        execution = rtx_context(cast(RtxTrt, trt), cast(RtxICudaEngine, engine), "none", log)
+    if execution is None:
+        raise RuntimeError("TensorRT makes no execution context")
+    return execution
+
+
+def _lane(trt: Trt, driver: Any, context: Any, owned: tuple[Log, Runtime, ICudaEngine], batch_size: int) -> Lane:
+    log, _, engine = owned
+    execution = _context(trt, engine, log)
     stream = call(driver.cuStreamCreate, 1)  # CU_STREAM_NON_BLOCKING
     if not execution.set_optimization_profile_async(0, int(stream)):  # only the first context has it by itself
         raise RuntimeError("TensorRT does not choose the profile")
@@ -96,7 +119,11 @@ def _lane(trt: Any, driver: Any, context: Any, owned: tuple[Any, Any], batch_siz
         execution.set_tensor_address(name, device[name])
     n_bytes = max(1, execution.update_device_memory_size_for_shapes())
     memory = int(call(driver.cuMemAlloc, n_bytes))  # at a multiple of 256, as TensorRT wants
-    execution.set_device_memory(memory, n_bytes)
+    set_device_memory = method(execution, "set_device_memory")  # since 10.1
+    if set_device_memory is not None:
+        set_device_memory(memory, n_bytes)
+    else:
+        execution.device_memory = memory
 
     def compute() -> None:
         if not execution.execute_async_v3(int(stream)):
@@ -130,20 +157,25 @@ def _captured(driver: Any, stream: Any, work: Callable[[], None]) -> Any:
     return call(driver.cuGraphInstantiate, call(driver.cuStreamEndCapture, stream), 0)
 
 
-def torch_lanes(compute: Callable[..., Any], example: Mapping[str, NDArray[Any]], n_lanes: int) -> list[Lane]:
-    """The same in torch: pinned tensors, and torch.cuda.graph for everything and for the computation alone."""
+def torch_lanes(
+    compute: Callable[..., Any], example: Mapping[str, NDArray[Any]], n_lanes: int, *, device: str = "cuda:0"
+) -> list[Lane]:
+    """The same in torch: pinned tensors, copies, and torch.cuda.graph for the computation."""
     import torch
 
+    pinned = device != "cpu"  # the tests' double of a GPU has no pinned memory
+
     def lane() -> Lane:
-        host = {n: torch.from_numpy(np.ascontiguousarray(v)).pin_memory() for n, v in example.items()}
-        there = {n: t.to("cuda") for n, t in host.items()}
+        kinds = {n: torch.from_numpy(np.empty(0, v.dtype)).dtype for n, v in example.items()}
+        host = {n: torch.zeros(v.shape, dtype=kinds[n], pin_memory=pinned) for n, v in example.items()}
+        there = {n: torch.zeros_like(t, device=device) for n, t in host.items()}
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.inference_mode(), torch.cuda.stream(stream):
             for _ in range(3):
                 found = compute(*there.values())
         stream.synchronize()
-        back = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in found]
+        back = [torch.zeros(t.shape, dtype=t.dtype, pin_memory=pinned) for t in found]
         alone = torch.cuda.CUDAGraph()
         with torch.inference_mode(), torch.cuda.graph(alone, stream=stream):
             found = compute(*there.values())

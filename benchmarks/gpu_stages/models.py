@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autotune.cli.running import checked_plan
 from autotune.devices.gpu import select_gpu
@@ -137,4 +138,11 @@ def write_resnet50(folder: Path) -> None:
         dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
         external_data=False,
     )
-    np.savez(folder / "images.npz", x=images.numpy(), y=labels.numpy())
+    write_images(folder, images.numpy(), labels.numpy())
+
+
+def write_images(folder: Path, images: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
+    """images.npz is there whole or not at all: a stage may be killed at any time, and the file says that all is made."""
+    partial = folder / "images.partial.npz"
+    np.savez(partial, x=images, y=labels)
+    partial.replace(folder / "images.npz")

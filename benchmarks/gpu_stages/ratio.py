@@ -1,18 +1,21 @@
-"""Stage ratio: autotune's session against the hand-written loop, on the same engine file, in one process, interleaved."""
+"""Stage ratio: autotune's session against the hand-written loop, on the same engine file, in one process, interleaved.
+
+End to end comes first, in all its rounds: what can go wrong with captures of the computing alone costs nothing of it.
+"""
 
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from autotune.bench.load import run_closed_loop, summarize
 from autotune.candidate import Candidate
 from autotune.engines.build import load_backend
 from autotune.engines.protocol import Engine, Inputs, Session
-from autotune.errors import CandidateRejected
+from autotune.engines.tensorrt_lane import Lane as TensorRtLane
+from autotune.errors import CandidateRejected, Unsupported
 from autotune.records import Estimate
 from autotune.study.lock import device_lock
 from autotune.trial.materialize import materialize
@@ -25,6 +28,7 @@ from gpu_stages.rounds import in_rounds
 
 AIM = 0.98
 ENGINES = ("tensorrt", "tensorrt-rtx", "torch-cuda-graph")
+_TORCH_DEVICE = "cuda:0"
 
 
 def run(bench: Bench) -> dict[str, Any]:
@@ -50,7 +54,8 @@ def _hand_written(candidate: Candidate, engine: Engine, batches: Sequence[Inputs
         return tensorrt_lanes(module, (engine.folder / PLAN).read_bytes(), candidate.batch_size, n_lanes)
     from autotune.engines.torch_computation import loaded_function
 
-    return torch_lanes(loaded_function(engine.folder, candidate.precision, "cuda:0"), batches[0], n_lanes)
+    compute = loaded_function(engine.folder, candidate.precision, _TORCH_DEVICE)
+    return torch_lanes(compute, batches[0], n_lanes, device=_TORCH_DEVICE)
 
 
 def compared(
@@ -62,57 +67,81 @@ def compared(
     batch_size: int,
 ) -> dict[str, Any]:
     """Each side in random order, round by round; the ratios of the same round."""
+    load, key = bench.load, "items_per_s"
+
+    def by_hand(lanes: Sequence[Lane], *, computing_only: bool) -> Callable[[], Estimate]:
+        return lambda: rate(lanes, batches, batch_size, computing_only=computing_only, seconds=load.max_s)
+
     sides: dict[str, Callable[[], Estimate]] = {
-        "autotune": lambda: (
-            summarize(run_closed_loop(session, batches, batch_size, bench.load), bench.load).throughput_items_per_s
-        ),
-        "hand_written": lambda: rate(theirs, batches, batch_size, computing_only=False, seconds=bench.load.max_s),
-        "hand_written_computing_only": lambda: rate(theirs, batches, batch_size, computing_only=True, seconds=bench.load.max_s),
+        "autotune": lambda: summarize(run_closed_loop(session, batches, batch_size, load), load).throughput_items_per_s,
+        "hand_written": by_hand(theirs, computing_only=False),
     }
-    if (ours := compute_lanes(session)) is not None:
-        sides["autotune_computing_only"] = lambda: rate(
-            ours, batches, batch_size, computing_only=True, seconds=bench.load.max_s
-        )
-    found, whole = in_rounds(bench, head, "items_per_s", list(sides), lambda name: asdict(sides[name]()))
+    found, whole = in_rounds(bench, head, key, list(sides), lambda name: asdict(sides[name]()))
+    missing = ""
+    if whole:
+        alone = {"hand_written_computing_only": by_hand(theirs, computing_only=True)}
+        try:
+            alone["autotune_computing_only"] = by_hand(compute_lanes(session), computing_only=True)
+        except (CandidateRejected, RuntimeError) as exc:
+            missing = f"autotune's session cannot compute alone: {exc}"
+        later = replace(bench, before={**bench.before, key: {**bench.before.get(key, {}), **found}})
+        more, whole = in_rounds(later, head, key, list(alone), lambda name: asdict(alone[name]()))
+        found |= more
     end_to_end = _ratio(found, "autotune", "hand_written")
     return {
-        "items_per_s": found,
+        key: found,
         "end_to_end": end_to_end,
         "end_to_end_reaches_aim": end_to_end is not None and end_to_end["median"] >= AIM,
         "computing_only": _ratio(found, "autotune_computing_only", "hand_written_computing_only"),
         "copies_cost": _ratio(found, "hand_written", "hand_written_computing_only"),
+        **({"failed": 1, "failures": {"computing_only": missing}} if missing else {}),
         "unfinished": not whole,
     }
 
 
-def compute_lanes(session: Session) -> list[Lane] | None:
-    """The contexts of autotune's TensorRT session, their execution alone captured by its runtime.
+def compute_lanes(session: Session) -> list[Lane]:
+    """The streams of autotune's session, each computing without copies: the session has no way to, nor should it.
 
-    None for other engines, and where runtime or engine cannot be captured: the end-to-end ratio needs no capture of ours.
+    Raises CandidateRejected or RuntimeError where the engine has no such form, or runtime or engine cannot be captured.
     """
-    from autotune.engines.tensorrt_lane import Lane as TensorRtLane
     from autotune.engines.tensorrt_session import TensorRtSession
+    from autotune.engines.torch_cuda_session import TorchCudaSession
 
-    if not isinstance(session, TensorRtSession):
-        return None
+    if isinstance(session, TensorRtSession):
+        return [_tensorrt_lane(inner) for inner in session._lanes]
+    if isinstance(session, TorchCudaSession):
+        return [_torch_lane(inner) for inner in session._lanes]
+    raise Unsupported(f"nothing is known of a {type(session).__name__}'s streams", stage="open")
 
-    def lane(inner: TensorRtLane) -> Lane:
+
+def _tensorrt_lane(inner: TensorRtLane) -> Lane:
+    """The context's execution, captured by the session's runtime unless TensorRT for RTX captures it by itself."""
+
+    def enqueue() -> None:
+        if inner.context is None or not inner.context.execute_async_v3(inner.stream.handle):
+            raise RuntimeError("TensorRT did not enqueue the execution")
+
+    launch = enqueue
+    if inner.shared.graph_mode != "by context":
         with inner.shared.runtime.capture(inner.stream) as capture:
-            if inner.context is None or not inner.context.execute_async_v3(inner.stream.handle):
-                raise RuntimeError("TensorRT did not enqueue the execution")
-        return Lane(
-            staging={},
-            begin=lambda: None,
-            launch=lambda: capture.graph.launch(inner.stream),
-            launch_compute=lambda: capture.graph.launch(inner.stream),
-            wait=inner.stream.synchronize,
-        )
+            enqueue()
+        graph = capture.graph
 
-    try:
-        return [lane(inner) for inner in session._lanes]  # the session has no way to compute without copies, nor should it
-    except CandidateRejected as exc:
-        print(f"computing only is left out for autotune: {exc}", file=sys.stderr)
-        return None
+        def launch() -> None:
+            graph.launch(inner.stream)
+
+    return Lane(staging={}, begin=lambda: None, launch=launch, launch_compute=launch, wait=inner.stream.synchronize)
+
+
+def _torch_lane(inner: Any) -> Lane:
+    """The graph that the session captured, which is the forward pass without copies."""
+    import torch
+
+    def launch() -> None:
+        with torch.inference_mode(), torch.cuda.stream(inner.stream):
+            inner.run()
+
+    return Lane(staging={}, begin=lambda: None, launch=launch, launch_compute=launch, wait=inner.stream.synchronize)
 
 
 def _ratio(found: Mapping[str, Sequence[Mapping[str, float]]], ours: str, theirs: str) -> dict[str, float] | None:

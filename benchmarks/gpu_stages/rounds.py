@@ -22,9 +22,11 @@ def in_rounds(
 ) -> tuple[Rounds, bool]:
     """Every name measured once a round, in random order: what disturbs the machine for a while disturbs all of them.
 
-    Goes on behind what an unfinished run left under `key`, keeps `head` with the measurements after each one, and says whether
-    all rounds are there: False where another measurement would not end in time. One is made in any case.
+    Goes on behind what an unfinished run left under `key`, where other names' measurements stay; keeps `head` with the
+    measurements after each one, and says whether all rounds are there: False where another measurement would not end in time.
+    One is made in any case.
     """
+    others = {name: values for name, values in bench.before.get(key, {}).items() if name not in names}
     found: Rounds = {name: list(bench.before.get(key, {}).get(name, ())) for name in names}
     order, longest_s = random.Random(0), 0.0
     for round_ in range(bench.rounds):
@@ -38,5 +40,5 @@ def in_rounds(
             began = time.monotonic()
             found[name].append(measure(name))
             longest_s = max(longest_s, time.monotonic() - began)
-            bench.keep({**head, key: found})
+            bench.keep({**head, key: {**others, **found}})
     return found, True

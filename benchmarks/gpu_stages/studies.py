@@ -44,6 +44,8 @@ def hours_of(bench: Bench, spent_s: float) -> float:
 
 
 def _study(bench: Bench, plan: StudyPlan) -> dict[str, Any]:
+    if bench.anew:
+        forget_study(plan)
     store, switch = open_store(plan.spec.storage), StopSwitch()
     timers = [threading.Timer(max(0.0, bench.left_s - _MARGIN_S), switch.press) for _ in range(2)]  # twice: at once
     for timer in timers:
@@ -63,6 +65,13 @@ def _study(bench: Bench, plan: StudyPlan) -> dict[str, Any]:
         "spent_s": dict(result.overhead_s),
         "study_s": result.wall_s,
     }
+
+
+def forget_study(plan: StudyPlan) -> None:
+    """The study has no trials: its database lies beside, as it was."""
+    if plan.spec.file is not None:
+        for path in plan.spec.file.parent.glob("study.db*"):
+            path.replace(path.with_name(f"before-{path.name}"))
 
 
 def _spent_s(plan: StudyPlan, store: Store) -> float:

@@ -7,6 +7,7 @@ torch would refuse is refused here.
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,15 @@ from typing import Any
 import pytest
 import torch
 
-_current: list[Any] = []
+_local = threading.local()
+
+
+def _current() -> list[Any]:
+    """The streams entered on this thread, the current one last."""
+    if not hasattr(_local, "streams"):
+        _local.streams = []
+    found: list[Any] = _local.streams
+    return found
 
 
 class FakeStream:
@@ -54,9 +63,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
 
     @contextmanager
     def stream(stream: FakeStream) -> Iterator[None]:
-        _current.append(stream)
+        _current().append(stream)
         yield
-        _current.pop()
+        _current().pop()
 
     @contextmanager
     def graph(*arguments: Any, **named: Any) -> Iterator[None]:
@@ -85,7 +94,7 @@ def _defer_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     def copy_(target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
         if non_blocking and getattr(target, "on_host", False):
             values = source.clone()
-            _current[-1].waiting.append(lambda: real(target, values))
+            _current()[-1].waiting.append(lambda: real(target, values))
             return target
         return real(target, source)
 

@@ -9,6 +9,7 @@ log lines where TensorRT does. `faults` makes it do so for no reason: `{"execute
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ NEED_BYTES = 1000
 WORKSPACE_BYTES = 2 << 20
 """What the pretended tactics need."""
 LAYER_MS = 0.25
+CURRENT_WORKS = "AUTOTUNE_TEST_RTX_CURRENT"
+"""An environment with this variable has a TensorRT for RTX that builds for the GPU that is here."""
 _NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT64": np.int64, "INT32": np.int32, "INT8": np.int8, "BOOL": np.bool_}
 
 
@@ -139,6 +142,7 @@ class Builder(_Thing):
         world.log(logger, "Engine generation completed", "INFO")
         shapes = config._profiles[0]._shapes
         header = {"release": world.surface.release, "shapes": {k: v[2] for k, v in shapes.items()}}
+        header["current"] = "CURRENT" in config._targets.values()
         header["detailed"] = config.profiling_verbosity.name == "DETAILED"
         return HostMemory(json.dumps(header).encode() + b"\n" + network._model)
 
@@ -157,6 +161,8 @@ def _why_not_built(world: World, network: Any, config: Any) -> str:
         return "no tactics to implement the operation within workspace limit. Consider increase the allowed workspace size"
     if world.surface.is_rtx and config.num_compute_capabilities != len(config._targets):
         return "a compute capability is not set"
+    if "CURRENT" in config._targets.values() and CURRENT_WORKS not in os.environ:
+        return "the double of a GPU has no compute capability that the double of TensorRT knows"
     return ""
 
 
@@ -342,6 +348,13 @@ class Runtime(_Thing):
     def __init__(self, world: World, logger: Any) -> None:
         super().__init__(world)
         self._logger = logger
+
+    def get_engine_validity(self, buffer: bytes) -> tuple[Any, int]:
+        facts = json.loads(bytes(buffer).partition(b"\n")[0])
+        if facts["current"]:
+            return self._world.member("EngineValidity", "VALID"), 0
+        self._world.log(self._logger, "the engine is for GPUs with names")
+        return self._world.member("EngineValidity", "INVALID"), 2 | 64
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> Any:
         if self._world.fails("deserialize_cuda_engine", self._logger):

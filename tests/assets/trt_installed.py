@@ -36,7 +36,7 @@ CARD = {"tensorrt-10.0.1": (7, 0), "tensorrt-10.3.0": (7, 0), "tensorrt-10.4.0":
 
 
 @contextlib.contextmanager
-def installed(release: str, folder: Path, monkeypatch: Any) -> Iterator[World]:
+def installed(release: str, folder: Path, monkeypatch: Any, *, capability: tuple[int, int] | None = None) -> Iterator[World]:
     """The release is installed as far as Python can tell, in this process and in those that it starts, with a GPU and the host
     double of CUDA; yields its world."""
     from assets import fake_nvml
@@ -56,7 +56,7 @@ def installed(release: str, folder: Path, monkeypatch: Any) -> Iterator[World]:
     monkeypatch.syspath_prepend(str(package.parent))
     world = World(release)
     monkeypatch.setitem(sys.modules, module, world.module)
-    capability = CARD.get(release, (9, 0))
+    capability = capability or CARD.get(release, (9, 0))
     fake_nvml.install(monkeypatch, fake_nvml.FakeGpu(name="A GPU", capability=capability))
     monkeypatch.setenv("AUTOTUNE_TEST_GPU", f"{capability[0]}.{capability[1]}")
     monkeypatch.setenv("AUTOTUNE_CUDA_RUNTIME", "host")

@@ -24,7 +24,7 @@ from autotune.devices.build_target import parse_target, set_build_target
 from autotune.engines.build import build_engine
 from autotune.engines.protocol import Engine
 from autotune.engines.tensorrt_backend import TensorRtRtx
-from autotune.errors import BuildFailed, Unsupported
+from autotune.errors import BuildFailed, EnvironmentProblem, Unsupported
 from autotune.spec.model import ModelSpec, RecoverySpec
 from autotune.variants.make import VariantRequest, base_model, make_variant, model_inputs
 from autotune.variants.variant import ModelVariant
@@ -86,9 +86,13 @@ def _no_target(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_real_models_are_built_for_two_gpus(workshop: Workshop, precision: str, model: str, ratio: float) -> None:
-    """Every precision for sm_89; all but fp8, which is refused with the reason, for sm_86. Convolutions compute in it."""
+    """Every precision for sm_89, and for sm_86 all but fp8, which is refused with the reason and built for sm_120 instead.
+
+    Convolutions compute in it.
+    """
     variant = workshop.variant(model, precision, ratio)
-    for target in ("8.6", "8.9"):
+    built_for = []
+    for target in ("8.6", "8.9", "12.0") if precision == "fp8" else ("8.6", "8.9"):
         set_build_target(parse_target([target]))
         refused = workshop.backend.capabilities().refused
         if target == "8.6" and precision == "fp8":
@@ -103,6 +107,8 @@ def test_real_models_are_built_for_two_gpus(workshop: Workshop, precision: str, 
         computed = [layer.precision for layer in report.layers if layer.kind == "correlation"]
         assert computed and (precision in computed or (precision, set(computed)) == ("fp32", {"fp32"})), computed
         assert report.total_us is None and len({n for layer in report.layers for n in layer.nodes}) > 10
+        built_for.append(engine.key)
+    assert len(set(built_for)) == 2, "an engine for each of two GPUs"
 
 
 def test_what_a_gpu_cannot_compute_is_unsupported_in_the_builders_words(workshop: Workshop) -> None:
@@ -129,6 +135,23 @@ def test_one_engine_may_serve_several_gpus(workshop: Workshop) -> None:
         set_build_target(parse_target(targets))
         keys.add(workshop.built(workshop.variant("resnet20", "fp16", 0.0), "fp16").key)
     assert len(keys) == 4
+
+
+def test_the_gpu_that_is_here_is_asked_about_in_the_librarys_own_words(tmp_path: Path) -> None:
+    """Without one: an engine for the GPUs with names is built and not valid here, and none is built for CURRENT."""
+    import tensorrt_rtx_bindings
+
+    from autotune.devices.gpu import visible_gpus
+    from autotune.engines.tensorrt_current import steps
+
+    try:
+        if visible_gpus():
+            pytest.skip("this machine has a GPU")
+    except EnvironmentProblem:
+        pass
+    found = {step.name: step for step in steps(tensorrt_rtx_bindings, tmp_path)}
+    assert {name: step.works for name, step in found.items()} == {"build": True, "validity": False, "current_build": False}
+    assert found["validity"].answer.startswith("INVALID") and "cudaError" in found["current_build"].answer
 
 
 def test_onnxruntimes_own_form_of_int8_is_refused_with_the_parsers_words(workshop: Workshop) -> None:

@@ -14,7 +14,10 @@ from assets.trt_double import World
 from assets.trt_surface import RELEASES, Surface, parameters_of
 
 ENGINES = Path(__file__).parents[3] / "autotune" / "engines"
-SOURCES = sorted(ENGINES.glob("tensorrt_*.py"))
+BACKEND = sorted(ENGINES.glob("tensorrt_*.py"))
+HAND_WRITTEN = ENGINES.parents[1] / "benchmarks" / "gpu_stages" / "hand_written.py"
+"""The loop that the backend is measured against, for the same releases. mypy does not read it: see HELD."""
+SOURCES = [*BACKEND, HAND_WRITTEN]
 API = ENGINES / "tensorrt_api.py"
 OURS = {"Member", "Trt", "RtxTrt"}
 """Protocols of ours: a member of any enumeration, and the module itself."""
@@ -42,8 +45,12 @@ GUARD_CALLS = {
         "ICudaEngine.get_device_memory_size_for_profile_v2"
     },
     ("method", "context", "'set_device_memory'"): {"IExecutionContext.set_device_memory"},
+    ("method", "execution", "'set_device_memory'"): {"IExecutionContext.set_device_memory"},
 }
 """Every guarded access in the sources, as it is written, with the entries of GUARDED that it can mean."""
+
+HELD = {"trt": "Trt", "runtime": "Runtime", "engine": "ICudaEngine", "execution": "IExecutionContext"}
+"""What the hand-written loop calls TensorRT's objects, and their protocols."""
 
 
 def protocols() -> dict[str, tuple[str, dict[str, list[str] | None]]]:
@@ -148,13 +155,23 @@ def test_every_member_of_the_protocols_is_used() -> None:
     """A protocol that names what nobody touches would test nothing."""
     used = {
         node.attr
-        for path in SOURCES
+        for path in BACKEND
         if path != API
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute)
     }
     names = {name for kind, (_, members) in protocols().items() for name in members if not name.startswith("__")}
     assert names - used - {"ComputeCapability"} == set()  # asked for by `member`
+
+
+def test_the_hand_written_loop_touches_what_the_protocols_have() -> None:
+    """They are in every release; whatever else a release has, the loop asks for as the backend does, by `method`."""
+    known, found = protocols(), set()
+    for node in ast.walk(ast.parse(HAND_WRITTEN.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in HELD:
+            found.add((HELD[node.value.id], node.attr))
+    assert {kind for kind, _ in found} == set(HELD.values())
+    assert {f"{kind}.{name}" for kind, name in found if name not in known[kind][1]} == set()
 
 
 @pytest.mark.parametrize("release", RELEASES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip ins
 from assets import fake_nvml
 from assets.trt_installed import installed
 
+from autotune.candidate import Candidate
 from autotune.engines import tensorrt_library
 from autotune.engines.build import engine_key, load_backend
-from autotune.engines.protocol import Capabilities
+from autotune.engines.protocol import Capabilities, Engine
 from autotune.engines.tensorrt_library import TENSORRT
+from autotune.records import VariantInfo
+from autotune.testing.engine_contract import tiny_cnn
+from autotune.variants.variant import ModelVariant
 
 
 def able(
@@ -82,6 +87,33 @@ def test_tensorrt_for_rtx_serves_the_gpus_that_it_builds_for(tmp_path: Path, mon
     hopper = able(tmp_path / "b", monkeypatch, "tensorrt-rtx-1.7.1", (9, 0), name="tensorrt-rtx")
     assert not hopper.available and "sm_120, sm_121, sm_75, sm_80, sm_86, sm_89 only" in hopper.missing
     assert hopper.remedy == "pip install 'autotune[tensorrt]'"
+    assert "tried on the GPU that is here: TensorRT built no engine" in hopper.missing
+    volta = able(tmp_path / "c", monkeypatch, "tensorrt-rtx-1.7.1", (7, 0), name="tensorrt-rtx")
+    assert not volta.available and "tried" not in volta.missing
+
+
+def test_a_gpu_without_a_name_is_served_where_tensorrt_for_rtx_builds_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked in a process of its own; engines are then for the GPU that is here, and open."""
+    monkeypatch.setattr("autotune.devices.gpu_probe.digest_of", lambda about: "WITHOUT_A_NAME")
+    monkeypatch.setenv("AUTOTUNE_TEST_RTX_CURRENT", "1")
+    for release, capability, targets in (("tensorrt-rtx-1.7.1", (9, 0), {0: "CURRENT"}), ("tensorrt-rtx-1.7.1", (8, 9), {})):
+        folder = tmp_path / str(capability[1])
+        with installed(release, folder, monkeypatch, capability=capability) as world:
+            backend = load_backend("tensorrt-rtx")
+            found = backend.capabilities()
+            assert found.available and "fp8" in found.precisions, found
+            info = VariantInfo(key="v", precision="fp32", scheme="", pruning_ratio=0.0, achieved_pruning=0.0, params=1, macs=1,
+                               model_bytes=1)  # fmt: skip
+            variant = ModelVariant(key="v", path=tiny_cnn(folder / "tiny.onnx"), info=info)
+            candidate = Candidate(engine="tensorrt-rtx", precision="fp32", pruning_ratio=0.0, batch_size=2, streams=1,
+                                  worker_threads=None, memory_pool_mib=None)  # fmt: skip
+            backend.build(variant, candidate, folder)
+            assert world.configs[-1]._targets == targets
+            with backend.open(Engine(key="k", backend="tensorrt-rtx", variant=variant, folder=folder), candidate) as session:
+                assert session.slots == 1
+        os.environ.pop("AUTOTUNE_PROBED_WITHOUT_A_NAME")
 
 
 def test_without_a_gpu_the_driver_is_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,10 +151,6 @@ def test_without_a_library_for_cuda_nothing_can_be_run(tmp_path: Path, monkeypat
 
 def test_the_key_of_an_engine_holds_the_release_and_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans are tied to both; knobs of a session are not in it, and the level of the builder is."""
-    from autotune.candidate import Candidate
-    from autotune.records import VariantInfo
-    from autotune.variants.variant import ModelVariant
-
     info = VariantInfo(key="v", precision="fp32", scheme="", pruning_ratio=0.0, achieved_pruning=0.0, params=1, macs=1,
                        model_bytes=1)  # fmt: skip
     variant = ModelVariant(key="v", path=tmp_path, info=info)
