@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ def installed(release: str, folder: Path, monkeypatch: Any, *, capability: tuple
 
     from autotune.fingerprint import cpu_fingerprint, library_version
 
+    with contextlib.suppress(ImportError):  # it puts a folder on sys.path, which must outlive what monkeypatch restores
+        import_module("onnxruntime.transformers")
     module = "tensorrt_rtx" if "rtx" in release else "tensorrt"
     name, _, version = release.rpartition("-")
     package = folder / "site" / module
