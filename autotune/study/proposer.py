@@ -200,7 +200,8 @@ class Proposer:
         frozen = self._frozen(number)
         if frozen.state.is_finished():
             return
-        params = dict(frozen.params) or dict(frozen.system_attrs.get("fixed_params", {}))
+        # Killed between two draws, a trial that was asked for by name has some of its parameters only.
+        params = {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}
         # In this order: killed in between, a candidate is asked for twice, which is noticed, and none is lost.
         if PAIR in params:
             self._study.enqueue_trial(params)

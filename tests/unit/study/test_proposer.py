@@ -13,6 +13,7 @@ from test_reporting import again
 
 from autotune.candidate import Choices
 from autotune.errors import SpecError
+from autotune.space.sampling import PAIR, distributions_of
 from autotune.store.retry import Patience
 from autotune.study.plan import StudyPlan, make_plan
 from autotune.study.proposer import Proposer
@@ -89,6 +90,19 @@ def test_an_enqueued_trial_that_was_never_drawn_keeps_its_parameters(url: str) -
     assert proposer.unfinished() == {number: None}
     proposer.put_back(number)
     assert proposer.ask(0).candidate == candidate(streams=1)
+
+
+def test_an_enqueued_trial_that_was_half_drawn_keeps_its_parameters(url: str) -> None:
+    """Killed between two draws, a prior has drawn its engine and precision: what is put back is the whole prior."""
+    proposer = Proposer(plan(), url, "w")
+    prior = candidate(precision="fp16", streams=3)
+    proposer.enqueue_first([prior])
+    trial = optuna.load_study(study_name="s", storage=url).ask()
+    name, distribution = next(iter(distributions_of(plan().space).items()))
+    assert name == PAIR and isinstance(distribution, optuna.distributions.CategoricalDistribution)
+    trial.suggest_categorical(PAIR, distribution.choices)
+    proposer.put_back(trial.number)
+    assert proposer.ask(0).candidate == prior
 
 
 def test_unfinished_trials_come_with_their_candidates(url: str) -> None:
