@@ -167,12 +167,12 @@ class Arena:
         self.events += found
         return found
 
-    def now(self, pid: int | None = None) -> Event:
-        """The trial under way and its stage, of the process `pid` or of the one that spoke last."""
+    def now(self, pid: int | None = None, *, dead: bool = False) -> Event:
+        """The trial under way and its stage, of the process `pid` or of the one that spoke last; of a dead one if so asked."""
         self.look()
         speaker = pid or (self.events[-1]["pid"] if self.events else None)
         state: Event = dict(NOBODY)
-        for event in self.events if speaker is not None and _runs(speaker) else []:
+        for event in self.events if speaker is not None and (dead or _runs(speaker)) else []:
             if event["pid"] != speaker:
                 continue
             if event["event"] == "trial_began":
@@ -192,9 +192,12 @@ class Arena:
             time.sleep(0.004)
         return False
 
-    def spare(self) -> None:
-        """What is under way has been struck once: a second time would be a rejection, as it should be."""
-        self.struck |= set(_names(self.now()))
+    def spare(self, killed: int | None = None) -> None:
+        """What is under way has been struck once: a second time would be a rejection, as it should be.
+
+        `killed`: a process that has just been killed, which may have begun a trial while the blow fell.
+        """
+        self.struck |= set(_names(self.now() if killed is None else self.now(killed, dead=True)))
 
     def may_strike(self) -> Event:
         """What is under way. Raises NotNow where it was struck before."""

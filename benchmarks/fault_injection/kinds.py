@@ -50,7 +50,9 @@ def kill_worker(arena: Arena, rng: random.Random) -> str:
     if arena.launch == "daemon" and not helpers:
         raise NotNow
     arena.spare()
-    _signalled(helpers[0] if arena.launch == "daemon" else _main(arena), signal.SIGKILL)
+    worker = helpers[0] if arena.launch == "daemon" else _main(arena)
+    _signalled(worker, signal.SIGKILL)
+    arena.spare(worker.pid)
     return ""
 
 
@@ -60,7 +62,9 @@ def kill_daemon(arena: Arena, rng: random.Random) -> str:
         raise NotNow
     arena.may_strike()
     arena.spare()
-    _signalled(_main(arena), signal.SIGKILL)
+    daemon = _main(arena)
+    _signalled(daemon, signal.SIGKILL)
+    arena.spare(daemon.pid)
     arena.launch = "start"
     return ""
 
@@ -189,6 +193,7 @@ def _kill_all(arena: Arena) -> None:
     for worker in arena.workers():
         with contextlib.suppress(NotNow):
             _signalled(worker, signal.SIGKILL)
+        arena.spare(worker.pid)
 
 
 @contextlib.contextmanager
