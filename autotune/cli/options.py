@@ -72,7 +72,7 @@ def writing(path: Path) -> Iterator[None]:
 def writing_whole(path: Path) -> Iterator[Path]:
     """The file to write in place of `path`, whose place it takes once the block has ended well: nobody sees half of it.
 
-    Its folder is there. A pipe or a device is written to as it is. Raises as `writing`.
+    Its folder is made where it is not there. A pipe or a device is written to as it is. Raises as `writing`.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

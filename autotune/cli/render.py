@@ -42,11 +42,11 @@ def console(*, stderr: bool = False) -> Console:
     # No markup: brackets in the names of nodes and knobs are no colours.
     found = Console(stderr=stderr, highlight=False, markup=False)
     found = found if found.is_terminal else Console(stderr=stderr, highlight=False, markup=False, width=180)
-    found.push_render_hook(_printing(found))
+    found.push_render_hook(_printing())
     return found
 
 
-def _printing(out: Console) -> RenderHook:
+def _printing() -> RenderHook:
     """What the console prints passes `printable`; its own colours and movements are no text and stay."""
     from rich.console import RenderHook
     from rich.segment import Segment

@@ -10,7 +10,7 @@ from functools import cache
 def give_back() -> None:
     """What the C library holds and nothing uses is the system's (malloc_trim(3), glibc; elsewhere nothing happens).
 
-    The models of a search free arrays of every size between objects that stay; 1,100 quick trials had left 6 MiB of them.
+    The models of a search free arrays of every size between objects that stay, which the library would keep.
     """
     trim = _malloc_trim()
     if trim is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import inspect
 import json
 import re
 import shutil
@@ -159,6 +161,17 @@ def test_an_input_that_does_not_fit_is_told(bundle: Path, tmp_path: Path) -> Non
     for name in ("missing.npz", "text.npz", "other.npz"):
         done = run_py(bundle, "--input", tmp_path / name, "--seconds", "0.1")
         assert done.returncode != 0 and f"{name}: " in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_scripts_check_files_alike() -> None:
+    """Each stands alone, since a bundle needs nothing of ours; what both do is written twice, and must stay the same."""
+    folder = Path(inspect.getfile(export_bundle)).parent
+    found = []
+    for name in ENGINES:
+        tree = ast.parse((folder / f"run_{name}.py").read_text())
+        functions = {f.name: ast.unparse(f) for f in tree.body if isinstance(f, ast.FunctionDef)}
+        found.append([functions[f] for f in ("_content", "_document", "_check_files")])
+    assert found[0] == found[1]
 
 
 def test_a_folder_that_is_not_empty_stays_as_it_was(study: Path, tmp_path: Path) -> None:
