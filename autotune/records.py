@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import datetime
 from functools import cache
 from typing import Any, Literal
@@ -204,11 +204,15 @@ class Repetition:
     throughput_items_per_s: Estimate | None
     started_at: str | None
     finished_at: str | None
+    latency_ms: LatencySummary = field(default_factory=LatencySummary)
+    energy_j_per_item: Estimate | None = None
+    power_w: Estimate | None = None
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> Repetition:
         """The repetition that a TRIAL document holds."""
-        return Repetition(**{**values, "throughput_items_per_s": Estimate.from_json(values["throughput_items_per_s"])})
+        estimates = {name: Estimate.from_json(values.get(name)) for name in _ONE_RUN}
+        return Repetition(**{**values, **estimates, "latency_ms": LatencySummary.from_json(values.get("latency_ms"))})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,10 +251,10 @@ def seconds_between(began: str | None, ended: str | None) -> float:
 class TrialRecord:
     """Everything known of one trial, whatever happened to it. A field that was not measured is None.
 
-    `throughput_items_per_s` is what is reported: once the study knows more than the trial's own load did (repetitions, the
-    spread between processes), an estimate from all of it, and `throughput_one_run` is then the load's own. `regime`: the one of
-    the reported throughput, from 1. `pool_peak_mib`: the most that the engine's own memory pool handed out, where it has one
-    that it counts; `peak_memory_mib` is what the whole device or process held.
+    Throughput, latency, energy and power are what is reported: once the study knows more than the trial's own load did
+    (repetitions, the spread between processes), estimates from all of it, and the fields `…_one_run…` are then the load's own.
+    `regime`: the one of the reported throughput, from 1. `pool_peak_mib`: the most that the engine's own memory pool handed
+    out, where it has one that it counts; `peak_memory_mib` is what the whole device or process held.
     """
 
     number: int
@@ -265,9 +269,12 @@ class TrialRecord:
     throughput_items_per_s: Estimate | None = None
     throughput_one_run: Estimate | None = None
     latency_ms: LatencySummary = field(default_factory=LatencySummary)
+    latency_one_run_ms: LatencySummary = field(default_factory=LatencySummary)
     load: LoadFigures | None = None
     energy_j_per_item: Estimate | None = None
+    energy_one_run_j_per_item: Estimate | None = None
     power_w: Estimate | None = None
+    power_one_run_w: Estimate | None = None
     peak_memory_mib: float | None = None
     pool_peak_mib: float | None = None
     model_bytes: int | None = None
@@ -308,10 +315,11 @@ class TrialRecord:
                 "candidate": Candidate.from_json(values["candidate"]),
                 "reject": Rejection(**reject) if reject else None,
                 "latency_ms": LatencySummary.from_json(values.get("latency_ms")),
+                "latency_one_run_ms": LatencySummary.from_json(values.get("latency_one_run_ms")),
                 "load": LoadFigures.from_json(values.get("load")),
                 "variant": VariantInfo.from_json(values.get("variant")),
                 "agreement": Agreement.from_json(values.get("agreement")),
-                **{k: Estimate.from_json(values.get(k)) for k in (*ESTIMATES, "throughput_one_run")},
+                **{k: Estimate.from_json(values.get(k)) for k in (*ESTIMATES, *_ONE_RUN.values())},
                 "repetitions": tuple(Repetition.from_json(r) for r in values.get("repetitions", ())),
                 "cached": tuple(values.get("cached", ())),
                 "flags": tuple(values.get("flags", ())),
@@ -339,3 +347,47 @@ def _plain(value: Any) -> Any:
 
 ESTIMATES = ("accuracy", "accuracy_drop", "throughput_items_per_s", "energy_j_per_item", "power_w")
 """The fields of a TrialRecord that are an Estimate which the trial itself measured."""
+
+_ONE_RUN = {
+    "throughput_items_per_s": "throughput_one_run",
+    "energy_j_per_item": "energy_one_run_j_per_item",
+    "power_w": "power_one_run_w",
+}
+LATENCIES = {f"latency_{f.name}": f.name for f in fields(LatencySummary)}
+"""The metric of each percentile that a LatencySummary holds."""
+LOADED = (*_ONE_RUN, *LATENCIES)
+"""Metrics of what a load measures. They differ from process to process, so more may be reported than one load gave."""
+
+
+def loaded(of: TrialRecord | Repetition, metric: str) -> Estimate | None:
+    """What is reported of one metric of LOADED."""
+    found: Estimate | None = getattr(of.latency_ms, LATENCIES[metric]) if metric in LATENCIES else getattr(of, metric)
+    return found
+
+
+def own_load(record: TrialRecord, metric: str) -> Estimate | None:
+    """What the trial's own load gave for one metric of LOADED, whatever is reported."""
+    found: Estimate | None
+    if metric in LATENCIES:
+        found = getattr(record.latency_one_run_ms, LATENCIES[metric])
+    else:
+        found = getattr(record, _ONE_RUN[metric])
+    return loaded(record, metric) if found is None else found
+
+
+def loaded_fields(own: Mapping[str, Estimate | None], reported: Mapping[str, Estimate]) -> dict[str, Any]:
+    """The fields of a TrialRecord for the metrics of LOADED: what is reported, or else the load's own; beside what is reported
+    the load's own.
+    """
+    shown, beside = {**own, **reported}, {metric: own.get(metric) for metric in reported}
+    return {
+        **{metric: shown.get(metric) for metric in _ONE_RUN},
+        **{name: beside.get(metric) for metric, name in _ONE_RUN.items()},
+        "latency_ms": LatencySummary(**{name: shown.get(metric) for metric, name in LATENCIES.items()}),
+        "latency_one_run_ms": LatencySummary(**{name: beside.get(metric) for metric, name in LATENCIES.items()}),
+    }
+
+
+def with_reported(record: TrialRecord, reported: Mapping[str, Estimate]) -> TrialRecord:
+    """The record with these estimates reported, by metric of LOADED, and its own load's for the others."""
+    return replace(record, **loaded_fields({metric: own_load(record, metric) for metric in LOADED}, reported))

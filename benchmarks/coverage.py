@@ -9,7 +9,7 @@ For both CPU engines one setting (ResNet-20, batch 4), measured in fresh process
   last five processes of each engine, as many as a study has of its reference after a quarter of an hour;
 * further_process: the interval over 3 and over 5 processes against the next one, as a study reports finalists; the spread is
   pooled over both engines, as a study pools it over its finalists. Every process is the next one once, so groups overlap;
-* p99: the interval of one process's p99 against the next process's p99 (it, too, promises only its own).
+* p50_…, p99_…: the same of these percentiles of latency.
 
 Then the reference is measured beside a process that keeps a core busy: how often the flag `contended` is set with and without
 it, and whether the canary's control chart raises the alarm. --judge FILE prints what the records of an earlier result say.
@@ -17,12 +17,11 @@ it, and whether the canary's control chart raises the alarm. --judge FILE prints
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import subprocess
 import sys
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,13 @@ from two_models import Bench, arguments_of, benches, machine, write
 
 from autotune.bench.control import changed
 from autotune.bench.disturbance import CONTENDED
-from autotune.bench.rounds import pooled_spread, repeated_estimate
-from autotune.bench.statistics import share_estimate, with_process_spread
+from autotune.bench.rounds import Spread, pooled_spread, repeated_estimate
+from autotune.bench.statistics import share_estimate
 from autotune.candidate import Candidate
 from autotune.fingerprint import usable_cores
 from autotune.records import Estimate, TrialRecord
 from autotune.spec.model import LoadSpec
+from autotune.study.reporting import once
 
 LEARNT = 5
 _BUSY = "while True: sum(range(100000))"
@@ -99,36 +99,41 @@ def _beside_a_neighbour(bench: Bench, candidate: Candidate, load: LoadSpec, n: i
 
 def _coverage(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Shares of intervals that hold the next process, over both engines."""
-    hits: dict[str, list[bool]] = {
-        name: [] for name in ("one_run", "one_process", "further_process_3", "further_process_5", "p99")
-    }
-    rates = {engine: [_estimate(r["throughput_items_per_s"]) for r in found] for engine, found in rows.items()}
-    for found in rows.values():
-        for before, after in itertools.pairwise(r["latency_ms"]["p99"] for r in found):
-            if before and after:
-                hits["p99"].append(_holds(_estimate(before), after["value"]))
-    for i in range(1, min(map(len, rates.values()))):
-        for engine, found in rates.items():
+    of = {"": lambda r: r["throughput_items_per_s"], "p50_": lambda r: r["latency_ms"]["p50"]}
+    of["p99_"] = lambda r: r["latency_ms"]["p99"]
+    shares: dict[str, Any] = {}
+    for prefix, read in of.items():
+        measured = {engine: [_estimate(read(r)) for r in found] for engine, found in rows.items()}
+        shares |= {prefix + name: _share(values) for name, values in _hits(measured).items()}
+    return shares
+
+
+def _hits(measured: Mapping[str, Sequence[Estimate]]) -> dict[str, list[bool]]:
+    """By kind of interval, of one metric: whether each held the value of the next process."""
+    hits: dict[str, list[bool]] = {name: [] for name in ("one_run", "one_process", "further_process_3", "further_process_5")}
+    for i in range(1, min(map(len, measured.values()))):
+        for found in measured.values():
             hits["one_run"].append(_holds(found[i - 1], found[i].value))
-            if i >= LEARNT and (spread := pooled_spread(_last(rates, i, LEARNT))) is not None:
-                wide = with_process_spread(found[i - 1], spread.relative_sd, spread.dof + 1)
-                hits["one_process"].append(_holds(wide, found[i].value))
+            if i >= LEARNT and (spread := _spread(measured, i, LEARNT)) is not None:
+                hits["one_process"].append(_holds(once(found[i - 1], spread), found[i].value))
             for k in (3, 5):
-                if i >= k and (pooled := pooled_spread(_last(rates, i, k))) is not None:
-                    mean = repeated_estimate(_last(rates, i, k)[engine], pooled)
+                if i >= k and (pooled := _spread(measured, i, k)) is not None:
+                    mean = repeated_estimate({j: found[j].value for j in range(i - k, i)}, pooled)
                     hits[f"further_process_{k}"].append(_holds(mean, found[i].value))
-    return {name: _share(values) for name, values in hits.items()}
+    return hits
 
 
-def _last(rates: Mapping[str, Sequence[Estimate]], i: int, k: int) -> dict[str, dict[Hashable, float]]:
-    """By engine the throughput of the k processes before the i-th."""
-    return {engine: {j: found[j].value for j in range(i - k, i)} for engine, found in rates.items()}
+def _spread(measured: Mapping[str, Sequence[Estimate]], i: int, k: int) -> Spread | None:
+    """What the k processes of each engine before the i-th show, as a study learns it."""
+    last = {engine: found[i - k : i] for engine, found in measured.items()}
+    own_sd = [e.half_width / 2 / e.value for found in last.values() for e in found]
+    return pooled_spread({engine: {j: e.value for j, e in enumerate(found)} for engine, found in last.items()}, own_sd)
 
 
 def _estimate(values: Any) -> Estimate:
     found = Estimate.from_json(values)
     if found is None:
-        raise RuntimeError("a record without a throughput")
+        raise RuntimeError("a record without a throughput or with too few requests for a percentile")
     return found
 
 

@@ -6,9 +6,12 @@ The folder holds mobilenet_v2_1.0_224.onnx, images/ and labels.csv (splits calib
 mobilenet.py: engine with precision, batch, streams, threads; 180 points where the CPU has bf16), both must stay within one
 point of top-1, both start with nothing built. First every point of the grid is measured: its best feasible one is what both are
 judged by. Then `--repeats` rounds in alternating order, each with fresh folders, and a fresh seed. A contender has arrived when
-one of its own feasible trials measured at least 95 % of the sweep's best; `ratio` is the script's time over the study's. Then
-the study goes on to its end, finalists included: `repeatability` says how far the studies' best throughputs, as reported, lie
-apart (aim: any two within 5 %). At the end each study's best is measured beside the sweep's best, and again at any time by
+one of its own feasible trials measured at least 95 % of the sweep's best; `ratio` is the script's time over the study's. The
+script is ended after `--limit-s`; where it had not arrived, that time counts, and the ratio is at least what is printed. The
+study goes on to its end, finalists included: `repeatability` says how far the studies' best throughputs, as reported, lie
+apart (aim: any two within 5 %). Every round is written when it ends; the same command goes on after it was interrupted.
+
+At the end each study's best is measured beside the sweep's best, and again at any time by
 
     python benchmarks/race.py --data ../shared/data/imagenet --again benchmarks/results/race.json
 """
@@ -60,36 +63,40 @@ def main() -> None:
     if arguments.again:
         _measure_again(plan, Path(arguments.again))
         return
-    with TrialProcess(plan.preload) as process, device_lock("cpu"):
-        reference = mobilenet.run_candidate(plan, process, None, plan.reference)
-        top, sweep = mobilenet.sweep_of(plan, process, reference, quick=arguments.quick)
-        goal = _rate(mobilenet.run_candidate(plan, process, reference, top))
-    document: dict[str, Any] = {
-        "machine": mobilenet.machine_of(plan),
-        "sweep": sweep,
-        "sweep_best": top.as_json(),
-        "goal_items_per_s": goal,
-        "rounds": [],
-        "again": [],
-    }
+    document = _begun(plan, arguments)
+    _write(document, arguments.out)
+    goal = document["goal_items_per_s"]
     npz = _as_arrays(plan, work)
-    winners: list[Candidate] = []
-    for i in range(arguments.repeats):
+    for i in range(len(document["rounds"]), arguments.repeats):
         contenders = [
             lambda i=i: _study(data, work / f"study{i}", i + 1, goal, arguments.trials),
-            lambda: _script(data, npz, work, goal),
+            lambda: _script(data, npz, work, goal, arguments.limit_s),
         ]
         found: dict[str, Any] = {}
         for run in contenders if i % 2 == 0 else contenders[::-1]:
             found |= run()
-        winners.append(Candidate.from_json(found["autotune"]["best"]))
         document["rounds"].append(found)
         document["summary"] = _summary(document["rounds"])
         _write(document, arguments.out)
         print(json.dumps({k: v["seconds"] for k, v in found.items()}), file=sys.stderr)
-    document["again"].append(_again(plan, reference, winners, top))
+    document["again"].append(_again(plan, document))
     _write(document, arguments.out)
     print(json.dumps({k: document[k] for k in ("goal_items_per_s", "summary", "again")}, indent=2))
+
+
+def _begun(plan: StudyPlan, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The result so far: that of an interrupted run, or a sweep."""
+    if arguments.out and Path(arguments.out).exists():
+        begun: dict[str, Any] = json.loads(Path(arguments.out).read_text())
+        if begun["machine"] != mobilenet.machine_of(plan):
+            sys.exit(f"{arguments.out} was begun on {begun['machine']}: go on there, or name another file")
+        return begun
+    with TrialProcess(plan.preload) as process, device_lock("cpu"):
+        reference = mobilenet.run_candidate(plan, process, None, plan.reference)
+        top, sweep = mobilenet.sweep_of(plan, process, reference, quick=arguments.quick)
+        goal = _rate(mobilenet.run_candidate(plan, process, reference, top))
+    document = {"machine": mobilenet.machine_of(plan), "sweep": sweep, "sweep_best": top.as_json()}
+    return {**document, "goal_items_per_s": goal, "rounds": [], "again": []}
 
 
 def _write(document: dict[str, Any], out: str | None) -> None:
@@ -100,10 +107,7 @@ def _write(document: dict[str, Any], out: str | None) -> None:
 def _measure_again(plan: StudyPlan, file: Path) -> None:
     """The bests that a file tells of, measured once more; added to the file."""
     document = json.loads(file.read_text())
-    winners = [Candidate.from_json(r["autotune"]["best"]) for r in document["rounds"]]
-    with TrialProcess(plan.preload) as process, device_lock("cpu"):
-        reference = mobilenet.run_candidate(plan, process, None, plan.reference)
-    found = _again(plan, reference, winners, Candidate.from_json(document["sweep_best"]))
+    found = _again(plan, document)
     document["again"].append(found)
     _write(document, str(file))
     print(json.dumps(found, indent=2))
@@ -115,6 +119,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--trials", type=int, default=40, help="of each contender")
+    parser.add_argument("--limit-s", type=float, default=900.0, help="after which the script is ended")
     parser.add_argument("--again", metavar="FILE", help="only measure once more what this result found")
     parser.add_argument("--quick", action="store_true", help="every ninth point of the grid, to try the script out")
     return parser.parse_args()
@@ -144,6 +149,7 @@ def _study(data: Path, folder: Path, seed: int, goal: float, trials: int) -> dic
     first = min(arrived, key=lambda pair: pair[1], default=None)
     return {
         "autotune": {
+            "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": None if first is None else first[1],
             "trials": None if first is None else first[0].number,
             "all_s": time.time() - began,
@@ -153,27 +159,30 @@ def _study(data: Path, folder: Path, seed: int, goal: float, trials: int) -> dic
     }
 
 
-def _script(data: Path, npz: tuple[Path, Path], work: Path, goal: float) -> dict[str, Any]:
-    """The script in a process of its own, until its first good trial."""
+def _script(data: Path, npz: tuple[Path, Path], work: Path, goal: float, limit_s: float) -> dict[str, Any]:
+    """The script in a process of its own, until its first good trial or the limit."""
     script = Path(__file__).with_name("optuna_script.py")
     command = [sys.executable, "-W", "ignore", str(script), str(data / mobilenet.MODEL), *map(str, npz), "200"]
-    began, lines, seen = time.time(), [], set()
-    seconds = None
+    began, seen = time.time(), set()
+    n_trials, top, seconds = 0, 0.0, None
     with subprocess.Popen(command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         base = None
         for text in process.stdout:
             line = json.loads(text)
-            lines.append(line)
+            n_trials += 1
             seen.add((line["pair"], line["batch"], line["streams"], line["threads"]))
             base = base or _base_top1(npz[0])
-            if line["items_per_s"] >= SHARE * goal and line["top1"] >= base - 0.01:
+            if line["top1"] >= base - 0.01:
+                top = max(top, line["items_per_s"])
+            if top >= SHARE * goal:
                 seconds = time.time() - began
+            if seconds is not None or time.time() - began > limit_s:
                 process.kill()
                 break
-    return {
-        "script": {"seconds": seconds, "trials": len(lines), "repeated": len(lines) - len(seen), "all_s": time.time() - began}
-    }
+    all_s = time.time() - began
+    found = {"seconds": seconds, "trials": n_trials, "repeated": n_trials - len(seen), "best_items_per_s": top, "all_s": all_s}
+    return {"script": found}
 
 
 def _base_top1(val: Path) -> float:
@@ -213,20 +222,24 @@ def _ended(record: TrialRecord) -> float:
 
 def _summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     pairs = [(r["autotune"]["seconds"], r["script"]["seconds"]) for r in rounds]
-    both = [(a, b) for a, b in pairs if a is not None and b is not None]
-    ratios = [b / a for a, b in both]
+    ratios = [(r["script"]["seconds"] or r["script"]["all_s"]) / r["autotune"]["seconds"] for r in rounds
+              if r["autotune"]["seconds"] is not None]  # fmt: skip
     rates = [r["autotune"]["best_items_per_s"]["value"] for r in rounds]
     return {
         "repeatability": {"best_items_per_s": rates, "largest_over_smallest": max(rates) / min(rates)},
         "autotune_s": [a for a, _ in pairs],
         "script_s": [b for _, b in pairs],
+        "script_never_arrived": sum(b is None for _, b in pairs),
         "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)} if ratios else None,
     }
 
 
-def _again(plan: StudyPlan, reference: TrialRecord, winners: list[Candidate], top: Candidate) -> dict[str, Any]:
+def _again(plan: StudyPlan, document: dict[str, Any]) -> dict[str, Any]:
     """Every study's best beside the sweep's best, three times in turn: medians, and their share of the sweep's."""
+    winners = [Candidate.from_json(r["autotune"]["best"]) for r in document["rounds"]]
+    top = Candidate.from_json(document["sweep_best"])
     with TrialProcess(plan.preload) as process, device_lock("cpu"):
+        reference = mobilenet.run_candidate(plan, process, None, plan.reference)
         runs = [[_rate(mobilenet.run_candidate(plan, process, reference, c)) for c in (*winners, top)] for _ in range(3)]
     medians = [statistics.median(column) for column in zip(*runs, strict=True)]
     return {

@@ -1,13 +1,13 @@
 """Configurations measured in rounds, each time in a fresh process: throughput, differences, the spread between processes.
 
-The model: log throughput = configuration + round + noise. What disturbs a whole round (heat, a neighbour) moves every
-configuration in it alike, so it drops out of a difference; it stays in the interval of a throughput by itself.
+The model: log throughput (or latency, or energy) = configuration + round + noise. What disturbs a whole round (heat, a
+neighbour) moves every configuration in it alike, so it drops out of a difference; it stays in the interval of one value.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,20 +18,25 @@ from autotune.records import Estimate
 
 _Name = TypeVar("_Name", bound=Hashable)
 Rates = Mapping[Hashable, float]
-"""Items per second of one configuration by round; each above 0."""
+"""Items per second of one configuration by round, or its latency or energy in one unit; each above 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """Standard deviation of log throughput between fresh processes of one configuration, and its degrees of freedom, ≥ 1."""
+    """Standard deviation of log throughput between fresh processes of one configuration, and its degrees of freedom, ≥ 1.
+
+    `own_sd`: how much of it is noise inside the processes, on the same scale: the standard error that each by itself shows.
+    """
 
     relative_sd: float
     dof: int
+    own_sd: float = 0.0
 
 
-def pooled_spread(found: Mapping[_Name, Rates]) -> Spread | None:
+def pooled_spread(found: Mapping[_Name, Rates], own_sd: Sequence[float] = ()) -> Spread | None:
     """The spread that all configurations share; None where none was measured twice.
 
+    `own_sd`: the relative standard error that each process by itself shows; their mean square is the spread's.
     Configurations of one round are disturbed together and so are not independent: the degrees of freedom are Satterthwaite's
     (1946) for the mean squares between rounds and within them.
     """
@@ -53,12 +58,13 @@ def pooled_spread(found: Mapping[_Name, Rates]) -> Spread | None:
     between = sum(sum(ds) ** 2 / len(ds) for ds in by_round.values())
     dof_between = min(len(by_round) - 1, dof)
     dof_within = dof - dof_between
-    within = max(0.0, total - between)
-    parts = [(between / dof, dof_between), (within / dof, dof_within)]
+    rest = max(0.0, total - between)
+    parts = [(between / dof, dof_between), (rest / dof, dof_within)]
     spread_of_variance = sum(part * part / d for part, d in parts if d > 0)
     variance = sum(part for part, d in parts if d > 0)
     effective = variance * variance / spread_of_variance if spread_of_variance > 0 else dof
-    return Spread(relative_sd=math.sqrt(total / dof), dof=max(1, int(effective)))
+    within = math.sqrt(sum(sd * sd for sd in own_sd) / len(own_sd)) if own_sd else 0.0
+    return Spread(relative_sd=math.sqrt(total / dof), dof=max(1, int(effective)), own_sd=within)
 
 
 def repeated_estimate(rates: Rates, spread: Spread) -> Estimate:

@@ -140,11 +140,12 @@ def steady_from(samples: Samples) -> int | None:
 _LEAST_TO_BE_UNSTEADY = 1000
 
 
-def with_process_spread(estimate: Estimate, relative_sd: float, n: int) -> Estimate:
+def with_process_spread(estimate: Estimate, relative_sd: float, n: int, own_sd: float = 0.0) -> Estimate:
     """The estimate of one process, with an interval that holds what a fresh process would measure.
 
-    `relative_sd`: standard deviation of log throughput between processes, learnt with `n` − 1 degrees of freedom. Two processes
-    differ by √2 of it, and the run's own interval comes on top. On the log scale, so the interval stays above 0. Raises
+    `relative_sd`: standard deviation of the value's logarithm between processes, learnt with `n` − 1 degrees of freedom;
+    `own_sd`: the part of it that is noise inside the processes it was learnt from. The fresh process is off by all of it; this
+    one by what remains without that part, and by its own interval. On the log scale, so the interval stays above 0. Raises
     ValueError if n < 2.
     """
     if n < 2:
@@ -152,7 +153,8 @@ def with_process_spread(estimate: Estimate, relative_sd: float, n: int) -> Estim
     if estimate.value <= 0:
         return estimate  # nothing on a log scale; its own interval says how much it might be
     own = max(estimate.high - estimate.value, estimate.value - estimate.low) / estimate.value
-    half = math.hypot(math.sqrt(2) * t_quantile(n - 1) * relative_sd, own)
+    between = math.sqrt(max(0.0, relative_sd**2 - own_sd**2))
+    half = math.hypot(t_quantile(n - 1) * relative_sd, t_quantile(n - 1) * between, own)
     return Estimate(
         value=estimate.value,
         low=estimate.value * math.exp(-half),

@@ -149,11 +149,9 @@ def append_rotating(path: Path, content: bytes, max_bytes: int = MAX_BYTES, n_ke
     For a log that another host wrote and that arrives in pieces: a line is never parted between two files.
     """
     if path.exists() and path.stat().st_size >= max_bytes and tail(path, 1)[0].endswith(b"\n"):
-        for n in range(n_kept, 1, -1):
-            older = path.with_name(f"{path.name}.{n - 1}")
-            if older.exists():
-                older.replace(path.with_name(f"{path.name}.{n}"))
-        path.replace(path.with_name(f"{path.name}.1"))
+        full = RotatingFileHandler(path, backupCount=n_kept, encoding="utf-8", delay=True)
+        full.doRollover()
+        full.close()
     with path.open("ab") as log:
         log.write(content)
 

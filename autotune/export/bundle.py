@@ -82,8 +82,8 @@ def _manifest(source: BundleSource, target: str, folder: Path) -> dict[str, Any]
     record = source.record
     files = {p.relative_to(folder).as_posix(): file_digest(p) for p in sorted(folder.rglob("*")) if p.is_file()}
     keep = ("number", "candidate", "metric", "accuracy", "accuracy_drop", "throughput_items_per_s", "throughput_one_run",
-            "repetitions", "regime", "latency_ms",
-            "energy_j_per_item", "peak_memory_mib", "variant", "device", "versions", "flags", "finished_at")  # fmt: skip
+            "repetitions", "regime", "latency_ms", "latency_one_run_ms", "energy_j_per_item", "energy_one_run_j_per_item",
+            "peak_memory_mib", "variant", "device", "versions", "flags", "finished_at")  # fmt: skip
     document = record.as_json()
     return {
         "format": FORMAT,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import ColumnElement, Connection, FromClause, and_, func, select
 
 from autotune.records import FINISHED
-from autotune.store.reported import OWN, REPORTED, RegimeClock, fetch_repetitions
+from autotune.store.reported import REPORTED, RegimeClock, fetch_repetitions
 from autotune.store.tables import loads, measurements, trials
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Column:
 class Outcomes:
     """The finished search trials of a study by number; every array has shape (n,).
 
-    `measured`: the estimates that were asked for, by their metric in at_measurements; the throughput is the reported one.
+    `measured`: the estimates that were asked for, by their metric in at_measurements; of a load's, the reported ones.
     `repeated`: measured again as a finalist. `failed_again`: ran once, and failed when it was repeated.
     """
 
@@ -101,10 +101,10 @@ def _with_estimate(source: FromClause, name: str) -> tuple[FromClause, list[Colu
     """The source joined with one metric, and the metric's value, low and high."""
     own = measurements.alias(f"m_{name}")
     source = source.outerjoin(own, and_(own.c.trial_id == trials.c.id, own.c.metric == name))
-    if name != OWN:
+    if name not in REPORTED:
         return source, [own.c.value, own.c.low, own.c.high]
-    reported = measurements.alias("m_reported")
-    source = source.outerjoin(reported, and_(reported.c.trial_id == trials.c.id, reported.c.metric == REPORTED))
+    reported = measurements.alias(f"r_{name}")
+    source = source.outerjoin(reported, and_(reported.c.trial_id == trials.c.id, reported.c.metric == REPORTED[name]))
     return source, [func.coalesce(reported.c[end], own.c[end]) for end in ("value", "low", "high")]
 
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from autotune.records import FINISHED, TrialRecord, TrialRole, TrialState
+from autotune.records import FINISHED, LOADED, TrialRecord, TrialRole, TrialState
 from autotune.store import changes, figures, reported
 from autotune.store.changes import Pulse
 from autotune.store.figures import StudyFigures
@@ -73,9 +73,9 @@ class StudyReader:
         """What the finished search trials came to, as columns; `metrics`: the estimates that are wanted."""
         return self._read(lambda c: fetch_outcomes(c, study_id, metrics))
 
-    def single_runs(self, study_id: int) -> list[reported.SingleRun]:
-        """The throughput of every complete search trial that was never repeated, by number."""
-        return self._read(lambda c: reported.fetch_single_runs(c, study_id))
+    def single_runs(self, study_id: int, metrics: Collection[str] = LOADED) -> list[reported.SingleRun]:
+        """What the load of every complete search trial that was never repeated gave, of these metrics of LOADED, by number."""
+        return self._read(lambda c: reported.fetch_single_runs(c, study_id, metrics))
 
     def measured_s(self, study_id: int, roles: Collection[TrialRole], states: Collection[TrialState] = FINISHED) -> float:
         """Seconds that the trials in these roles and states took together."""

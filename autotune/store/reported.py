@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, delete, insert, or_, select
 
-from autotune.records import Estimate, Regime, Repetition, TrialRole, regime_at
+from autotune.records import LATENCIES, LOADED, Estimate, LatencySummary, Regime, Repetition, TrialRole, regime_at
 from autotune.store.tables import measurements, regimes, repetitions, studies, trials
 
-OWN, REPORTED = "throughput_items_per_s", "throughput_reported"
+REPORTED = {metric: f"{metric}_reported" for metric in LOADED} | {"throughput_items_per_s": "throughput_reported"}
 """Metrics in at_measurements: what the trial's own load gave, which never changes, and what is reported, which is learnt."""
+UNITS = dict.fromkeys(LATENCIES, "ms") | {
+    "throughput_items_per_s": "items/s",
+    "energy_j_per_item": "J/item",
+    "power_w": "W",
+    "goodput_items_per_s": "items/s",
+    "peak_items_per_s": "items/s",
+}
+"""Units of the estimates; accuracy and its drop have the metric's own, which is a share for top1 and top5."""
+_PARTS = ("value", "low", "high", "n", "method")
 AT_ONCE = 500
 """Trials that one statement names: SQLite takes 32,766 parameters, and 999 before 3.32."""
 
@@ -38,10 +47,10 @@ def add_regime(connection: Connection, study_id: int, regime: Regime) -> bool:
     return True
 
 
-def set_reported(connection: Connection, study_id: int, found: Mapping[tuple[TrialRole, int], Estimate]) -> None:
-    """The throughput that is reported of these trials, by role and number, is the given one."""
+def set_reported(connection: Connection, study_id: int, found: Mapping[tuple[TrialRole, int], Mapping[str, Estimate]]) -> None:
+    """Of these trials, by role and number, the estimates are reported, by metric of LOADED; of other metrics as before."""
     lock_study(connection, study_id)
-    items = list(found.items())
+    items = [(key, estimates) for key, estimates in found.items() if estimates]
     for some in (items[i : i + AT_ONCE] for i in range(0, len(items), AT_ONCE)):
         numbers: dict[TrialRole, list[int]] = {}
         for (role, number), _ in some:
@@ -51,47 +60,51 @@ def set_reported(connection: Connection, study_id: int, found: Mapping[tuple[Tri
             trials.c.study_id == study_id, trials.c.state == "complete", named
         )
         ids = {(r.role, r.number): r.id for r in connection.execute(wanted)}
-        rows = [_row(ids[key], estimate) for key, estimate in some if key in ids]
-        if rows:
-            old = and_(measurements.c.metric == REPORTED, measurements.c.trial_id.in_([r["trial_id"] for r in rows]))
-            connection.execute(delete(measurements).where(old))
-            connection.execute(insert(measurements), rows)
+        for metric, name in REPORTED.items():
+            rows = [_row(ids[key], metric, found[metric]) for key, found in some if key in ids and metric in found]
+            if rows:
+                old = and_(measurements.c.metric == name, measurements.c.trial_id.in_([r["trial_id"] for r in rows]))
+                connection.execute(delete(measurements).where(old))
+                connection.execute(insert(measurements), rows)
 
 
-def _row(trial_id: int, e: Estimate) -> dict[str, Any]:
+def _row(trial_id: int, metric: str, e: Estimate) -> dict[str, Any]:
     values = {"value": e.value, "low": e.low, "high": e.high, "n": e.n, "method": e.method}
-    return {"trial_id": trial_id, "metric": REPORTED, "unit": "items/s", **values}
+    return {"trial_id": trial_id, "metric": REPORTED[metric], "unit": UNITS[metric], **values}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SingleRun:
-    """The throughput of a complete search trial that was never repeated: its own load's, and what is reported, if anything."""
+    """A complete search trial that was never repeated: what its own load gave, and what is reported, by metric of LOADED."""
 
     number: int
-    own: Estimate
-    reported: Estimate | None
+    own: Mapping[str, Estimate]
+    reported: Mapping[str, Estimate]
 
 
-def fetch_single_runs(connection: Connection, study_id: int) -> list[SingleRun]:
-    """All of a study, by number, without the rest of their records."""
+def fetch_single_runs(connection: Connection, study_id: int, metrics: Collection[str]) -> list[SingleRun]:
+    """All of a study that have any of the metrics, by number, without the rest of their records."""
     own, said = measurements.alias("own"), measurements.alias("said")
-    parts = ("value", "low", "high", "n", "method")
+    name = case(REPORTED, value=own.c.metric)
     wanted = (
-        select(trials.c.number, *(own.c[p] for p in parts), *(said.c[p] for p in parts))
-        .join(own, and_(own.c.trial_id == trials.c.id, own.c.metric == OWN))
-        .outerjoin(said, and_(said.c.trial_id == trials.c.id, said.c.metric == REPORTED))
+        select(trials.c.number, own.c.metric, *(own.c[p] for p in _PARTS), *(said.c[p] for p in _PARTS))
+        .join(own, and_(own.c.trial_id == trials.c.id, own.c.metric.in_(tuple(metrics))))
+        .outerjoin(said, and_(said.c.trial_id == trials.c.id, said.c.metric == name))
         .where(trials.c.study_id == study_id, trials.c.role == "search", trials.c.state == "complete")
         .where(trials.c.id.not_in(select(repetitions.c.of_trial_id)))
         .order_by(trials.c.number)
     )
-    return [
-        SingleRun(
-            number=row[0],
-            own=Estimate(**dict(zip(parts, row[1:6], strict=True))),
-            reported=None if row[6] is None else Estimate(**dict(zip(parts, row[6:], strict=True))),
-        )
-        for row in connection.execute(wanted)
-    ]
+    found: dict[int, tuple[dict[str, Estimate], dict[str, Estimate]]] = {}
+    for number, metric, *values in connection.execute(wanted):
+        measured, reported = found.setdefault(number, ({}, {}))
+        measured[metric] = _estimate(values[: len(_PARTS)])
+        if values[len(_PARTS)] is not None:
+            reported[metric] = _estimate(values[len(_PARTS) :])
+    return [SingleRun(number=number, own=own, reported=reported) for number, (own, reported) in found.items()]
+
+
+def _estimate(parts: Sequence[Any]) -> Estimate:
+    return Estimate(**dict(zip(_PARTS, parts, strict=True)))
 
 
 class RegimeClock:
@@ -119,31 +132,35 @@ def fetch_repetitions(
     """The finished repetitions of the trials that `where` selects, by trial id, each in order of time."""
     again = trials.alias("again")
     of = select(trials.c.id).where(*where)
+    parts = [measurements.c[name] for name in ("metric", *_PARTS)]
     wanted = (
-        select(repetitions, again.c.study_id, again.c.state, again.c.started_at, again.c.finished_at, *_measured())
+        select(repetitions, again.c.study_id, again.c.state, again.c.started_at, again.c.finished_at, *parts)
         .join(again, again.c.id == repetitions.c.trial_id)
-        .outerjoin(measurements, and_(measurements.c.trial_id == again.c.id, measurements.c.metric == OWN))
+        .outerjoin(measurements, and_(measurements.c.trial_id == again.c.id, measurements.c.metric.in_(LOADED)))
         .where(repetitions.c.of_trial_id.in_(of), again.c.state != "running")
         .order_by(again.c.id)
     )
-    found: dict[int, list[Repetition]] = {}
+    by_trial: dict[int, tuple[RowMapping, dict[str, Estimate]]] = {}
     for row in connection.execute(wanted).mappings():
-        found.setdefault(row["of_trial_id"], []).append(_repetition(row, clock))
+        _, measured = by_trial.setdefault(row["trial_id"], (row, {}))
+        if row["metric"] is not None:
+            measured[row["metric"]] = _estimate([row[name] for name in _PARTS])
+    found: dict[int, list[Repetition]] = {}
+    for row, measured in by_trial.values():
+        found.setdefault(row["of_trial_id"], []).append(_repetition(row, measured, clock))
     return {trial_id: tuple(reps) for trial_id, reps in found.items()}
 
 
-def _measured() -> list[ColumnElement[Any]]:
-    return [measurements.c[name] for name in ("value", "low", "high", "n", "method")]
-
-
-def _repetition(row: RowMapping, clock: RegimeClock) -> Repetition:
-    measured = None if row["value"] is None else {k: row[k] for k in ("value", "low", "high", "n", "method")}
+def _repetition(row: RowMapping, measured: Mapping[str, Estimate], clock: RegimeClock) -> Repetition:
     return Repetition(
         role=row["role"],
         round=row["round"],
         regime=clock.regime(row["study_id"], row["started_at"]),
         state=row["state"],
-        throughput_items_per_s=Estimate.from_json(measured),
+        throughput_items_per_s=measured.get("throughput_items_per_s"),
+        latency_ms=LatencySummary(**{name: measured.get(metric) for metric, name in LATENCIES.items()}),
+        energy_j_per_item=measured.get("energy_j_per_item"),
+        power_w=measured.get("power_w"),
         started_at=row["started_at"],
         finished_at=row["finished_at"],
     )

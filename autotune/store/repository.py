@@ -280,8 +280,8 @@ class Store(StudyReader, StudyCrew):
         """The regime is stored. False: another worker noted one of that number before, which stays."""
         return self._write(lambda c: reported.add_regime(c, study_id, regime))
 
-    def set_reported(self, study_id: int, found: Mapping[tuple[TrialRole, int], Estimate]) -> None:
-        """What is reported as the throughput of these complete trials, by role and number. What they measured stays."""
+    def set_reported(self, study_id: int, found: Mapping[tuple[TrialRole, int], Mapping[str, Estimate]]) -> None:
+        """What is reported of these complete trials, by role and number, and metric of LOADED. What they measured stays."""
         self._write(lambda c: reported.set_reported(c, study_id, found))
 
     # Trials, read

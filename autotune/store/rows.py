@@ -14,38 +14,27 @@ from autotune.fingerprint import digest_of
 from autotune.records import (
     ESTIMATES,
     FAILED_AGAIN,
+    LATENCIES,
     LOAD_ESTIMATES,
+    LOADED,
     Agreement,
     Estimate,
-    LatencySummary,
     LoadFigures,
     Rejection,
     Repetition,
     Series,
     TrialRecord,
     VariantInfo,
+    loaded_fields,
 )
-from autotune.store.reported import OWN, REPORTED
+from autotune.store.reported import REPORTED, UNITS
 
 Values = dict[str, Any]
 
-LATENCIES = {f"latency_{f.name}": f.name for f in fields(LatencySummary)}
-"""The metric of each percentile that a LatencySummary holds."""
-
-UNITS = {
-    "throughput_items_per_s": "items/s",
-    "energy_j_per_item": "J/item",
-    "power_w": "W",
-    "goodput_items_per_s": "items/s",
-    "peak_items_per_s": "items/s",
-}
-"""Units of the estimates; accuracy and its drop have the metric's own, which is a share for top1 and top5."""
-
-
-_LEARNT = {"throughput_one_run", "regime", "repetitions"}
+_LEARNT = {"regime", "repetitions"}
 """Fields that a trial does not bring along: the study learns them afterwards."""
-_OF_THE_TRIAL = {"candidate", "reject", "latency_ms", "load", "variant", "agreement", "cached", "flags", "telemetry"}
-_REBUILT = {*_OF_THE_TRIAL, *ESTIMATES, *_LEARNT}
+_OF_THE_TRIAL = {"candidate", "reject", "load", "variant", "agreement", "cached", "flags", "telemetry"}
+_REBUILT = {*_OF_THE_TRIAL, *ESTIMATES, *loaded_fields({}, {}), *_LEARNT}
 _AS_THEY_ARE = tuple(f.name for f in fields(TrialRecord) if f.name not in _REBUILT)
 
 
@@ -92,7 +81,7 @@ def variant_values(variant: VariantInfo) -> Values:
 def measurement_values(record: TrialRecord) -> list[Values]:
     """One row of at_measurements for each Estimate that the record holds. Raises ValueError on a number that is not finite."""
     found = {name: (getattr(record, name), UNITS.get(name, "")) for name in ESTIMATES}
-    found |= {metric: (getattr(record.latency_ms, name), "ms") for metric, name in LATENCIES.items()}
+    found |= {metric: (getattr(record.latency_ms, name), UNITS[metric]) for metric, name in LATENCIES.items()}
     found |= {name: (getattr(record.load, name, None), UNITS.get(name, "")) for name in LOAD_ESTIMATES}
     return [
         {
@@ -166,20 +155,19 @@ def record_from_rows(
     regime: int,
 ) -> TrialRecord:
     """The record that was stored, without its telemetry, with what the study learnt of it since. `regime`: of its own load."""
-    reported = estimates.get(REPORTED)
-    measured = {name: estimates.get(name) for name in ESTIMATES} | ({OWN: reported} if reported else {})
+    reported = {metric: found for metric, name in REPORTED.items() if (found := estimates.get(name)) is not None}
+    measured = {name: estimates.get(name) for name in ESTIMATES}
+    measured |= loaded_fields({metric: estimates.get(metric) for metric in LOADED}, reported)
     reject = Rejection(reason=row["reject_reason"], stage=row["reject_stage"], message=row["reject_message"])
     return TrialRecord(
         **{name: row[name] for name in _AS_THEY_ARE},
         candidate=candidate_from_row(row),
         reject=None if reject.reason is None else reject,
-        latency_ms=LatencySummary(**{name: estimates.get(metric) for metric, name in LATENCIES.items()}),
         load=load_from_row(load, estimates),
         variant=variant,
         agreement=Agreement.from_json(row["agreement"]),
         cached=tuple(row["cached"]),
         flags=(*row["flags"], *([FAILED_AGAIN] if any(r.state != "complete" for r in repetitions) else ())),
-        throughput_one_run=estimates.get(OWN) if reported else None,
         regime=max((r.regime for r in repetitions if r.throughput_items_per_s), default=regime),
         repetitions=repetitions,
         **measured,  # type: ignore[arg-type]  # the names are fields of that type

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, func, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, select
 
 from autotune.records import FINISHED, Regime, TrialRecord, TrialState
-from autotune.store.reported import AT_ONCE, OWN, REPORTED
+from autotune.store.reported import AT_ONCE, REPORTED
 from autotune.store.tables import measurements, pareto, regimes, repetitions, studies, trials
 from autotune.store.trials import fetch_by_id
 
-_METRIC_OF = {"accuracy": "accuracy", "latency_p99": "latency_p99", "energy": "energy_j_per_item"}
+_METRIC_OF = {
+    "rate": "throughput_items_per_s", "accuracy": "accuracy", "latency_p99": "latency_p99", "energy": "energy_j_per_item",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,17 +88,13 @@ def _regimes_by_study(connection: Connection) -> dict[int, tuple[Regime, ...]]:
 
 def _best_by_study(connection: Connection, objectives: Mapping[int, Sequence[str]]) -> dict[int, TrialRecord]:
     """By study, the member of the stored front that is best in the objective by which one is chosen."""
-    own, said = measurements.alias("own"), measurements.alias("said")
-    others = {name: measurements.alias(f"m_{name}") for name in _METRIC_OF}
-    columns = [func.coalesce(said.c.value, own.c.value).label("rate"), trials.c.peak_memory_mib.label("memory")]
-    source = (
-        pareto.join(trials, trials.c.id == pareto.c.trial_id)
-        .outerjoin(own, and_(own.c.trial_id == pareto.c.trial_id, own.c.metric == OWN))
-        .outerjoin(said, and_(said.c.trial_id == pareto.c.trial_id, said.c.metric == REPORTED))
-    )
-    for name, table in others.items():
-        source = source.outerjoin(table, and_(table.c.trial_id == pareto.c.trial_id, table.c.metric == _METRIC_OF[name]))
-        columns.append(table.c.value.label(name))
+    columns: list[ColumnElement[Any]] = [trials.c.peak_memory_mib.label("memory")]
+    source = pareto.join(trials, trials.c.id == pareto.c.trial_id)
+    for name, metric in _METRIC_OF.items():
+        said, own = (measurements.alias(f"{kind}_{name}") for kind in ("said", "own"))
+        for table, stored in ((said, REPORTED.get(metric, metric)), (own, metric)):
+            source = source.outerjoin(table, and_(table.c.trial_id == pareto.c.trial_id, table.c.metric == stored))
+        columns.append(func.coalesce(said.c.value, own.c.value).label(name))
     chosen: dict[int, tuple[float, int]] = {}
     wanted = select(pareto.c.study_id, pareto.c.trial_id, *columns).select_from(source).order_by(pareto.c.trial_id)
     for row in connection.execute(wanted).mappings():

@@ -34,7 +34,7 @@ from autotune.candidate import KNOBS, Candidate, Knob
 
 PREFIX = "at_"
 VERSION_TABLE = "at_schema_version"
-HEAD = "0008"
+HEAD = "0009"
 """The revision in `storage/versions/` that makes these tables; a test compares."""
 
 

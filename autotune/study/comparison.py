@@ -9,8 +9,8 @@ import math
 from collections.abc import Sequence
 
 from autotune.bench.rounds import Rates, RoundsFit
-from autotune.records import Estimate, TrialRecord
-from autotune.study.objectives import Objective
+from autotune.records import Estimate, TrialRecord, loaded
+from autotune.study.objectives import THROUGHPUT, Objective
 
 _LEAST_DOF = 2
 """With one degree of freedom Student's t is 12.7: rounds so few tell nothing, and intervals that know more have to do."""
@@ -24,19 +24,19 @@ class Comparison:
     """
 
     def __init__(self, records: Sequence[TrialRecord]) -> None:
-        self._regimes = sorted({p.regime for r in records for p in r.repetitions}, reverse=True)
-        rates = {_name(r, regime): _rates(r, regime) for r in records for regime in self._regimes}
-        self._fit = RoundsFit({key: found for key, found in rates.items() if found})
+        self._repeated = [r for r in records if r.repetitions]
+        self._regimes = sorted({p.regime for r in self._repeated for p in r.repetitions}, reverse=True)
+        self._fits: dict[str, RoundsFit] = {}
 
     def is_better(self, a: TrialRecord, b: TrialRecord, objective: Objective) -> bool:
         """True when `a` is better than `b` beyond what noise explains; where the objective has no interval, by its value."""
         x, y = objective.read(a), objective.read(b)
         if x is None or y is None:
             return False
-        if objective.of_throughput:
-            paired = self._paired(a, b)
+        if objective.metric:
+            paired = self._paired(a, b, objective.metric)
             if paired is not None:
-                return paired.low > 0
+                return paired.low > 0 if objective.metric == THROUGHPUT else paired.high < 0
         sign = 1 if objective.maximize else -1
         return sign * (x - y) > self._slack(a, b, objective)
 
@@ -48,12 +48,21 @@ class Comparison:
         """True when neither is better than the other in any objective."""
         return all(self.is_tie(a, b, o) for o in objectives)
 
-    def _paired(self, a: TrialRecord, b: TrialRecord) -> Estimate | None:
-        """The log ratio of their throughputs under the newest regime in which rounds compare them."""
-        if self._fit.dof < _LEAST_DOF:
+    def _paired(self, a: TrialRecord, b: TrialRecord, metric: str) -> Estimate | None:
+        """The log ratio of their values under the newest regime in which rounds compare them."""
+        if not (a.repetitions and b.repetitions):
             return None
-        found = (self._fit.difference(_name(a, regime), _name(b, regime)) for regime in self._regimes)
+        fit = self._fit_of(metric)
+        if fit.dof < _LEAST_DOF:
+            return None
+        found = (fit.difference(_name(a, regime), _name(b, regime)) for regime in self._regimes)
         return next((d for d in found if d is not None), None)
+
+    def _fit_of(self, metric: str) -> RoundsFit:
+        if metric not in self._fits:
+            values = {_name(r, regime): _by_round(r, regime, metric) for r in self._repeated for regime in self._regimes}
+            self._fits[metric] = RoundsFit({key: found for key, found in values.items() if found})
+        return self._fits[metric]
 
     @staticmethod
     def _slack(a: TrialRecord, b: TrialRecord, objective: Objective) -> float:
@@ -70,10 +79,10 @@ def _half_width(estimate: Estimate | None) -> float:
     return 0.0 if estimate is None else estimate.half_width
 
 
-def _rates(record: TrialRecord, regime: int) -> Rates:
-    """Items per second by round, of the finalists' rounds under that regime."""
+def _by_round(record: TrialRecord, regime: int, metric: str) -> Rates:
+    """The metric's value by round, of the finalists' rounds under that regime."""
     return {
-        p.round: p.throughput_items_per_s.value
+        p.round: found.value
         for p in record.repetitions
-        if p.role == "final" and p.regime == regime and p.throughput_items_per_s and p.throughput_items_per_s.value > 0
+        if p.role == "final" and p.regime == regime and (found := loaded(p, metric)) and found.value > 0
     }

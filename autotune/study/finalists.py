@@ -12,7 +12,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from autotune.records import GIVEN_UP, Regime, TrialRecord
+from autotune.records import GIVEN_UP, Regime, TrialRecord, with_reported
 from autotune.spec.model import LoadSpec, StudySpec
 from autotune.store.repository import COMPARABLE
 from autotune.study.comparison import Comparison
@@ -22,7 +22,7 @@ from autotune.study.orders import study_time_s
 from autotune.study.present_speed import at_present_speed
 from autotune.study.regimes import note_changes
 from autotune.study.repeating import repeat
-from autotune.study.reporting import as_reported, learn, own_estimate
+from autotune.study.reporting import as_reported, learn
 from autotune.study.scoring import comparable, front, is_repeated, preferred
 from autotune.study.session import StudySession
 from autotune.study.standing import Standing
@@ -181,12 +181,7 @@ def _is_settled(finalists: Sequence[TrialRecord], spec: StudySpec) -> bool:
 def known_before(records: Sequence[TrialRecord], round_: int, regimes: Sequence[Regime]) -> list[TrialRecord]:
     """The records as they were reported before the finalists' round."""
     then = [
-        replace(
-            r,
-            repetitions=tuple(p for p in r.repetitions if p.role != "final" or p.round < round_),
-            throughput_items_per_s=own_estimate(r),
-            throughput_one_run=None,
-        )
+        replace(with_reported(r, {}), repetitions=tuple(p for p in r.repetitions if p.role != "final" or p.round < round_))
         for r in records
     ]
     return as_reported(then, regimes)

@@ -6,17 +6,17 @@ measured again, the references, and the last few. So a worker's memory and its t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from autotune.bench.rounds import Spread
 from autotune.candidate import Candidate
-from autotune.records import Regime, TrialRecord
+from autotune.records import Regime, TrialRecord, own_load, with_reported
 from autotune.spec.model import StudySpec
 from autotune.store.changes import Pulse
 from autotune.store.repository import Store
 from autotune.study.objectives import objectives_of
-from autotune.study.reporting import Process, learn, once, own_estimate, reference_processes
+from autotune.study.reporting import Process, learn, once, reference_processes
 from autotune.study.scoring import front, is_feasible, is_repeated
 from autotune.study.standing import Standing
 
@@ -52,7 +52,7 @@ class KnownTrials:
         self._numbers: dict[int, int] = {}
         self._seen: set[int] = set()
         self._deciding: list[TrialRecord] = []
-        self._spread: Spread | None = None
+        self._spreads: Mapping[str, Spread] = {}
         self.front: list[TrialRecord] = []
         self.last: list[TrialRecord] = []
         self.worst: list[TrialRecord] = []
@@ -86,10 +86,10 @@ class KnownTrials:
             self._take_in(self._store.numbered(self._study_id, missing))
 
     def learn(self) -> None:
-        """The database reports what all measurements so far tell, as `reporting.learn` with the spread known here."""
-        found = learn(self._store, self._study_id, known=self._spread)
-        if found is not self._spread:
-            self._spread = found
+        """The database reports what all measurements so far tell, as `reporting.learn` with the spreads known here."""
+        found = learn(self._store, self._study_id, self._spreads)
+        if found is not self._spreads:
+            self._spreads = found
             self._load()  # what is reported of every trial has changed
 
     def report(self, number: int) -> TrialRecord:
@@ -98,12 +98,14 @@ class KnownTrials:
         record = next((r for r in reversed(self.last) if r.number == number), None)
         if record is None:
             record = self._store.trial(self._study_id, number)
-        own = own_estimate(record)
-        if record.state != "complete" or self._spread is None or own is None or record.throughput_one_run is not None:
+        if record.state != "complete" or record.throughput_one_run is not None:
             return record
-        reported = replace(record, throughput_items_per_s=once(own, self._spread), throughput_one_run=own)
-        if reported.throughput_items_per_s is not None:
-            self._store.set_reported(self._study_id, {("search", number): reported.throughput_items_per_s})
+        own = {metric: own_load(record, metric) for metric in self._spreads}
+        estimates = {metric: once(found, self._spreads[metric]) for metric, found in own.items() if found is not None}
+        if not estimates:
+            return record
+        reported = with_reported(record, estimates)
+        self._store.set_reported(self._study_id, {("search", number): estimates})
         for kept in (self.last, self.front, self._deciding, self.worst):
             kept[:] = [reported if r.number == number else r for r in kept]
         return reported

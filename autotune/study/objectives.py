@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from autotune.records import Estimate, TrialRecord
 from autotune.spec.model import StudySpec
 
+THROUGHPUT = "throughput_items_per_s"
+"""The one metric of records.LOADED of which more is better."""
+
 
 def _nothing(_: TrialRecord) -> Estimate | None:
     return None
@@ -18,7 +21,8 @@ class Objective:
     """One objective: how it is read off a record (None where not measured) and whether more is better.
 
     `estimate` gives the value with its interval, None where values are compared as they are: accuracy is counted on the same
-    samples for all trials. `of_throughput`: it rises or falls with throughput alone, so rounds of throughput decide it.
+    samples for all trials. `metric`: the one of records.LOADED with which alone it rises or falls, so that rounds in which it
+    was measured decide.
     """
 
     name: str
@@ -26,7 +30,7 @@ class Objective:
     maximize: bool
     read: Callable[[TrialRecord], float | None]
     estimate: Callable[[TrialRecord], Estimate | None] = _nothing
-    of_throughput: bool = False
+    metric: str = ""
 
     @property
     def has_interval(self) -> bool:
@@ -64,10 +68,24 @@ OBJECTIVES = {
             maximize=True,
             read=_value(_rate),
             estimate=_rate,
-            of_throughput=True,
+            metric=THROUGHPUT,
         ),
-        Objective(name="latency_p99", label="p99 latency (ms)", maximize=False, read=_value(_p99), estimate=_p99),
-        Objective(name="energy", label="energy (J/item)", maximize=False, read=_value(_energy), estimate=_energy),
+        Objective(
+            name="latency_p99",
+            label="p99 latency (ms)",
+            maximize=False,
+            read=_value(_p99),
+            estimate=_p99,
+            metric="latency_p99",
+        ),
+        Objective(
+            name="energy",
+            label="energy (J/item)",
+            maximize=False,
+            read=_value(_energy),
+            estimate=_energy,
+            metric="energy_j_per_item",
+        ),
         Objective(name="memory", label="peak memory (MiB)", maximize=False, read=lambda r: r.peak_memory_mib),
     )
 }
@@ -94,7 +112,7 @@ def objective_named(name: str, spec: StudySpec) -> Objective:
         rate = record.throughput_items_per_s
         return None if rate is None or rate.value <= 0 else price / 3600 / rate.value * 1e6
 
-    return Objective(name="cost", label="cost per million items", maximize=False, read=value, estimate=cost, of_throughput=True)
+    return Objective(name="cost", label="cost per million items", maximize=False, read=value, estimate=cost, metric=THROUGHPUT)
 
 
 def objectives_of(spec: StudySpec) -> tuple[Objective, ...]:

@@ -16,7 +16,7 @@ _HOPS = 2
 
 def verdict(found: Sequence[Process], regimes: Sequence[Regime]) -> Verdict:
     """The control chart over the processes of the present regime, the last of `regimes`."""
-    return changed([math.log(p.rate) for p in found], [p.own_sd for p in found], expected_sd(regimes))
+    return changed([math.log(p.value) for p in found], [p.own_sd for p in found], expected_sd(regimes))
 
 
 def expected_sd(regimes: Sequence[Regime]) -> float:
@@ -47,7 +47,7 @@ def next_regime(found: Sequence[Process], regimes: Sequence[Regime]) -> Regime |
 
 
 def _mean(found: Sequence[Process]) -> float:
-    return math.exp(sum(math.log(p.rate) for p in found) / len(found))
+    return math.exp(sum(math.log(p.value) for p in found) / len(found))
 
 
 def note_changes(run: StudySession) -> bool:

@@ -1,5 +1,6 @@
 -- One row per trial: its knobs, its outcome, and each estimate with its 95 % interval. NULL: not measured.
--- The throughput is the reported one: from repetitions where there are some; `…_one_run` is what the trial's own load gave.
+-- Throughput, latency, energy and power are the reported ones: from repetitions where there are some, their intervals with the
+-- spread between processes; `…_one_run…` is what the trial's own load gave.
 CREATE VIEW at_v_trials AS
 SELECT
     s.name AS study, t.study_id, t.id AS trial_id, t.role, t.number, t.state,
@@ -14,12 +15,19 @@ SELECT
     COALESCE(rep.high, thr.high) AS throughput_high_items_per_s,
     COALESCE(rep.method, thr.method) AS throughput_method,
     thr.value AS throughput_one_run_items_per_s,
-    p50.value AS latency_p50_ms, p50.low AS latency_p50_low_ms, p50.high AS latency_p50_high_ms,
-    p90.value AS latency_p90_ms,
-    p95.value AS latency_p95_ms,
-    p99.value AS latency_p99_ms, p99.low AS latency_p99_low_ms, p99.high AS latency_p99_high_ms,
-    e.value AS energy_j_per_item, e.low AS energy_low_j_per_item, e.high AS energy_high_j_per_item,
-    w.value AS power_w,
+    COALESCE(r50.value, p50.value) AS latency_p50_ms,
+    COALESCE(r50.low, p50.low) AS latency_p50_low_ms,
+    COALESCE(r50.high, p50.high) AS latency_p50_high_ms,
+    COALESCE(r90.value, p90.value) AS latency_p90_ms,
+    COALESCE(r95.value, p95.value) AS latency_p95_ms,
+    COALESCE(r99.value, p99.value) AS latency_p99_ms,
+    COALESCE(r99.low, p99.low) AS latency_p99_low_ms,
+    COALESCE(r99.high, p99.high) AS latency_p99_high_ms,
+    p99.value AS latency_p99_one_run_ms,
+    COALESCE(re.value, e.value) AS energy_j_per_item,
+    COALESCE(re.low, e.low) AS energy_low_j_per_item,
+    COALESCE(re.high, e.high) AS energy_high_j_per_item,
+    COALESCE(rw.value, w.value) AS power_w,
     t.peak_memory_mib, t.pool_peak_mib, t.model_bytes, t.build_s, t.measure_s,
     v.key AS variant_key, v.scheme, v.achieved_pruning, v.params, v.macs, t.engine_key,
     (SELECT COUNT(*) FROM at_repetitions r WHERE r.of_trial_id = t.id) AS n_repetitions,
@@ -40,3 +48,9 @@ LEFT JOIN at_measurements p95 ON p95.trial_id = t.id AND p95.metric = 'latency_p
 LEFT JOIN at_measurements p99 ON p99.trial_id = t.id AND p99.metric = 'latency_p99'
 LEFT JOIN at_measurements e ON e.trial_id = t.id AND e.metric = 'energy_j_per_item'
 LEFT JOIN at_measurements w ON w.trial_id = t.id AND w.metric = 'power_w'
+LEFT JOIN at_measurements r50 ON r50.trial_id = t.id AND r50.metric = 'latency_p50_reported'
+LEFT JOIN at_measurements r90 ON r90.trial_id = t.id AND r90.metric = 'latency_p90_reported'
+LEFT JOIN at_measurements r95 ON r95.trial_id = t.id AND r95.metric = 'latency_p95_reported'
+LEFT JOIN at_measurements r99 ON r99.trial_id = t.id AND r99.metric = 'latency_p99_reported'
+LEFT JOIN at_measurements re ON re.trial_id = t.id AND re.metric = 'energy_j_per_item_reported'
+LEFT JOIN at_measurements rw ON rw.trial_id = t.id AND rw.metric = 'power_w_reported'

@@ -15,7 +15,7 @@ sys.path.insert(0, str(HERE.parent / "unit" / "store"))
 
 from store_samples import ENVIRONMENT, LOAD, complete, rejected  # noqa: E402
 
-from autotune.records import Regime  # noqa: E402
+from autotune.records import Regime, own_load  # noqa: E402
 from autotune.store.repository import open_store  # noqa: E402
 from autotune.store.tables import HEAD  # noqa: E402
 from autotune.store.worker import WorkerIdentity  # noqa: E402
@@ -38,7 +38,8 @@ def main() -> None:
         again = store.begin_repetition(study.id, complete(0), "final", 1, WORKER)
         assert again is not None
         store.finish_trial(again.trial_id, complete(again.number, role="final"))
-        store.set_reported(study.id, {("search", 0): complete(0).throughput_items_per_s})
+        reported = {metric: own_load(complete(0), metric) for metric in ("throughput_items_per_s", "latency_p99")}
+        store.set_reported(study.id, {("search", 0): reported})
         at = {"since": "2026-03-01T13:00:00+00:00", "steady_until": "2026-03-01T12:59:00+00:00"}
         store.add_regime(study.id, Regime(number=2, ratio=0.84, reason="slower", **at))
         store.set_front(study.id, [0])

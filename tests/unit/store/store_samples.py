@@ -7,7 +7,16 @@ from typing import Any
 
 from autotune.candidate import Candidate
 from autotune.fingerprint import DeviceFingerprint
-from autotune.records import Estimate, LatencySummary, LoadFigures, Rejection, Series, TrialRecord, VariantInfo
+from autotune.records import (
+    Estimate,
+    LatencySummary,
+    LoadFigures,
+    Rejection,
+    Series,
+    TrialRecord,
+    VariantInfo,
+    with_reported,
+)
 
 ENVIRONMENT = DeviceFingerprint(
     device="Test CPU × 4", kind="cpu", cores=4, memory_mib=8192, system="Linux", versions={"onnxruntime": "1.30.0"}
@@ -52,8 +61,7 @@ def rejected(number: int = 0, **changes: Any) -> TrialRecord:
 
 def as_measured(record: TrialRecord) -> TrialRecord:
     """The record as its own trial made it, without what the study learnt later."""
-    own = record.throughput_one_run or record.throughput_items_per_s
-    return replace(record, throughput_items_per_s=own, throughput_one_run=None, repetitions=(), regime=1)
+    return replace(with_reported(record, {}), repetitions=(), regime=1)
 
 
 _LATER = "2026-03-01T12:00:59.125+00:00"

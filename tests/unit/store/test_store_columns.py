@@ -30,7 +30,7 @@ def fill(store: Store, study_id: int) -> None:
 def test_columns_hold_what_the_records_hold(store: Store, study_id: int) -> None:
     """Values in the order of numbers, NaN where nothing was measured, and the throughput that is reported."""
     fill(store, study_id)
-    store.set_reported(study_id, {("search", 3): estimate(300.0, 50.0)})
+    store.set_reported(study_id, {("search", 3): {"throughput_items_per_s": estimate(300.0, 50.0)}})
     found = store.outcomes(study_id, ["throughput_items_per_s", "accuracy", "within_slo"])
     records = store.trials(study_id, ("complete", "rejected", "crashed"), ("search",))
     assert list(found.number) == [1, 2, 3, 4, 5, 6] and len(found) == 6

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +10,12 @@ from sqlalchemy import text
 from store_samples import as_measured, complete, estimate, rejected
 
 from autotune.errors import StoreError
-from autotune.records import FAILED_AGAIN, Regime, TrialRecord
+from autotune.records import FAILED_AGAIN, LatencySummary, Regime, Repetition, TrialRecord, with_reported
 from autotune.store.repository import Store
 from autotune.store.worker import this_worker
 
 WORKER = this_worker()
+RATE = "throughput_items_per_s"
 LATER = "2026-03-01T13:00:00.000+00:00"
 
 
@@ -76,8 +77,8 @@ def test_a_failed_repetition_flags_its_trial(store: Store, study_id: int, first:
 
 def test_what_is_reported_stands_beside_what_was_measured(store: Store, study_id: int, first: TrialRecord) -> None:
     """It can be learnt anew as often as needed, is shown by record and view, and finishing again does not touch it."""
-    store.set_reported(study_id, {("search", 3): estimate(700.0), ("search", 99): estimate(1.0)})
-    store.set_reported(study_id, {("search", 3): estimate(750.0)})
+    store.set_reported(study_id, {("search", 3): {RATE: estimate(700.0)}, ("search", 99): {RATE: estimate(1.0)}})
+    store.set_reported(study_id, {("search", 3): {RATE: estimate(750.0)}})
     found = store.trial(study_id, 3)
     assert (found.throughput_items_per_s, found.throughput_one_run) == (estimate(750.0), first.throughput_items_per_s)
     with store._reader.begin() as connection:
@@ -85,6 +86,38 @@ def test_what_is_reported_stands_beside_what_was_measured(store: Store, study_id
             text("SELECT throughput_items_per_s, throughput_one_run_items_per_s, n_repetitions, regime FROM at_v_trials")
         ).all()
     assert [tuple(r) for r in rows] == [(750.0, 812.5, 0, 1)]
+
+
+def test_latency_and_energy_are_reported_as_throughput_is(store: Store, study_id: int, first: TrialRecord) -> None:
+    """Each metric by itself; what is not reported anew stays; the load's own values stand beside, in record, JSON and view."""
+    store.set_reported(study_id, {("search", 3): {"latency_p99": estimate(0.5), "energy_j_per_item": estimate(0.05)}})
+    store.set_reported(study_id, {("search", 3): {"latency_p99": estimate(0.4)}})
+    found = store.trial(study_id, 3)
+    assert found.latency_ms == replace(first.latency_ms, p99=estimate(0.4))
+    assert found.latency_one_run_ms == LatencySummary(p99=first.latency_ms.p99)
+    assert (found.energy_j_per_item, found.energy_one_run_j_per_item) == (estimate(0.05), first.energy_j_per_item)
+    assert (found.throughput_items_per_s, found.throughput_one_run) == (first.throughput_items_per_s, None)
+    assert TrialRecord.from_json(found.as_json()) == found and with_reported(found, {}) == first
+    with store._reader.begin() as connection:
+        rows = connection.execute(
+            text("SELECT latency_p50_ms, latency_p99_ms, latency_p99_one_run_ms, energy_j_per_item FROM at_v_trials")
+        ).all()
+    assert [tuple(r) for r in rows] == [(9.81, 0.4, 0.1 + 0.2, 0.05)]
+    (run,) = store.single_runs(study_id, ["latency_p99", "latency_p50"])
+    assert run.own == {"latency_p50": first.latency_ms.p50, "latency_p99": first.latency_ms.p99}
+    assert run.reported == {"latency_p99": estimate(0.4)}
+
+
+def test_a_repetition_brings_its_latency(store: Store, study_id: int, first: TrialRecord) -> None:
+    """All that its load measured, one repetition for each although it has many rows; a failed one has none."""
+    repeated(store, study_id, first, 1, latency_ms=LatencySummary(p50=estimate(9.0), p99=estimate(0.2)))
+    begun = store.begin_repetition(study_id, first, "final", 2, WORKER)
+    assert begun is not None
+    store.finish_trial(begun.trial_id, rejected(begun.number, role="final", state="crashed"))
+    one, failed = store.trial(study_id, 3).repetitions
+    assert one.latency_ms == LatencySummary(p50=estimate(9.0), p99=estimate(0.2)) and one.energy_j_per_item == estimate(0.0421)
+    assert failed.latency_ms == LatencySummary() and failed.throughput_items_per_s is None
+    assert Repetition.from_json(asdict(one)) == one
 
 
 def test_trials_belong_to_the_regime_in_which_they_began(store: Store, study_id: int, first: TrialRecord) -> None:
@@ -117,7 +150,7 @@ def test_workers_may_learn_at_once(store: Store, study_id: int, first: TrialReco
 
     def write(n: int) -> None:
         for _ in range(20):
-            store.set_reported(study_id, {("search", 3): estimate(700.0 + n)})
+            store.set_reported(study_id, {("search", 3): {RATE: estimate(700.0 + n)}})
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(write, range(4)))

@@ -32,7 +32,7 @@ def at(minute: float) -> str:
 
 
 def process(minute: float, rate: float = 100.0) -> Process:
-    return Process(key=minute, regime=1, rate=rate, own_sd=0.0, started_at=at(minute - 0.5), finished_at=at(minute))
+    return Process(key=minute, regime=1, value=rate, own_sd=0.0, started_at=at(minute - 0.5), finished_at=at(minute))
 
 
 def test_the_reference_is_measured_more_often_at_first() -> None:
@@ -176,4 +176,4 @@ def test_a_change_that_was_measured_but_not_noted_is_noted_at_the_next_start(tmp
     assert [r.number for r in run.store.regimes(run.study.id)] == [2]
     references = run.store.trials(run.study.id, ["complete"], ["reference"])
     present = reference_processes(references, run.store.regimes(run.study.id))
-    assert [round(p.rate, -1) for p in present] == [80, 80, 80]
+    assert [round(p.value, -1) for p in present] == [80, 80, 80]

@@ -12,7 +12,7 @@ from study_samples import candidate, estimate, record, study
 from virtual_study import Killed, VirtualMachine, known, searched, session
 
 from autotune.candidate import Candidate
-from autotune.records import FAILED_AGAIN, GIVEN_UP, Regime
+from autotune.records import FAILED_AGAIN, GIVEN_UP, LatencySummary, Regime
 from autotune.spec.model import FinalistsSpec, LoadSpec
 from autotune.study.finalists import contenders, finalist_load, limit_s, reserve_s, rounds_so_far, run_finalists, run_one_round
 from autotune.study.reporting import learn
@@ -283,6 +283,26 @@ def test_rounds_decide_where_intervals_cannot() -> None:
     alone = [record(0, rate=100, half=15), record(1, rate=103, half=15)]
     assert [r.number for r in best_ties(alone, study())] == [0, 1]
     assert ties_of(alone, alone, study()) == {0: [1], 1: [0]}
+
+
+def test_rounds_decide_a_percentile_too() -> None:
+    """p99 differs by 20 % between the rounds, but 1 is lower than 0 by 3 % in each: the intervals alone would tie them."""
+    spec = study(objectives=("accuracy", "latency_p99"))
+    p99 = {0: (9.0, 11.01, 10.0), 1: (8.73, 10.68, 9.69)}
+    a, b = (
+        record(n, rate=100, latency_ms=LatencySummary(p99=estimate(10.0 - 0.3 * n, 1.5)), **_with_p99(n, p99[n]))
+        for n in (0, 1)
+    )
+    assert [r.number for r in best_ties([a, b], spec)] == [1]
+    alone = [replace(r, repetitions=()) for r in (a, b)]
+    assert [r.number for r in best_ties(alone, spec)] == [0, 1]
+
+
+def _with_p99(number: int, values: tuple[float, ...]) -> dict[str, object]:
+    found = repetitions(number, *(100.0 for _ in values))["repetitions"]
+    assert isinstance(found, tuple)
+    pairs = zip(found, values, strict=True)
+    return {"repetitions": tuple(replace(r, latency_ms=LatencySummary(p99=estimate(v))) for r, v in pairs)}
 
 
 def test_what_ran_once_does_not_beat_a_finalist_by_luck() -> None:

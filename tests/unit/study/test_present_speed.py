@@ -44,3 +44,14 @@ def test_what_ran_in_between_gets_the_better_of_both() -> None:
     faster = [Regime(number=2, since=NOON, steady_until=EARLY, ratio=2.0, reason="")]
     scaled = at_present_speed(in_between, [], faster).throughput_items_per_s
     assert scaled is not None and scaled.value == 200
+
+
+def test_latency_goes_the_other_way() -> None:
+    """At 40 % of the speed a p99 of 10 ms is guessed as 25; where a trial showed 12 for 10 under both regimes, as 12."""
+    old = record(1, rate=100, p99=10.0, started_at=EARLY)
+    guessed = at_present_speed(old, [], SLOWER)
+    assert guessed.latency_ms.p99 is not None and guessed.latency_ms.p99.value == pytest.approx(25)
+    shown = record(2, rate=200, p99=10.0, started_at=EARLY, repetitions=(again("final", 1, 180.0, 2, p99=12.0),))
+    learnt = at_present_speed(old, [shown], SLOWER)
+    assert learnt.latency_ms.p99 is not None and learnt.latency_ms.p99.value == pytest.approx(12)
+    assert learnt.throughput_items_per_s is not None and learnt.throughput_items_per_s.value == pytest.approx(90)
