@@ -11,7 +11,8 @@ within an hour. A contender has arrived when one load of one of its own feasible
 all of them, [seconds, items/s, whether feasible]. `ratio` is the script's time over the study's. The script is ended after
 `--limit-s`; where it had not arrived, that time counts, and the ratio is at least what is printed. The study goes on to its
 end, finalists included: `repeatability` says how far the studies' best throughputs, as reported, lie apart (aim: any two
-within 5 %). Every round is written when it ends; the same command goes on after it was interrupted.
+within 5 %), and how far as shares of the goal of their time, which a machine that becomes slower leaves alone. Every round
+is written when it ends; the same command goes on after it was interrupted.
 
 At the end each study's best is measured beside the sweep's best, and again at any time by
 
@@ -241,8 +242,14 @@ def _summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     ratios = [(r["script"]["seconds"] or r["script"]["all_s"]) / r["autotune"]["seconds"] for r in rounds
               if r["autotune"]["seconds"] is not None]  # fmt: skip
     rates = [r["autotune"]["best_items_per_s"]["value"] for r in rounds]
+    shares = [rate / r["autotune"]["goal_items_per_s"] for rate, r in zip(rates, rounds, strict=True)]
     return {
-        "repeatability": {"best_items_per_s": rates, "largest_over_smallest": max(rates) / min(rates)},
+        "repeatability": {
+            "best_items_per_s": rates,
+            "largest_over_smallest": max(rates) / min(rates),
+            "best_over_goal": shares,
+            "largest_share_over_smallest": max(shares) / min(shares),
+        },
         "autotune_s": [a for a, _ in pairs],
         "script_s": [b for _, b in pairs],
         "script_never_arrived": sum(b is None for _, b in pairs),
