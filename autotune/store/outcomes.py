@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, Connection, FromClause, and_, func, select
+from sqlalchemy import ColumnElement, Connection, FromClause, and_, select
 
 from autotune.records import FINISHED
-from autotune.store.reported import REPORTED, RegimeClock, fetch_repetitions
-from autotune.store.tables import loads, measurements, trials
+from autotune.store.reported import RegimeClock, fetch_repetitions, with_estimate
+from autotune.store.tables import loads, trials
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +63,7 @@ def fetch_outcomes(connection: Connection, study_id: int, metrics: Iterable[str]
         trials.c.id, trials.c.number, trials.c.state, trials.c.peak_memory_mib, loads.c.slo_percentile, trials.c.precision,
     ]  # fmt: skip
     for name in names:
-        source, columns = _with_estimate(source, name)
+        source, columns = with_estimate(source, trials.c.id, name)
         wanted += columns
     if clock.has_changes:
         wanted.append(trials.c.started_at)
@@ -95,17 +95,6 @@ def fetch_outcomes(connection: Connection, study_id: int, metrics: Iterable[str]
             for name, i in zip(names, range(6, 6 + 3 * len(names), 3), strict=True)
         },
     )
-
-
-def _with_estimate(source: FromClause, name: str) -> tuple[FromClause, list[ColumnElement[object]]]:
-    """The source joined with one metric, and the metric's value, low and high."""
-    own = measurements.alias(f"m_{name}")
-    source = source.outerjoin(own, and_(own.c.trial_id == trials.c.id, own.c.metric == name))
-    if name not in REPORTED:
-        return source, [own.c.value, own.c.low, own.c.high]
-    reported = measurements.alias(f"r_{name}")
-    source = source.outerjoin(reported, and_(reported.c.trial_id == trials.c.id, reported.c.metric == REPORTED[name]))
-    return source, [func.coalesce(reported.c[end], own.c[end]) for end in ("value", "low", "high")]
 
 
 def _floats(values: Iterable[float | None]) -> Array:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, delete, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, FromClause, RowMapping, and_, case, delete, func, insert, or_, select
 
 from autotune.records import LATENCIES, LOADED, Estimate, LatencySummary, Regime, Repetition, TrialRole, regime_at
 from autotune.store.tables import measurements, regimes, repetitions, studies, trials
@@ -21,7 +21,8 @@ UNITS = dict.fromkeys(LATENCIES, "ms") | {
     "peak_items_per_s": "items/s",
 }
 """Units of the estimates; accuracy and its drop have the metric's own, which is a share for top1 and top5."""
-_PARTS = ("value", "low", "high", "n", "method")
+_ENDS = ("value", "low", "high")
+_PARTS = (*_ENDS, "n", "method")
 AT_ONCE = 500
 """Trials that one statement names: SQLite takes 32,766 parameters, and 999 before 3.32."""
 
@@ -30,6 +31,17 @@ def fetch_regimes(connection: Connection, study_id: int) -> list[Regime]:
     """The regimes that were noted, from the second on; the first began with the study."""
     wanted = select(regimes).where(regimes.c.study_id == study_id).order_by(regimes.c.number)
     return [Regime(**{k: v for k, v in row.items() if k != "study_id"}) for row in connection.execute(wanted).mappings()]
+
+
+def with_estimate(source: FromClause, trial_id: ColumnElement[int], metric: str) -> tuple[FromClause, list[ColumnElement[Any]]]:
+    """The source joined with one metric, and its value, low and high: what is reported, or else what the own load gave."""
+    own = measurements.alias(f"own_{metric}")
+    source = source.outerjoin(own, and_(own.c.trial_id == trial_id, own.c.metric == metric))
+    if metric not in REPORTED:
+        return source, [own.c[end] for end in _ENDS]
+    said = measurements.alias(f"said_{metric}")
+    source = source.outerjoin(said, and_(said.c.trial_id == trial_id, said.c.metric == REPORTED[metric]))
+    return source, [func.coalesce(said.c[end], own.c[end]) for end in _ENDS]
 
 
 def lock_study(connection: Connection, study_id: int) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, select
+from sqlalchemy import ColumnElement, Connection, FromClause, RowMapping, func, select
 
 from autotune.records import FINISHED, Regime, TrialRecord, TrialState
-from autotune.store.reported import AT_ONCE, REPORTED
-from autotune.store.tables import measurements, pareto, regimes, repetitions, studies, trials
+from autotune.store.reported import AT_ONCE, with_estimate
+from autotune.store.tables import pareto, regimes, repetitions, studies, trials
 from autotune.store.trials import fetch_by_id
 
 _METRIC_OF = {
@@ -89,12 +89,10 @@ def _regimes_by_study(connection: Connection) -> dict[int, tuple[Regime, ...]]:
 def _best_by_study(connection: Connection, objectives: Mapping[int, Sequence[str]]) -> dict[int, TrialRecord]:
     """By study, the member of the stored front that is best in the objective by which one is chosen."""
     columns: list[ColumnElement[Any]] = [trials.c.peak_memory_mib.label("memory")]
-    source = pareto.join(trials, trials.c.id == pareto.c.trial_id)
+    source: FromClause = pareto.join(trials, trials.c.id == pareto.c.trial_id)
     for name, metric in _METRIC_OF.items():
-        said, own = (measurements.alias(f"{kind}_{name}") for kind in ("said", "own"))
-        for table, stored in ((said, REPORTED.get(metric, metric)), (own, metric)):
-            source = source.outerjoin(table, and_(table.c.trial_id == pareto.c.trial_id, table.c.metric == stored))
-        columns.append(func.coalesce(said.c.value, own.c.value).label(name))
+        source, (value, _, _) = with_estimate(source, pareto.c.trial_id, metric)
+        columns.append(value.label(name))
     chosen: dict[int, tuple[float, int]] = {}
     wanted = select(pareto.c.study_id, pareto.c.trial_id, *columns).select_from(source).order_by(pareto.c.trial_id)
     for row in connection.execute(wanted).mappings():

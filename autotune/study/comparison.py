@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from autotune.bench.rounds import Rates, RoundsFit
-from autotune.records import Estimate, TrialRecord, loaded
+from autotune.records import LOADED, Estimate, TrialRecord, loaded
 from autotune.study.objectives import THROUGHPUT, Objective
 
 _LEAST_DOF = 2
@@ -33,7 +33,7 @@ class Comparison:
         x, y = objective.read(a), objective.read(b)
         if x is None or y is None:
             return False
-        if objective.metric:
+        if objective.metric in LOADED:
             paired = self._paired(a, b, objective.metric)
             if paired is not None:
                 return paired.low > 0 if objective.metric == THROUGHPUT else paired.high < 0

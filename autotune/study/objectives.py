@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from autotune.records import Estimate, TrialRecord
+from autotune.records import Estimate, TrialRecord, loaded
 from autotune.spec.model import StudySpec
 
 THROUGHPUT = "throughput_items_per_s"
@@ -21,8 +21,8 @@ class Objective:
     """One objective: how it is read off a record (None where not measured) and whether more is better.
 
     `estimate` gives the value with its interval, None where values are compared as they are: accuracy is counted on the same
-    samples for all trials. `metric`: the one of records.LOADED with which alone it rises or falls, so that rounds in which it
-    was measured decide.
+    samples for all trials. `metric`: the estimate from which alone it follows, empty where it is none; of one of records.LOADED
+    the rounds decide in which it was measured.
     """
 
     name: str
@@ -38,18 +38,6 @@ class Objective:
         return self.estimate is not _nothing
 
 
-def _rate(record: TrialRecord) -> Estimate | None:
-    return record.throughput_items_per_s
-
-
-def _p99(record: TrialRecord) -> Estimate | None:
-    return record.latency_ms.p99
-
-
-def _energy(record: TrialRecord) -> Estimate | None:
-    return record.energy_j_per_item
-
-
 def _value(estimate: Callable[[TrialRecord], Estimate | None]) -> Callable[[TrialRecord], float | None]:
     def read(record: TrialRecord) -> float | None:
         found = estimate(record)
@@ -58,34 +46,23 @@ def _value(estimate: Callable[[TrialRecord], Estimate | None]) -> Callable[[Tria
     return read
 
 
+def _of_load(name: str, label: str, metric: str) -> Objective:
+    """The objective that is one metric of records.LOADED."""
+
+    def estimate(record: TrialRecord) -> Estimate | None:
+        return loaded(record, metric)
+
+    more_is_better = metric == THROUGHPUT
+    return Objective(name=name, label=label, maximize=more_is_better, read=_value(estimate), estimate=estimate, metric=metric)
+
+
 OBJECTIVES = {
     o.name: o
     for o in (
-        Objective(name="accuracy", label="accuracy", maximize=True, read=_value(lambda r: r.accuracy)),
-        Objective(
-            name="throughput",
-            label="throughput (items/s)",
-            maximize=True,
-            read=_value(_rate),
-            estimate=_rate,
-            metric=THROUGHPUT,
-        ),
-        Objective(
-            name="latency_p99",
-            label="p99 latency (ms)",
-            maximize=False,
-            read=_value(_p99),
-            estimate=_p99,
-            metric="latency_p99",
-        ),
-        Objective(
-            name="energy",
-            label="energy (J/item)",
-            maximize=False,
-            read=_value(_energy),
-            estimate=_energy,
-            metric="energy_j_per_item",
-        ),
+        Objective(name="accuracy", label="accuracy", maximize=True, read=_value(lambda r: r.accuracy), metric="accuracy"),
+        _of_load("throughput", "throughput (items/s)", THROUGHPUT),
+        _of_load("latency_p99", "p99 latency (ms)", "latency_p99"),
+        _of_load("energy", "energy (J/item)", "energy_j_per_item"),
         Objective(name="memory", label="peak memory (MiB)", maximize=False, read=lambda r: r.peak_memory_mib),
     )
 }

@@ -18,17 +18,13 @@ from autotune.spec.model import StudySpec
 from autotune.store.outcomes import Column, Outcomes
 from autotune.store.repository import Store
 from autotune.study.comparison import Comparison
-from autotune.study.objectives import Objective, objective_named, objectives_of
+from autotune.study.objectives import THROUGHPUT, Objective, objective_named, objectives_of
 from autotune.study.scoring import front, is_repeated, preferred, simplest
 from autotune.study.warm_start import FLAG, WarmStartGain, gain_of, origins_in
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-_RATE = "throughput_items_per_s"
 _PERCENTILES = ("latency_p99", "latency_p95", "latency_p90", "latency_p50")
-_METRIC_OF = {"accuracy": "accuracy", "throughput": _RATE, "cost": _RATE, "latency_p99": "latency_p99"} | {
-    "energy": "energy_j_per_item"
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +118,7 @@ class Standing:
 
     def rates(self) -> dict[int, float]:
         """Reported throughput of every feasible trial that has one, items/s, by number."""
-        rate = self.outcomes.measured[_RATE].value
+        rate = self.outcomes.measured[THROUGHPUT].value
         which = self.feasible & np.isfinite(rate)
         return dict(zip(map(int, self.outcomes.number[which]), map(float, rate[which]), strict=True))
 
@@ -230,7 +226,7 @@ class Standing:
         found = self.outcomes
         if objective.name == "memory":
             return _Axis(value=-found.peak_memory_mib, half_width=np.zeros(len(found)))
-        column = found.measured[_METRIC_OF[objective.name]]
+        column = found.measured[objective.metric]
         if objective.name == "cost":
             column = _cost(column, self._spec.price_per_hour or 0.0)
         half = np.nan_to_num((column.high - column.low) / 2) if objective.has_interval else np.zeros(len(found))
@@ -247,8 +243,8 @@ _NEARLY = 0.1
 
 def _metrics_of(spec: StudySpec, prefer: str) -> list[str]:
     """The estimates on which the study's constraints and objectives depend."""
-    found = ["accuracy", "accuracy_drop", _RATE]
-    found += [_METRIC_OF[name] for name in (*spec.objectives, prefer) if name in _METRIC_OF]
+    found = ["accuracy", "accuracy_drop", THROUGHPUT]
+    found += [objective_named(name, spec).metric for name in (*spec.objectives, prefer) if name not in ("", "memory")]
     found += _PERCENTILES if spec.constraints.latency_p99_ms is not None else ()
     found += ["within_slo"] if spec.load.slo_ms is not None else []
     return list(dict.fromkeys(found))
@@ -256,7 +252,7 @@ def _metrics_of(spec: StudySpec, prefer: str) -> list[str]:
 
 def _violated(found: Outcomes, spec: StudySpec) -> Mask:
     """As `scoring.violations` above 0 in any constraint; what was not measured violates nothing."""
-    limits, rate = spec.constraints, found.measured[_RATE].value
+    limits, rate = spec.constraints, found.measured[THROUGHPUT].value
     broken = np.zeros(len(found), dtype=bool)
     if limits.accuracy_drop is not None:
         broken |= found.measured["accuracy_drop"].value > limits.accuracy_drop
