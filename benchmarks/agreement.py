@@ -4,34 +4,43 @@
 
 MobileNetV2 and ResNet-20 in fp32 on both CPU engines, the same built engine with the same settings for all. In each round, in
 random order, each in a fresh process: our closed loop, LoadGen's Offline, and, for OpenVINO, benchmark_app on the same compiled
-model. Then, in one process and on one session, by turns: LoadGen's Server, and our open loop on the very arrivals that LoadGen
-had drawn, at half of the peak, with one processor left to whoever issues the samples. Fresh processes and other draws of some
-seconds lie further apart than what is looked for; and where the engine holds every processor, LoadGen's thread waits for one
-(`late` is the 99th percentile of that wait) and its latencies tell of that: --busy adds this case.
+model. Printed is our throughput over the other's in the same round: the median over the rounds, with their range.
 
-Printed are medians over the rounds, with their range, of our figure over the other's in the same round: of throughput, and of
-p50 and p99 from the scheduled arrival. Needs: pip install 'autotune[cpu,loadgen]'
+Then, in one process and on one session: LoadGen's Server, our open loop on the arrivals that LoadGen had drawn, that again, and
+LoadGen with them again, so that a machine that becomes faster or slower meanwhile treats both alike; at a quarter of the
+peak, with one processor left to whoever issues the samples. Where the engine holds every processor, LoadGen's thread waits for
+one (`late_ms` is the 99th percentile of that wait) and its latencies tell of that: --busy adds this case. Every arrival counts
+on both sides, with its latency from the scheduled arrival. Printed are our p50 and p99 over LoadGen's in the same round, and
+`pooled` those over the requests of all rounds, with the 95 % interval of a bootstrap over rounds: p99 of one round hangs on a
+handful of requests.
+
+Needs: pip install 'autotune[cpu,loadgen]'
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from two_models import Bench, arguments_of, benches, machine, spread, write
 
-from autotune.bench.load import LoadResult
+from autotune.bench.arrivals import Schedule
+from autotune.bench.lanes import NS
 from autotune.bench.loadgen_log import read_log
-from autotune.bench.scenario import Loadable, run_scenario
+from autotune.bench.open_loop import OpenLoop
+from autotune.bench.scenario import Loadable, measured_peak, run_scenario
 from autotune.candidate import Candidate
 from autotune.fingerprint import usable_cores
 from autotune.records import TrialRecord
@@ -40,10 +49,19 @@ from autotune.trial.materialize import materialize
 from autotune.trial.stages import bound_split, load_batches
 
 BATCH = 4
-RATE = 0.5
-"""Of the peak: the queue is felt, and yet a speed that differs by a per cent does not become a latency that differs by ten."""
+RATE = 0.25
+"""Of the peak: the queue is felt, and yet a speed that differs by a per cent does not become a latency that differs by ten. An
+engine with static shapes takes the time of a whole batch for each sample that comes alone: at half of the peak it is busy for
+nine tenths of the time."""
+_RESAMPLES = 2000
+
+_SLO_MS = 10_000.0
+"""Nothing is judged by it; LoadGen's Server and a plan want one."""
+_SHORT_WARMUP = {"window_s": 0.1, "min_windows": 5, "warmup_s": 0.5, "precision": 0.05}
 
 Figures = dict[str, float | None]
+Times = NDArray[np.int64]
+Latencies = NDArray[np.float64]
 
 
 def main() -> None:
@@ -106,20 +124,24 @@ def _served(bench: Bench, engine: str, rounds: int, seconds: float, n_threads: i
     candidate = bench.candidate(engine, batch_size=BATCH, streams=n_threads, worker_threads=n_threads)
     pool = load_batches(bound_split(spec, spec.data.validation, bench.plan.cache), BATCH)
     found: dict[str, list[Figures]] = {"loadgen_server": [], "ours_server": []}
+    latencies: list[tuple[Latencies, Latencies]] = []
     with (
         tempfile.TemporaryDirectory() as folder,
         backend.open(materialize(spec, candidate, bench.plan.cache).engine, candidate) as session,
     ):
         on = Loadable(session=session, pool=pool, batch_size=BATCH, partial=backend.capabilities().partial_batches)
-        rate = RATE * run_scenario(on, _load(seconds)).throughput_items_per_s.value
-        slo_ms = 1000.0 * max(1.0, 40 * BATCH / rate)
+        rate = RATE * run_scenario(on, _load(min(seconds, 5.0))).throughput_items_per_s.value
         for i in range(rounds):
             here = replace(on, seed=i, logs=Path(folder) / str(i))
-            theirs = run_scenario(here, _load(seconds, driver="loadgen", server={"qps": rate, "slo_ms": slo_ms}))
-            arrivals, late_ms = _arrivals(Path(folder) / str(i) / "run")
-            ours = run_scenario(here, _load(seconds, trace={"file": str(arrivals), "slo_ms": slo_ms}))
-            found["loadgen_server"].append({**_latencies(theirs), "late_ms": late_ms})
-            found["ours_server"].append(_latencies(ours))
+            theirs, late_ms = _by_loadgen(here, rate, seconds)
+            ours = [_by_our_open_loop(here, theirs[0], seconds) for _ in range(2)]
+            again, late_again_ms = _by_loadgen(here, rate, seconds)
+            if len(again[0]) != len(theirs[0]) or np.max(np.abs(again[0] - theirs[0])) > 10_000:
+                raise RuntimeError("LoadGen drew other arrivals from the same seed")
+            latencies.append((np.concatenate(ours), np.concatenate((theirs[1], again[1]))))
+            found["ours_server"].append(_percentiles(latencies[-1][0]))
+            late = {"late_ms": max(late_ms, late_again_ms)}
+            found["loadgen_server"].append({**_percentiles(latencies[-1][1]), **late})
             print(f"  {bench.name} {engine} {n_threads}: {found['loadgen_server'][-1]}, {found['ours_server'][-1]}",
                   file=sys.stderr, flush=True)  # fmt: skip
     pairs = [("p50_ms", "ours_server", "loadgen_server"), ("p99_ms", "ours_server", "loadgen_server")]
@@ -128,25 +150,54 @@ def _served(bench: Bench, engine: str, rounds: int, seconds: float, n_threads: i
         "candidate": candidate.as_json(),
         "arrivals_per_s": rate,
         "rounds": found,
-        "ratios": _ratios(found, pairs),
+        "ratios": [r | {"pooled": _pooled(latencies, q)} for r, q in zip(_ratios(found, pairs), (50, 99), strict=True)],
     }
 
 
-def _latencies(result: LoadResult) -> Figures:
-    p50, p99 = result.latency_ms.p50, result.latency_ms.p99
-    return {"p50_ms": p50.value if p50 else None, "p99_ms": p99.value if p99 else None, "n": float(result.n_requests)}
+def _by_loadgen(on: Loadable, rate: float, seconds: float) -> tuple[tuple[Times, Latencies], float]:
+    """Arrivals in nanoseconds from the first and latencies in milliseconds, shape (n,), of LoadGen's Server; its lateness."""
+    plan = _load(seconds, driver="loadgen", server={"qps": rate, "slo_ms": _SLO_MS}, **_SHORT_WARMUP)
+    run_scenario(on, plan)
+    run = read_log((on.logs or Path()) / "run")
+    order = np.argsort(run.scheduled_ns, kind="stable")
+    due_ns = run.scheduled_ns[order]
+    return (due_ns - due_ns[0], run.latency_ns[order] / 1e6), float(np.percentile(run.issue_delay_ns, 99)) / 1e6
+
+
+def _by_our_open_loop(on: Loadable, due_ns: Times, seconds: float) -> Latencies:
+    """Latencies in milliseconds, shape (n,), of our open loop on these arrivals, all of them, after the same warm-up."""
+    plan = _load(seconds, server={"qps": 1.0, "slo_ms": _SLO_MS}, **_SHORT_WARMUP)  # the rate is that of the schedule
+    measured_peak(on, plan, time.monotonic_ns)
+    plan = plan.model_copy(update={"window_s": 1.0})  # a queue that grows in some short windows is a burst
+    loop = OpenLoop(session=on.session, assembler=on.assembler(), batch_size=on.batch_size, plan=plan, clock=time.monotonic_ns)
+    schedule = Schedule(due_ns=due_ns, samples=np.ones_like(due_ns), items_per_s=len(due_ns) / (due_ns[-1] / NS))
+    served, _, _ = loop.run(schedule, lambda *_: False, math.inf)  # up to the last arrival
+    found = served.latencies_ns() / 1e6
+    if len(found) != len(due_ns):
+        raise RuntimeError(f"{len(found)} of {len(due_ns)} arrivals were counted")
+    return found
+
+
+def _percentiles(latency_ms: Latencies) -> Figures:
+    return {"p50_ms": float(np.percentile(latency_ms, 50)), "p99_ms": float(np.percentile(latency_ms, 99)),
+            "n": float(len(latency_ms))}  # fmt: skip
+
+
+def _pooled(rounds: Sequence[tuple[Latencies, Latencies]], q: float) -> dict[str, float]:
+    """Our percentile over LoadGen's with the requests of all rounds, and the 95 % percentile bootstrap over rounds."""
+
+    def ratio(chosen: Sequence[int]) -> float:
+        ours, theirs = (np.concatenate([rounds[i][side] for i in chosen]) for side in (0, 1))
+        return float(np.percentile(ours, q) / np.percentile(theirs, q))
+
+    rng = np.random.default_rng(0)
+    drawn = [ratio(rng.integers(len(rounds), size=len(rounds)).tolist()) for _ in range(_RESAMPLES)]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return {"value": ratio(range(len(rounds))), "low": float(low), "high": float(high)}
 
 
 def _ratios(found: dict[str, list[Figures]], pairs: Sequence[tuple[str, str, str]]) -> list[dict[str, Any]]:
     return [{"of": what, "ours": a, "theirs": b, **_ratio(found[a], found[b], what)} for what, a, b in pairs]
-
-
-def _arrivals(logs: Path) -> tuple[Path, float]:
-    """When LoadGen's Server let its samples arrive, as a trace, and by how much it was late at the 99th percentile."""
-    run = read_log(logs)
-    file = logs / "arrivals.csv"
-    file.write_text("second\n" + "".join(f"{s:.9f}\n" for s in np.sort(run.scheduled_ns) / 1e9))
-    return file, float(np.percentile(run.issue_delay_ns, 99)) / 1e6
 
 
 def _ratio(ours: list[Figures], theirs: list[Figures], what: str) -> dict[str, float]:
@@ -190,6 +241,7 @@ def _lines(row: dict[str, Any]) -> list[str]:
     return [
         f"{head}: {r['of']} {r['ours']} / {r['theirs']} = "
         + (f"{r['median']:.3f} [{r['min']:.3f}, {r['max']:.3f}], {r['n']} rounds" if r["n"] else "not measured")
+        + (", pooled {value:.3f} [{low:.3f}, {high:.3f}]".format(**r["pooled"]) if "pooled" in r else "")
         for r in row["ratios"]
     ]
 

@@ -46,28 +46,26 @@ class LoadGenRun:
         return float(np.mean(self.issue_delay_ns > 0.01 * compared_ns)) if len(self.issue_delay_ns) else None
 
 
-def read_log(folder: Path) -> LoadGenRun:
+def read_log(folder: Path, *, traced: bool = True) -> LoadGenRun:
     """The run whose logs LoadGen left in the folder; its trace is gone afterwards where it is larger than 16 MiB.
 
-    Raises EnvironmentProblem where the logs are not what this version reads.
+    Not `traced`: there are no samples in it. Raises EnvironmentProblem where the logs are not what this version reads.
     """
     try:
         found = dict(_details(folder / _DETAIL))
-        samples = _samples(folder / _TRACE)
+        samples = _samples(folder / _TRACE) if traced else np.empty((0, 4), dtype=np.int64)
     except (OSError, ValueError, KeyError) as exc:
         raise EnvironmentProblem(
             f"the logs of LoadGen in {folder} cannot be read: {type(exc).__name__}: {exc}.",
             remedy="pip install 'autotune[loadgen]'",
         ) from exc
-    if (folder / _TRACE).stat().st_size > _KEPT_BYTES:
+    if traced and (folder / _TRACE).stat().st_size > _KEPT_BYTES:
         (folder / _TRACE).unlink()
     return LoadGenRun(
         version=str(found.get("loadgen_version", "?")).partition(" ")[0],
         valid=found.get("result_validity") == "VALID",
         items_per_s=next((float(found[k]) for k in _RATES if k in found), None),
-        scheduled_per_s=float(found["result_scheduled_samples_per_sec"])
-        if "result_scheduled_samples_per_sec" in found
-        else None,
+        scheduled_per_s=float(found[_SCHEDULED]) if _SCHEDULED in found else None,
         scheduled_ns=samples[:, 1],
         issue_delay_ns=samples[:, 2],
         latency_ns=samples[:, 3],

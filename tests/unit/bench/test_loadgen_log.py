@@ -45,6 +45,14 @@ def test_scenarios_without_a_rate_have_none(tmp_path: Path) -> None:
     assert (run.valid, run.items_per_s, run.scheduled_per_s) == (False, None, None)
 
 
+def test_a_run_without_a_trace_has_its_verdict_and_no_samples(tmp_path: Path) -> None:
+    """Offline's: nothing is looked for beside the detail log."""
+    write(tmp_path, result_validity="VALID", result_samples_per_second=2300.5)
+    (tmp_path / "mlperf_log_trace.json").unlink()
+    run = read_log(tmp_path, traced=False)
+    assert (run.valid, run.items_per_s, len(run.latency_ns), len(run.query_latency_ns(1))) == (True, 2300.5, 0, 0)
+
+
 def test_logs_that_are_not_there_are_told(tmp_path: Path) -> None:
     """A driver that wrote nothing is the machine's problem, with the folder to look at."""
     with pytest.raises(EnvironmentProblem, match=str(tmp_path)):
