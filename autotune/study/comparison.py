@@ -44,6 +44,16 @@ class Comparison:
         """True when neither is better than the other."""
         return not (self.is_better(a, b, objective) or self.is_better(b, a, objective))
 
+    def behind(self, a: TrialRecord, b: TrialRecord, objective: Objective) -> float:
+        """By which part of the value of `b` trial `a` is worse, below 0 where it is better; in rounds where these compare them.
+
+        Rounds differ, so that the mean of a fast one flatters whoever was in no other.
+        """
+        if objective.metric in LOADED and (paired := self._paired(a, b, objective.metric)) is not None:
+            return -math.expm1(paired.value if objective.metric == THROUGHPUT else -paired.value)
+        x, y = float(objective.read(a) or 0.0), float(objective.read(b) or 0.0)
+        return (1 if objective.maximize else -1) * (y - x) / (abs(y) or 1.0)
+
     def are_tied(self, a: TrialRecord, b: TrialRecord, objectives: Sequence[Objective]) -> bool:
         """True when neither is better than the other in any objective."""
         return all(self.is_tie(a, b, o) for o in objectives)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autotune.pareto import front_mask
-from autotune.records import FAILED_AGAIN, TrialRecord
+from autotune.records import FAILED_AGAIN, Repetition, TrialRecord
 from autotune.spec.model import LoadSpec, StudySpec
 from autotune.study.comparison import Comparison
 from autotune.study.objectives import Objective, objective_named, objectives_of
@@ -126,7 +127,18 @@ def of_present_regime(records: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 def is_repeated(record: TrialRecord) -> bool:
     """True when the trial's candidate was measured again as a finalist."""
-    return any(p.role == "final" and p.throughput_items_per_s is not None for p in record.repetitions)
+    return bool(_as_finalist(record))
+
+
+def _as_finalist(record: TrialRecord) -> list[Repetition]:
+    return [p for p in record.repetitions if p.role == "final" and p.throughput_items_per_s is not None]
+
+
+def often_repeated(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Those that were measured again in at least half as many finalists' rounds as any of them, under the regime of each."""
+    rounds = {r.number: sum(p.regime == r.regime for p in _as_finalist(r)) for r in records if is_repeated(r)}
+    most = max(rounds.values(), default=0)
+    return [r for r in records if r.number in rounds and 2 * rounds[r.number] >= most]
 
 
 def ties_of(members: Sequence[TrialRecord], records: Sequence[TrialRecord], spec: StudySpec) -> dict[int, list[int]]:
@@ -147,36 +159,38 @@ def points_of(records: Sequence[TrialRecord], spec: StudySpec) -> NDArray[np.flo
 def best(records: Sequence[TrialRecord], spec: StudySpec, prefer: str = "") -> TrialRecord | None:
     """The feasible trial that is best in `prefer` (default: throughput, or the last objective); of ties the simplest.
 
-    Of those ties, though, that are at most 3 % worse by value: where little was measured much ties, and simplicity is not worth
-    that.
+    Of those ties, though, that are at most 3 % worse by what was measured: where that is little much ties, and simplicity is
+    not worth more.
     """
     ties = best_ties(records, spec, prefer)
     return simplest(ties, objective_named(prefer or preferred(spec), spec)) if ties else None
 
 
 def simplest(ties: Sequence[TrialRecord], objective: Objective) -> TrialRecord:
-    """Of trials that tie in the objective, at least one, the simplest that is at most 3 % worse than the best by value."""
-    top = float(objective.read(_top(ties, objective)) or 0.0)
-    near = [r for r in ties if abs(float(objective.read(r) or 0.0) - top) <= _WORTH_SIMPLICITY * abs(top)]
-    return min(near, key=_complexity)
+    """Of trials that tie, at least one, the simplest that is at most 3 % worse than the best by what was measured."""
+    comparison = Comparison(ties)
+    top = top_of(ties, objective, comparison)
+    return min((r for r in ties if comparison.behind(r, top, objective) <= _WORTH_SIMPLICITY), key=_complexity)
 
 
 def best_ties(records: Sequence[TrialRecord], spec: StudySpec, prefer: str = "") -> list[TrialRecord]:
     """The trials among which no measurement can say which is best in `prefer`; empty where nothing is feasible.
 
-    Those that were measured again stand for all, unless another is better than each of them beyond noise.
+    Those that were measured again, in at least half as many rounds as any, stand for all, unless another is better than the
+    best of them beyond noise: one round may have been a lucky one.
     """
     objective = objective_named(prefer or preferred(spec), spec)
     usable = of_present_regime([r for r in records if is_feasible(r, spec) and objective.read(r) is not None])
     if not usable:
         return []
     comparison = Comparison(usable)
-    repeated = [r for r in usable if is_repeated(r)]
+    repeated = often_repeated(usable)
     if repeated:
-        top = _top(repeated, objective)
-        better = [r for r in usable if not is_repeated(r) and comparison.is_better(r, top, objective)]
+        top = top_of(repeated, objective, comparison)
+        standing = {r.number for r in repeated}
+        better = [r for r in usable if r.number not in standing and comparison.is_better(r, top, objective)]
         usable = better or repeated
-    top = _top(usable, objective)
+    top = top_of(usable, objective, comparison)
     return [r for r in usable if comparison.is_tie(r, top, objective)]
 
 
@@ -185,8 +199,9 @@ def preferred(spec: StudySpec) -> str:
     return "throughput" if "throughput" in spec.objectives else spec.objectives[-1]
 
 
-def _top(records: Sequence[TrialRecord], objective: Objective) -> TrialRecord:
-    return max(records, key=lambda r: (1 if objective.maximize else -1) * float(objective.read(r) or 0.0))
+def top_of(records: Sequence[TrialRecord], objective: Objective, comparison: Comparison) -> TrialRecord:
+    """The best of at least one record by what was measured, in rounds where these compare them, else by value."""
+    return reduce(lambda top, r: r if comparison.behind(top, r, objective) > 0 else top, records)
 
 
 def _complexity(record: TrialRecord) -> tuple[float, ...]:

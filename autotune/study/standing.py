@@ -19,7 +19,7 @@ from autotune.store.outcomes import Column, Outcomes
 from autotune.store.repository import Store
 from autotune.study.comparison import Comparison
 from autotune.study.objectives import THROUGHPUT, Objective, objective_named, objectives_of
-from autotune.study.scoring import front, is_repeated, preferred, simplest
+from autotune.study.scoring import best_ties, front, is_repeated, often_repeated, preferred, simplest, top_of
 from autotune.study.warm_start import FLAG, WarmStartGain, gain_of, origins_in
 
 Array = NDArray[np.float64]
@@ -86,14 +86,10 @@ class Standing:
         axis, number = self._axis(objective), self.outcomes.number
         repeated = usable & self.outcomes.repeated
         if repeated.any():
-            top = _highest(axis.value, repeated)
-            better = usable & ~repeated & axis.better(top)
-            if not better.any():
-                chosen = int(number[_highest(axis.value, repeated)])
-                (record,) = (r for r in self._repeated_records if r.number == chosen)
-                tied = self._tied([record], repeated, [objective])[chosen]
-                return sorted([chosen, *tied])
-            usable = better
+            again = [r for r in self._repeated_records if repeated[self._at(r.number)]]
+            leader = top_of(often_repeated(again), objective, Comparison(again))
+            deciding = repeated | (usable & axis.better(self._at(leader.number))) | self._witness(usable)
+            return sorted(r.number for r in best_ties(self._whole(number[deciding]), self._spec, prefer))
         top = _highest(axis.value, usable)
         return [int(n) for n in number[usable & ~axis.tells(top)]]
 
@@ -104,7 +100,9 @@ class Standing:
             return None
         objective = objective_named(prefer or preferred(self._spec), self._spec)
         value, at = self._axis(objective).value, np.searchsorted(self.outcomes.number, ties)
+        # Without rounds many may tie, and only values compare them.
         near = value[at] >= np.max(value[at]) - _NEARLY * np.abs(np.max(value[at]))
+        near |= self.outcomes.repeated[at]
         return simplest(self._whole(np.array(ties)[near]), objective)
 
     def n_rounds(self) -> list[int]:

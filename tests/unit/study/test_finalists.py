@@ -363,6 +363,32 @@ def test_ignorance_is_no_reason_to_take_a_slow_one() -> None:
     assert chosen is not None and chosen.number == 2
 
 
+def in_rounds(rates: dict[int, float]) -> dict[str, object]:
+    found = repetitions(0, *rates.values())["repetitions"]
+    assert isinstance(found, tuple)
+    return {"repetitions": tuple(replace(r, round=n) for r, n in zip(found, rates, strict=True))}
+
+
+def test_a_fast_round_does_not_make_the_best() -> None:
+    """1 was only in rounds in which everything was fast, and 6 % slower than 0 in each, though faster by its mean."""
+    steady = record(0, rate=104.4, half=20, **in_rounds({1: 80, 2: 100, 3: 120, 4: 120}), knobs={"pruning_ratio": 0.5})
+    third = record(2, rate=83.5, half=20, **in_rounds({1: 64, 2: 80, 3: 96.5, 4: 96}), knobs={"pruning_ratio": 0.5})
+    late = record(1, rate=112.9, half=20, **in_rounds({3: 112.5, 4: 113.3}))
+    chosen = best([steady, third, late], study())
+    assert chosen is not None and chosen.number == 0
+
+
+def test_one_round_is_too_few_to_be_the_best_after_others_had_three() -> None:
+    """1 was measured again once, as fast as 0: it ties with nothing until it was in half as many rounds; far faster, it is."""
+    often = record(0, rate=100, half=5, **repetitions(0, 99.0, 100.0, 101.0), knobs={"pruning_ratio": 0.5})
+    once = record(1, rate=101, half=9, **in_rounds({3: 101}))
+    assert [r.number for r in best_ties([often, once], study())] == [0]
+    twice = record(1, rate=101, half=9, **in_rounds({2: 101, 3: 101}))
+    assert [r.number for r in best_ties([often, twice], study())] == [0, 1]
+    faster = record(1, rate=140, half=9, **in_rounds({3: 140}))
+    assert [r.number for r in best_ties([often, faster], study())] == [1]
+
+
 def test_few_rounds_leave_the_word_to_the_intervals() -> None:
     """Two rounds of two trials have one degree of freedom, so 100 ± 2 against 80 ± 2 is decided by the intervals: no tie."""
     a = record(0, rate=100, half=2, **repetitions(0, 100.0, 101.0))
