@@ -19,6 +19,7 @@ Needs: pip install 'autotune[cpu,loadgen]'
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import random
@@ -131,6 +132,8 @@ def _served(bench: Bench, engine: str, rounds: int, seconds: float, n_threads: i
     ):
         on = Loadable(session=session, pool=pool, batch_size=BATCH, partial=backend.capabilities().partial_batches)
         rate = RATE * run_scenario(on, _load(min(seconds, 5.0))).throughput_items_per_s.value
+        gc.collect()
+        gc.freeze()  # as in a trial's process: else a full collection stops both loads for as long as the heap is large
         for i in range(rounds):
             here = replace(on, seed=i, logs=Path(folder) / str(i))
             theirs, late_ms = _by_loadgen(here, rate, seconds)
