@@ -52,8 +52,8 @@ from autotune.trial.stages import bound_split, load_batches
 BATCH = 4
 RATE = 0.25
 """Of the peak: the queue is felt, and yet a speed that differs by a per cent does not become a latency that differs by ten. An
-engine with static shapes takes the time of a whole batch for each sample that comes alone: at half of the peak it is busy for
-nine tenths of the time."""
+engine with static shapes takes the time of a whole batch for a sample that comes alone too: at half of the peak its batches
+must be half full in the mean, and a little more speed changes the queue much."""
 _RESAMPLES = 2000
 
 _SLO_MS = 10_000.0
@@ -136,15 +136,15 @@ def _served(bench: Bench, engine: str, rounds: int, seconds: float, n_threads: i
         gc.freeze()  # as in a trial's process: else a full collection stops both loads for as long as the heap is large
         for i in range(rounds):
             here = replace(on, seed=i, logs=Path(folder) / str(i))
-            theirs, late_ms = _by_loadgen(here, rate, seconds)
-            ours = [_by_our_open_loop(here, theirs[0], seconds) for _ in range(2)]
-            again, late_again_ms = _by_loadgen(here, rate, seconds)
-            if len(again[0]) != len(theirs[0]) or np.max(np.abs(again[0] - theirs[0])) > 10_000:
+            due_ns, first, late_ms = _by_loadgen(here, rate, seconds)
+            ours = np.concatenate([_by_our_open_loop(here, due_ns, seconds) for _ in range(2)])
+            due_again_ns, second, late_again_ms = _by_loadgen(here, rate, seconds)
+            if len(due_again_ns) != len(due_ns) or np.max(np.abs(due_again_ns - due_ns)) > 10_000:
                 raise RuntimeError("LoadGen drew other arrivals from the same seed")
-            latencies.append((np.concatenate(ours), np.concatenate((theirs[1], again[1]))))
-            found["ours_server"].append(_percentiles(latencies[-1][0]))
-            late = {"late_ms": max(late_ms, late_again_ms)}
-            found["loadgen_server"].append({**_percentiles(latencies[-1][1]), **late})
+            theirs = np.concatenate((first, second))
+            latencies.append((ours, theirs))
+            found["ours_server"].append(_percentiles(ours))
+            found["loadgen_server"].append({**_percentiles(theirs), "late_ms": max(late_ms, late_again_ms)})
             print(f"  {bench.name} {engine} {n_threads}: {found['loadgen_server'][-1]}, {found['ours_server'][-1]}",
                   file=sys.stderr, flush=True)  # fmt: skip
     pairs = [("p50_ms", "ours_server", "loadgen_server"), ("p99_ms", "ours_server", "loadgen_server")]
@@ -157,14 +157,14 @@ def _served(bench: Bench, engine: str, rounds: int, seconds: float, n_threads: i
     }
 
 
-def _by_loadgen(on: Loadable, rate: float, seconds: float) -> tuple[tuple[Times, Latencies], float]:
-    """Arrivals in nanoseconds from the first and latencies in milliseconds, shape (n,), of LoadGen's Server; its lateness."""
+def _by_loadgen(on: Loadable, rate: float, seconds: float) -> tuple[Times, Latencies, float]:
+    """LoadGen's Server: arrivals, ns from the first, and latencies, ms, both shape (n,); how late its thread was, ms."""
     plan = _load(seconds, driver="loadgen", server={"qps": rate, "slo_ms": _SLO_MS}, **_SHORT_WARMUP)
     run_scenario(on, plan)
     run = read_log((on.logs or Path()) / "run")
     order = np.argsort(run.scheduled_ns, kind="stable")
     due_ns = run.scheduled_ns[order]
-    return (due_ns - due_ns[0], run.latency_ns[order] / 1e6), float(np.percentile(run.issue_delay_ns, 99)) / 1e6
+    return due_ns - due_ns[0], run.latency_ns[order] / 1e6, float(np.percentile(run.issue_delay_ns, 99)) / 1e6
 
 
 def _by_our_open_loop(on: Loadable, due_ns: Times, seconds: float) -> Latencies:

@@ -162,13 +162,10 @@ def best(records: Sequence[TrialRecord], spec: StudySpec, prefer: str = "") -> T
     Of those ties, though, that are at most 3 % worse by what was measured: where that is little much ties, and simplicity is
     not worth more.
     """
-    ties = best_ties(records, spec, prefer)
-    return simplest(ties, objective_named(prefer or preferred(spec), spec)) if ties else None
-
-
-def simplest(ties: Sequence[TrialRecord], objective: Objective) -> TrialRecord:
-    """Of trials that tie, at least one, the simplest that is at most 3 % worse than the best by what was measured."""
-    comparison = Comparison(ties)
+    objective = objective_named(prefer or preferred(spec), spec)
+    ties, comparison = _ties(records, spec, objective)
+    if not ties:
+        return None
     top = top_of(ties, objective, comparison)
     return min((r for r in ties if comparison.behind(r, top, objective) <= _WORTH_SIMPLICITY), key=_complexity)
 
@@ -179,10 +176,12 @@ def best_ties(records: Sequence[TrialRecord], spec: StudySpec, prefer: str = "")
     Those that were measured again, in at least half as many rounds as any, stand for all, unless another is better than the
     best of them beyond noise: one round may have been a lucky one.
     """
-    objective = objective_named(prefer or preferred(spec), spec)
+    return _ties(records, spec, objective_named(prefer or preferred(spec), spec))[0]
+
+
+def _ties(records: Sequence[TrialRecord], spec: StudySpec, objective: Objective) -> tuple[list[TrialRecord], Comparison]:
+    """As `best_ties`, and what compares them: all the rounds, of which those of the ties alone may be too few."""
     usable = of_present_regime([r for r in records if is_feasible(r, spec) and objective.read(r) is not None])
-    if not usable:
-        return []
     comparison = Comparison(usable)
     repeated = often_repeated(usable)
     if repeated:
@@ -190,8 +189,10 @@ def best_ties(records: Sequence[TrialRecord], spec: StudySpec, prefer: str = "")
         standing = {r.number for r in repeated}
         better = [r for r in usable if r.number not in standing and comparison.is_better(r, top, objective)]
         usable = better or repeated
+    if not usable:
+        return [], comparison
     top = top_of(usable, objective, comparison)
-    return [r for r in usable if comparison.is_tie(r, top, objective)]
+    return [r for r in usable if comparison.is_tie(r, top, objective)], comparison
 
 
 def preferred(spec: StudySpec) -> str:

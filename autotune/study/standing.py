@@ -19,7 +19,7 @@ from autotune.store.outcomes import Column, Outcomes
 from autotune.store.repository import Store
 from autotune.study.comparison import Comparison
 from autotune.study.objectives import THROUGHPUT, Objective, objective_named, objectives_of
-from autotune.study.scoring import best_ties, front, is_repeated, often_repeated, preferred, simplest, top_of
+from autotune.study.scoring import best, best_ties, front, is_repeated, often_repeated, preferred, top_of
 from autotune.study.warm_start import FLAG, WarmStartGain, gain_of, origins_in
 
 Array = NDArray[np.float64]
@@ -81,29 +81,34 @@ class Standing:
         """As `scoring.best_ties`, by number."""
         objective = objective_named(prefer or preferred(self._spec), self._spec)
         usable = self._present(self.feasible & self._measured([objective]))
-        if not usable.any():
-            return []
-        axis, number = self._axis(objective), self.outcomes.number
-        repeated = usable & self.outcomes.repeated
-        if repeated.any():
-            again = [r for r in self._repeated_records if repeated[self._at(r.number)]]
-            leader = top_of(often_repeated(again), objective, Comparison(again))
-            deciding = repeated | (usable & axis.better(self._at(leader.number))) | self._witness(usable)
-            return sorted(r.number for r in best_ties(self._whole(number[deciding]), self._spec, prefer))
-        top = _highest(axis.value, usable)
-        return [int(n) for n in number[usable & ~axis.tells(top)]]
+        if not (usable & self.outcomes.repeated).any():
+            return [int(n) for n in self.outcomes.number[self._unrepeated_ties(usable, objective)]]
+        return sorted(r.number for r in best_ties(self._choice(usable, objective), self._spec, prefer))
 
     def best(self, prefer: str = "") -> TrialRecord | None:
         """As `scoring.best`."""
-        ties = self.best_ties(prefer)
-        if not ties:
-            return None
         objective = objective_named(prefer or preferred(self._spec), self._spec)
-        value, at = self._axis(objective).value, np.searchsorted(self.outcomes.number, ties)
-        # Without rounds many may tie, and only values compare them.
-        near = value[at] >= np.max(value[at]) - _NEARLY * np.abs(np.max(value[at]))
-        near |= self.outcomes.repeated[at]
-        return simplest(self._whole(np.array(ties)[near]), objective)
+        usable = self._present(self.feasible & self._measured([objective]))
+        return best(self._choice(usable, objective), self._spec, prefer)
+
+    def _choice(self, usable: Mask, objective: Objective) -> list[TrialRecord]:
+        """The trials from which `scoring.best` takes the same one as from all, and `best_ties` once any was repeated."""
+        axis, repeated = self._axis(objective), usable & self.outcomes.repeated
+        if repeated.any():
+            again = [r for r in self._repeated_records if repeated[self._at(r.number)]]
+            leader = top_of(often_repeated(again), objective, Comparison(again))
+            chosen = repeated | (usable & axis.better(self._at(leader.number)))
+        elif usable.any():
+            ties, top = self._unrepeated_ties(usable, objective), axis.value[_highest(axis.value, usable)]
+            chosen = ties & (axis.value >= top - _NEARLY * np.abs(top))
+        else:
+            return []
+        return self._whole(self.outcomes.number[chosen | self._witness(usable)])
+
+    def _unrepeated_ties(self, usable: Mask, objective: Objective) -> Mask:
+        """Which of these differ from the best of them by no more than their intervals explain, shape (n,)."""
+        axis = self._axis(objective)
+        return usable & ~axis.tells(_highest(axis.value, usable)) if usable.any() else usable
 
     def n_rounds(self) -> list[int]:
         """In how many rounds each trial that was measured again as a finalist was so, feasible or not."""
@@ -236,7 +241,7 @@ class Standing:
 
 _LAST = 16
 _NEARLY = 0.1
-"""More than what `scoring.simplest` lets a simpler trial cost, so that it sees all it may choose from."""
+"""More than what `scoring.best` lets a simpler trial cost, so that it sees all it may choose from."""
 
 
 def _metrics_of(spec: StudySpec, prefer: str) -> list[str]:

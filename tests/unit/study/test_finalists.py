@@ -378,6 +378,17 @@ def test_a_fast_round_does_not_make_the_best() -> None:
     assert chosen is not None and chosen.number == 0
 
 
+def test_ties_are_compared_in_rounds_that_they_alone_do_not_settle() -> None:
+    """1 is simpler, faster by its mean and 6 % slower in both rounds it was in. The noise that makes it a tie is the third's,
+    without which the two have one degree of freedom left."""
+    steady = record(0, rate=104.4, half=20, **in_rounds({1: 80, 2: 100, 3: 120, 4: 120}), knobs={"pruning_ratio": 0.5})
+    third = record(2, rate=63.5, half=20, **in_rounds({1: 48, 2: 66, 3: 69, 4: 75}), knobs={"pruning_ratio": 0.5})
+    late = record(1, rate=112.9, half=20, **in_rounds({3: 112.5, 4: 113.3}))
+    assert [r.number for r in best_ties([steady, third, late], study())] == [0, 1]
+    chosen = best([steady, third, late], study())
+    assert chosen is not None and chosen.number == 0
+
+
 def test_one_round_is_too_few_to_be_the_best_after_others_had_three() -> None:
     """1 was measured again once, as fast as 0: it ties with nothing until it was in half as many rounds; far faster, it is."""
     often = record(0, rate=100, half=5, **repetitions(0, 99.0, 100.0, 101.0), knobs={"pruning_ratio": 0.5})
