@@ -2,17 +2,18 @@
 
     python benchmarks/agreement.py --data ../shared/data --out benchmarks/results/agreement.json [--quick]
 
-MobileNetV2 and ResNet-20 in fp32 on both CPU engines, the same built engine with the same settings for all. In each round, in
-random order, each in a fresh process: our closed loop, LoadGen's Offline, and, for OpenVINO, benchmark_app on the same compiled
-model. Printed is our throughput over the other's in the same round: the median over the rounds, with their range.
+MobileNetV2 and ResNet-20 in fp32 on both CPU engines, the same built engine with the same settings for all. Printed is our
+figure over the other's in the same round: the median over the rounds, with their range and with the 95 % interval of that
+median by order statistics.
 
-Then, in one process and on one session: LoadGen's Server, our open loop on the arrivals that LoadGen had drawn, that again, and
-LoadGen with them again, so that a machine that becomes faster or slower meanwhile treats both alike; at a quarter of the
-peak, with one processor left to whoever issues the samples. Where the engine holds every processor, LoadGen's thread waits for
-one (`late_ms` is the 99th percentile of that wait) and its latencies tell of that: --busy adds this case. Every arrival counts
-on both sides, with its latency from the scheduled arrival. Printed are our p50 and p99 over LoadGen's in the same round, and
-`pooled` those over the requests of all rounds, with the 95 % interval of a bootstrap over rounds: p99 of one round hangs on a
-handful of requests.
+- benchmark_app, on OpenVINO: it and our closed loop on the same compiled model, in random order, each in a fresh process.
+- LoadGen's Offline: in one process and on one session LoadGen, our closed loop, that again, and LoadGen again, each after the
+  same short warm-up, so that a machine that becomes faster or slower meanwhile treats both alike.
+- LoadGen's Server: by the same turns, our open loop on the arrivals that LoadGen had drawn; at a quarter of the peak, with one
+  processor left to whoever issues the samples. Where the engine holds every processor, LoadGen's thread waits for one
+  (`late_ms` is the 99th percentile of that wait) and its latencies tell of that: --busy adds this case. Every arrival counts on
+  both sides, with its latency from the scheduled arrival. `pooled` are the percentiles over the requests of all rounds, with
+  the 95 % interval of a bootstrap over rounds: p99 of one round hangs on a handful of requests.
 
 Needs: pip install 'autotune[cpu,loadgen]'
 """
@@ -24,11 +25,13 @@ import itertools
 import math
 import random
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,7 @@ from autotune.bench.lanes import NS
 from autotune.bench.loadgen_log import read_log
 from autotune.bench.open_loop import OpenLoop
 from autotune.bench.scenario import Loadable, measured_peak, run_scenario
+from autotune.bench.statistics import percentile_estimate
 from autotune.candidate import Candidate
 from autotune.fingerprint import usable_cores
 from autotune.records import TrialRecord
@@ -78,7 +82,8 @@ def main() -> None:
         for bench in found:
             for engine in bench.plan.space.engines:
                 threads = [max(1, usable_cores() - 1), *([usable_cores()] if arguments.busy else [])]
-                new = [_row(bench, engine, rounds, seconds, arguments.seed)]
+                new = [_with_benchmark_app(bench, rounds, seconds, arguments.seed)] if engine == "openvino" else []
+                new += [_offline(bench, engine, rounds, seconds)]
                 new += [_served(bench, engine, rounds, seconds, n) for n in threads]
                 for line in itertools.chain(*map(_lines, new)):
                     print(line, flush=True)
@@ -92,50 +97,58 @@ def _load(seconds: float, **scenario: Any) -> LoadSpec:
     return LoadSpec.model_validate(windows | scenario)
 
 
-def _row(bench: Bench, engine: str, rounds: int, seconds: float, seed: int) -> dict[str, Any]:
-    cores = usable_cores()
-    candidate = bench.candidate(engine, batch_size=BATCH, streams=cores, worker_threads=cores)
-    contenders: list[Callable[[], dict[str, Figures]]] = [
-        lambda: {"ours_offline": _figures(bench.measured(candidate, _load(seconds)))},
-        lambda: {"loadgen_offline": _figures(bench.measured(candidate, _load(seconds, driver="loadgen")))},
-    ]
-    if engine == "openvino":
-        contenders.append(lambda: {"benchmark_app": _benchmark_app(bench, candidate, seconds)})
-    order = random.Random(f"{seed}/{bench.name}/{engine}")
-    found: dict[str, list[Figures]] = {}
+def _with_benchmark_app(bench: Bench, rounds: int, seconds: float, seed: int) -> dict[str, Any]:
+    """OpenVINO's own tool and our closed loop, each in a fresh process, in random order."""
+    candidate = bench.candidate("openvino", batch_size=BATCH, streams=usable_cores(), worker_threads=usable_cores())
+    contenders: dict[str, Callable[[], Figures]] = {
+        "ours_fresh": lambda: _figures(bench.measured(candidate, _load(seconds))),
+        "benchmark_app": lambda: _benchmark_app(bench, candidate, seconds),
+    }
+    order = random.Random(f"{seed}/{bench.name}")
+    found: dict[str, list[Figures]] = {name: [] for name in contenders}
     for _ in range(rounds):
-        order.shuffle(contenders)
-        for contender in contenders:
-            for name, figures in contender().items():
-                found.setdefault(name, []).append(figures)
-                print(f"  {bench.name} {engine} {name}: {figures}", file=sys.stderr, flush=True)
-    pairs = [("items_per_s", "ours_offline", "loadgen_offline")]
-    pairs += [("items_per_s", "ours_offline", "benchmark_app")] if "benchmark_app" in found else []
+        for name in order.sample(list(contenders), len(contenders)):
+            found[name].append(contenders[name]())
+            print(f"  {bench.name} openvino {name}: {found[name][-1]}", file=sys.stderr, flush=True)
     return {
         "model": bench.name,
         "candidate": candidate.as_json(),
         "rounds": found,
-        "ratios": _ratios(found, pairs),
+        "ratios": _ratios(found, [("items_per_s", "ours_fresh", "benchmark_app")]),
+    }
+
+
+def _offline(bench: Bench, engine: str, rounds: int, seconds: float) -> dict[str, Any]:
+    """LoadGen's Offline and our closed loop by turns on one session of a stream and a thread for each processor."""
+    candidate = bench.candidate(engine, batch_size=BATCH, streams=usable_cores(), worker_threads=usable_cores())
+    plans = {"loadgen_offline": _load(seconds, driver="loadgen", **_SHORT_WARMUP), "ours_offline": _load(seconds)}
+    found: dict[str, list[Figures]] = {name: [] for name in plans}
+    with _session(bench, candidate) as on:
+        for i in range(rounds):
+            rates: dict[str, list[float]] = {name: [] for name in plans}
+            for turn, name in enumerate([*plans, *reversed(plans)]):
+                here = replace(on, seed=i, logs=(on.logs or Path()) / f"{i}-{turn}")
+                rates[name].append(run_scenario(here, plans[name]).throughput_items_per_s.value)
+            for name, pair in rates.items():
+                found[name].append({"items_per_s": statistics.fmean(pair)})
+            print(f"  {bench.name} {engine} offline: {rates}", file=sys.stderr, flush=True)
+    return {
+        "model": bench.name,
+        "candidate": candidate.as_json(),
+        "rounds": found,
+        "ratios": _ratios(found, [("items_per_s", "ours_offline", "loadgen_offline")]),
     }
 
 
 def _served(bench: Bench, engine: str, rounds: int, seconds: float, n_threads: int) -> dict[str, Any]:
     """LoadGen's Server and our open loop on its arrivals, by turns on one session of `n_threads` streams and threads."""
-    spec, backend = bench.plan.spec, bench.plan.backends[engine]
     candidate = bench.candidate(engine, batch_size=BATCH, streams=n_threads, worker_threads=n_threads)
-    pool = load_batches(bound_split(spec, spec.data.validation, bench.plan.cache), BATCH)
     found: dict[str, list[Figures]] = {"loadgen_server": [], "ours_server": []}
     latencies: list[tuple[Latencies, Latencies]] = []
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        backend.open(materialize(spec, candidate, bench.plan.cache).engine, candidate) as session,
-    ):
-        on = Loadable(session=session, pool=pool, batch_size=BATCH, partial=backend.capabilities().partial_batches)
+    with _session(bench, candidate) as on:
         rate = RATE * run_scenario(on, _load(min(seconds, 5.0))).throughput_items_per_s.value
-        gc.collect()
-        gc.freeze()  # as in a trial's process: else a full collection stops both loads for as long as the heap is large
         for i in range(rounds):
-            here = replace(on, seed=i, logs=Path(folder) / str(i))
+            here = replace(on, seed=i, logs=(on.logs or Path()) / str(i))
             due_ns, first, late_ms = _by_loadgen(here, rate, seconds)
             ours = np.concatenate([_by_our_open_loop(here, due_ns, seconds) for _ in range(2)])
             due_again_ns, second, late_again_ms = _by_loadgen(here, rate, seconds)
@@ -155,6 +168,19 @@ def _served(bench: Bench, engine: str, rounds: int, seconds: float, n_threads: i
         "rounds": found,
         "ratios": [r | {"pooled": _pooled(latencies, q)} for r, q in zip(_ratios(found, pairs), (50, 99), strict=True)],
     }
+
+
+@contextmanager
+def _session(bench: Bench, candidate: Candidate) -> Iterator[Loadable]:
+    """The candidate's engine opened in this process, with the samples that it is loaded with and a folder for logs."""
+    spec, backend = bench.plan.spec, bench.plan.backends[candidate.engine]
+    pool = load_batches(bound_split(spec, spec.data.validation, bench.plan.cache), BATCH)
+    engine = materialize(spec, candidate, bench.plan.cache).engine
+    with tempfile.TemporaryDirectory() as folder, backend.open(engine, candidate) as session:
+        gc.collect()
+        gc.freeze()  # as in a trial's process: else a full collection stops a load for as long as the heap is large
+        partial = backend.capabilities().partial_batches
+        yield Loadable(session=session, pool=pool, batch_size=BATCH, partial=partial, logs=Path(folder))
 
 
 def _by_loadgen(on: Loadable, rate: float, seconds: float) -> tuple[Times, Latencies, float]:
@@ -206,7 +232,9 @@ def _ratios(found: dict[str, list[Figures]], pairs: Sequence[tuple[str, str, str
 def _ratio(ours: list[Figures], theirs: list[Figures], what: str) -> dict[str, float]:
     both = [(a[what], b[what]) for a, b in zip(ours, theirs, strict=True)]
     found = [a / b for a, b in both if a and b]
-    return {**spread(found), "n": len(found)} if found else {"n": 0}
+    interval = percentile_estimate(np.array(found), 50) if found else None
+    within = {"low": interval.low, "high": interval.high} if interval else {}
+    return {**spread(found), **within, "n": len(found)} if found else {"n": 0}
 
 
 def _figures(record: TrialRecord) -> Figures:
@@ -243,7 +271,8 @@ def _lines(row: dict[str, Any]) -> list[str]:
     head = f"{row['model']} {row['candidate']['engine']}, {row['candidate']['streams']} streams"
     return [
         f"{head}: {r['of']} {r['ours']} / {r['theirs']} = "
-        + (f"{r['median']:.3f} [{r['min']:.3f}, {r['max']:.3f}], {r['n']} rounds" if r["n"] else "not measured")
+        + (f"{r['median']:.3f} ({r['min']:.3f} to {r['max']:.3f}), {r['n']} rounds" if r["n"] else "not measured")
+        + (", its interval [{low:.3f}, {high:.3f}]".format(**r) if "low" in r else "")
         + (", pooled {value:.3f} [{low:.3f}, {high:.3f}]".format(**r["pooled"]) if "pooled" in r else "")
         for r in row["ratios"]
     ]
