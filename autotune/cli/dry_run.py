@@ -91,7 +91,7 @@ def _estimated_cost(plan: StudyPlan, trials: int) -> dict[str, float]:
     ratios = 6 if isinstance(pruning, Range) else len(pruning.values)
     high += plan.spec.recovery.max_s * (ratios - 1)
     if plan.spec.finalists.rounds:
-        high += limit_s(plan.spec, high)
+        high += limit_s(plan.spec, high, with_precision=True)
     model_file = plan.spec.model.path or plan.spec.model.weights
     size_mib = model_file.stat().st_size / 2**20 if model_file else 0.0
     return {

@@ -152,8 +152,18 @@ class FinalistsSpec(Section):
 
     rounds: int = Field(5, ge=0, le=100, description="at most this often; fewer once the ranking is settled; 0: off")
     at_most: int = Field(8, ge=1, le=100, description="finalists, the reference not counted")
+    precision: float = Field(
+        0.025,
+        gt=0,
+        le=1,
+        description="then the best and those closest to it go on until the 95 % interval of the best's mean is within this "
+        "part of it; 1: no more than the rounds",
+    )
     max_s: float | None = Field(
-        None, gt=0, description="wall time of all rounds; default: 30 % of the search's, at least 2 minutes"
+        None,
+        gt=0,
+        description="wall time of all rounds; default: 30 % of the search's, at least 2 minutes, and with those for the "
+        "precision as long as the search, at least 5 minutes",
     )
 
 

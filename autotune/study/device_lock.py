@@ -20,7 +20,7 @@ from pathlib import Path
 
 from autotune.errors import EnvironmentProblem
 
-_POLL_S = 0.5
+_POLL_S = 0.1
 _PREFIX = "autotune-device-"
 _PLACES = ("/run/lock", "/tmp")
 
@@ -50,10 +50,24 @@ def lock_path(device: str) -> Path:
 def device_lock(device: str, should_stop: Callable[[], bool] = lambda: False) -> Iterator[float]:
     """Inside the block no other autotune process of this host measures on the device. Gives the seconds waited.
 
-    Raises InterruptedError when `should_stop`, asked twice a second, turns true while waiting, EnvironmentProblem where the
-    file is no lock of autotune's.
+    Who waits comes next: a process that gives the device back and wants it again at once, as a study does between two trials,
+    waits behind the one that waits. Raises InterruptedError when `should_stop`, asked ten times a second, turns true while
+    waiting, EnvironmentProblem where a file is no lock of autotune's.
     """
     begin, path = time.monotonic(), lock_path(device)
+    turn = _acquired(path.with_suffix(".next"), should_stop)
+    try:
+        file = _acquired(path, should_stop)
+    finally:
+        os.close(turn)
+    try:
+        yield time.monotonic() - begin
+    finally:
+        os.close(file)
+
+
+def _acquired(path: Path, should_stop: Callable[[], bool]) -> int:
+    """The lock's file once nobody else has it; closing it gives it back."""
     file = _opened(path)
     try:
         while True:
@@ -62,13 +76,14 @@ def device_lock(device: str, should_stop: Callable[[], bool] = lambda: False) ->
                     raise InterruptedError
                 time.sleep(_POLL_S)
             elif _is_at(file, path):
-                break
+                return file
             else:  # somebody cleared the folder: the next to come would lock another file
+                again = _opened(path)
                 os.close(file)
-                file = _opened(path)
-        yield time.monotonic() - begin
-    finally:
+                file = again
+    except BaseException:
         os.close(file)
+        raise
 
 
 def _is_at(file: int, path: Path) -> bool:

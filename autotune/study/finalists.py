@@ -3,6 +3,9 @@
 Whatever looked best among many noisy measurements was also lucky; only measurements that had no part in the choice tell its
 speed. A round measures every finalist and the reference once, each in a fresh process and in random order. Which trials are in
 a round follows from what was known before it, so a round that was interrupted goes on with the same ones.
+
+Then the best and those closest to it go on in the same way until the best's value is known as precisely as the study asks: on a
+noisy machine five processes leave it off by several per cent, and another study would report something else.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from autotune.records import GIVEN_UP, Regime, TrialRecord, with_reported
+from autotune.records import GIVEN_UP, LOADED, Regime, TrialRecord, loaded, with_reported
 from autotune.spec.model import LoadSpec, StudySpec
 from autotune.store.repository import COMPARABLE
 from autotune.study.comparison import Comparison
@@ -23,7 +26,7 @@ from autotune.study.present_speed import at_present_speed
 from autotune.study.regimes import note_changes
 from autotune.study.repeating import repeat
 from autotune.study.reporting import as_reported, learn
-from autotune.study.scoring import comparable, front, is_repeated, preferred
+from autotune.study.scoring import best, best_ties, comparable, front, is_repeated, preferred, top_of
 from autotune.study.session import StudySession
 from autotune.study.standing import Standing
 
@@ -31,7 +34,10 @@ _LEAST_ROUNDS = 3
 """Before, no ranking counts as settled: the noise of a comparison is estimated from the rounds themselves."""
 _LONGER, _FINER = 4.0, 0.5
 """A finalist's load may last four times as long as a trial's and stops at half its interval: 60 s and 0.5 % by default."""
+_CLOSEST = 3
+"""So many go on for the precision, the best among them. One alone would keep the luck that it was chosen for."""
 _SHARE_OF_SEARCH, _AT_LEAST_S = 0.3, 120.0
+_PRECISION_SHARE, _PRECISION_AT_LEAST_S = 1.0, 300.0
 _SHARE_OF_HOURS = 0.2
 _WIDER = 4
 """So many times the finalists are looked at, for what was given up or fails again is among the best, too."""
@@ -45,11 +51,14 @@ def reserve_s(spec: StudySpec, hours: float) -> float:
     return share_s if spec.finalists.max_s is None else min(spec.finalists.max_s, share_s)
 
 
-def limit_s(spec: StudySpec, search_s: float) -> float:
-    """How long all rounds together may take after trials that took `search_s`; all in seconds."""
+def limit_s(spec: StudySpec, search_s: float, *, with_precision: bool = False) -> float:
+    """How long the rounds may take after trials that took `search_s`, or they and those for the precision; all in seconds."""
     if spec.finalists.max_s is not None:
         return spec.finalists.max_s
-    return max(_AT_LEAST_S, _SHARE_OF_SEARCH * search_s)
+    limit = max(_AT_LEAST_S, _SHARE_OF_SEARCH * search_s)
+    if with_precision and spec.finalists.precision < 1:
+        limit = max(limit, _PRECISION_AT_LEAST_S, _PRECISION_SHARE * search_s)
+    return limit
 
 
 def run_finalists(run: StudySession, reference: TrialRecord, left_s: float) -> bool:
@@ -60,11 +69,12 @@ def run_finalists(run: StudySession, reference: TrialRecord, left_s: float) -> b
     spec = run.plan.spec
     if spec.finalists.rounds == 0:
         return True
-    deadline = study_time_s(run) + min(left_s, limit_s(spec, _search_s(run)))
+    search_s, began_s = _search_s(run), study_time_s(run)
+    deadlines = [began_s + min(left_s, limit_s(spec, search_s, with_precision=p)) for p in (False, True)]
     try:
         with finalists_lock(run.study, run.is_to_stop) as waited_s:
             run.add_time("waiting for the others", waited_s)
-            return _rounds(run, reference, deadline)
+            return _rounds(run, reference, *deadlines)
     except InterruptedError:
         return False
 
@@ -80,43 +90,61 @@ def run_one_round(run: StudySession, reference: TrialRecord) -> None:
         return
     try:
         with finalists_lock(run.study, run.is_to_stop):
-            _measure_round(run, reference, _last_round(_records(run)) + 1, math.inf)
+            regimes, records = run.store.regimes(run.study.id), _records(run)
+            round_ = _last_round(records) + 1
+            members = contenders(known_before(records, round_, regimes), regimes, run.plan.spec)
+            _measure_round(run, reference, round_, members, _load(run, len(members)), math.inf)
             learn(run.store, run.study.id)
     except InterruptedError:
         return
 
 
-def _rounds(run: StudySession, reference: TrialRecord, deadline: float) -> bool:
+def _rounds(run: StudySession, reference: TrialRecord, deadline: float, last: float) -> bool:
+    """Rounds until `deadline`, those for the precision until `last`."""
     spec = run.plan.spec
-    records = _records(run)
-    round_ = _round_to_go_on_with(records)
+    round_ = _round_to_go_on_with(_records(run))
     while True:
         regimes = run.store.regimes(run.study.id)
         known = known_before(_records(run), round_, regimes)
-        finalists = contenders(known, regimes, spec)
-        if not finalists or is_enough(finalists, regimes, spec, run.rounds_before):
+        members, until = contenders(known, regimes, spec), deadline
+        if not members:
             return True
-        if not _measure_round(run, reference, round_, deadline):
+        load = _load(run, len(members))
+        enough = is_enough(members, regimes, spec, run.rounds_before)
+        if enough or study_time_s(run) >= deadline:
+            members, until, load = closest(known, spec), last, finalist_load(spec, 0.0)
+        if not members:
+            return enough
+        if not _measure_round(run, reference, round_, members, load, until) and _is_over(run, last):
             return False
         note_changes(run)
         learn(run.store, run.study.id)
         round_ += 1
 
 
-def _measure_round(run: StudySession, reference: TrialRecord, round_: int, deadline: float) -> bool:
-    """Every contender and the reference has its repetition of the round; False when time or the user ended it."""
-    spec, regimes = run.plan.spec, run.store.regimes(run.study.id)
-    records = _records(run)
-    finalists = contenders(known_before(records, round_, regimes), regimes, spec)
-    done = {(r.role, r.number) for r in records if any(p.role == "final" and p.round == round_ for p in r.repetitions)}
-    order = [reference, *finalists]
+def _is_over(run: StudySession, deadline: float) -> bool:
+    return run.switch.count > 0 or study_time_s(run) >= deadline
+
+
+def _load(run: StudySession, n_members: int) -> LoadSpec:
+    """The load with which the rounds of so many finalists and the reference are over in their time."""
+    spec = run.plan.spec
+    return finalist_load(spec, limit_s(spec, _search_s(run)) / (spec.finalists.rounds * (1 + n_members)))
+
+
+def _measure_round(
+    run: StudySession, reference: TrialRecord, round_: int, members: list[TrialRecord], load: LoadSpec, deadline: float
+) -> bool:
+    """Every member and the reference has its repetition of the round; False when time or the user ended it."""
+    spec = run.plan.spec
+    done = {(r.role, r.number) for r in _records(run) if any(p.role == "final" and p.round == round_ for p in r.repetitions)}
+    order = [reference, *members]
     # The round's own seed, so that a round which was interrupted goes on in the same order.
     random.Random(f"{spec.seed}/{run.study.name}/{round_}").shuffle(order)
-    load = finalist_load(spec, limit_s(spec, _search_s(run)) / (spec.finalists.rounds * len(order)))
     for trial in order:
         if (trial.role, trial.number) in done:
             continue
-        if run.switch.count or study_time_s(run) >= deadline:
+        if _is_over(run, deadline):
             return False
         if repeat(run, trial, "final", round_, reference, load) == "interrupted":
             return False
@@ -169,6 +197,33 @@ def is_enough(finalists: Sequence[TrialRecord], regimes: Sequence[Regime], spec:
     if fewest >= rounds:
         return True
     return fewest >= min(rounds, _LEAST_ROUNDS) and _is_settled(finalists, spec)
+
+
+def closest(known: Sequence[TrialRecord], spec: StudySpec) -> list[TrialRecord]:
+    """The best and those of its ties that are closest to the top, at most three; none where the best is known well enough.
+
+    That is where the 95 % interval of its mean is within `finalists.precision` of it, for an objective that has such a mean.
+    """
+    searched, objective = [r for r in known if r.role == "search"], objective_named(preferred(spec), spec)
+    chosen = best(searched, spec)
+    if chosen is None or not is_repeated(chosen) or is_precise(chosen, spec):
+        return []
+    comparison, ties = Comparison(searched), best_ties(searched, spec)
+    top = top_of(ties, objective, comparison)
+    ranked = sorted((r for r in ties if r is not chosen), key=lambda r: (comparison.behind(r, top, objective), r.number))
+    return [chosen, *(r for r in ranked if is_repeated(r))][:_CLOSEST]
+
+
+def is_precise(record: TrialRecord, spec: StudySpec) -> bool:
+    """True when the 95 % interval of the mean over the trial's processes is within `finalists.precision` of it."""
+    metric = objective_named(preferred(spec), spec).metric
+    found = loaded(record, metric) if metric in LOADED else None
+    if found is None or found.value <= 0:
+        return True
+    if found.n != sum(p.regime == record.regime and loaded(p, metric) is not None for p in record.repetitions):
+        return False  # so little was measured that the interval is still that of one process
+    # The interval holds one more process, t · s · √(1 + 1/n); the mean's own is t · s · √(1/n), on the same log scale.
+    return math.log(found.high / found.value) / math.sqrt(found.n + 1) <= math.log1p(spec.finalists.precision)
 
 
 def _is_settled(finalists: Sequence[TrialRecord], spec: StudySpec) -> bool:

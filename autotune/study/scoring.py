@@ -134,10 +134,13 @@ def _as_finalist(record: TrialRecord) -> list[Repetition]:
     return [p for p in record.repetitions if p.role == "final" and p.throughput_items_per_s is not None]
 
 
-def often_repeated(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Those that were measured again in at least half as many finalists' rounds as any of them, under the regime of each."""
+def often_repeated(records: Sequence[TrialRecord], spec: StudySpec) -> list[TrialRecord]:
+    """Those that were measured again in at least half as many finalists' rounds as any of them, under the regime of each.
+
+    What the best has beyond the study's `finalists.rounds` is for its precision, and makes no other's rounds too few.
+    """
     rounds = {r.number: sum(p.regime == r.regime for p in _as_finalist(r)) for r in records if is_repeated(r)}
-    most = max(rounds.values(), default=0)
+    most = min(max(rounds.values(), default=0), max(1, spec.finalists.rounds))
     return [r for r in records if r.number in rounds and 2 * rounds[r.number] >= most]
 
 
@@ -183,7 +186,7 @@ def _ties(records: Sequence[TrialRecord], spec: StudySpec, objective: Objective)
     """As `best_ties`, and what compares them: all the rounds, of which those of the ties alone may be too few."""
     usable = of_present_regime([r for r in records if is_feasible(r, spec) and objective.read(r) is not None])
     comparison = Comparison(usable)
-    repeated = often_repeated(usable)
+    repeated = often_repeated(usable, spec)
     if repeated:
         top = top_of(repeated, objective, comparison)
         standing = {r.number for r in repeated}

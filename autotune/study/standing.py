@@ -96,7 +96,7 @@ class Standing:
         axis, repeated = self._axis(objective), usable & self.outcomes.repeated
         if repeated.any():
             again = [r for r in self._repeated_records if repeated[self._at(r.number)]]
-            leader = top_of(often_repeated(again), objective, Comparison(again))
+            leader = top_of(often_repeated(again, self._spec), objective, Comparison(again))
             chosen = repeated | (usable & axis.better(self._at(leader.number)))
         elif usable.any():
             ties, top = self._unrepeated_ties(usable, objective), axis.value[_highest(axis.value, usable)]

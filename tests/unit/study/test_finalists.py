@@ -12,11 +12,23 @@ from study_samples import candidate, estimate, record, study
 from virtual_study import Killed, VirtualMachine, known, searched, session
 
 from autotune.candidate import Candidate
-from autotune.records import FAILED_AGAIN, GIVEN_UP, LatencySummary, Regime
+from autotune.records import FAILED_AGAIN, GIVEN_UP, Estimate, LatencySummary, Regime, TrialRecord
 from autotune.spec.model import FinalistsSpec, LoadSpec
-from autotune.study.finalists import contenders, finalist_load, limit_s, reserve_s, rounds_so_far, run_finalists, run_one_round
+from autotune.study.finalists import (
+    closest,
+    contenders,
+    finalist_load,
+    is_precise,
+    limit_s,
+    reserve_s,
+    rounds_so_far,
+    run_finalists,
+    run_one_round,
+)
 from autotune.study.reporting import learn
 from autotune.study.scoring import best, best_ties, front, ties_of
+from autotune.study.session import StudySession
+from autotune.trial.request import TrialRequest
 
 
 @pytest.fixture(autouse=True)
@@ -181,6 +193,13 @@ def test_time_for_the_finalists() -> None:
     assert reserve_s(study(finalists=FinalistsSpec(max_s=5000)), 1.0) == 720
 
 
+def test_time_for_the_precision() -> None:
+    """As long as the search, at least five minutes, both kinds of rounds together; no more where the file says how long."""
+    assert limit_s(study(), 3600, with_precision=True) == 3600 and limit_s(study(), 0, with_precision=True) == 300
+    assert limit_s(study(finalists=FinalistsSpec(max_s=50)), 3600, with_precision=True) == 50
+    assert limit_s(study(finalists=FinalistsSpec(precision=1)), 3600, with_precision=True) == 1080
+
+
 def test_a_finalist_that_fails_is_no_candidate_any_more(tmp_path: Path) -> None:
     """It ran in the search and crashes later: flagged, not the best, not in the front, and not measured further."""
     machine = VirtualMachine(truth=by_batch, noise=0.001)
@@ -213,6 +232,150 @@ def test_after_a_change_of_the_machine_the_rounds_begin_anew(tmp_path: Path) -> 
         assert r.regime == 2 and r.throughput_items_per_s is not None
         assert r.throughput_items_per_s.value == pytest.approx(70, abs=1)
         assert sum(p.regime == 2 for p in r.repetitions) >= 4
+
+
+# The precision of the best
+
+
+def final_rounds(run: StudySession) -> dict[int, list[int]]:
+    """Of every search trial that was measured again, by number: its rounds."""
+    found = {number: [p.round for p in r.repetitions] for (role, number), r in known(run).items() if role == "search"}
+    return {number: rounds for number, rounds in found.items() if rounds}
+
+
+def chosen_of(run: StudySession) -> TrialRecord:
+    found = best([r for r in known(run).values() if r.role == "search"], run.plan.spec)
+    assert found is not None
+    return found
+
+
+def test_the_best_goes_on_until_it_is_known_precisely(tmp_path: Path) -> None:
+    """5 % of noise: after two rounds of all, the best goes on with at most two others until its mean is known to 2.5 %."""
+    machine = VirtualMachine(truth=by_batch, noise=0.05)
+    run = session(tmp_path, machine, finalists=FinalistsSpec(rounds=2))
+    assert run_finalists(run, searched(run, machine, BATCHES), math.inf)
+    chosen, rounds = chosen_of(run), final_rounds(run)
+    mean = np.exp(np.mean([math.log(p.throughput_items_per_s.value) for p in chosen.repetitions if p.throughput_items_per_s]))
+    assert chosen.throughput_items_per_s is not None and chosen.throughput_items_per_s.value == pytest.approx(mean)
+    assert is_precise(chosen, run.plan.spec) and 0.02 < _half_width_of_the_mean(chosen) <= 0.025
+    assert len(rounds[chosen.number]) == max(map(len, rounds.values())) >= 10  # t · 5 % / √k ≤ 2.5 % from k = 16 on, or by luck
+    last = max(rounds[chosen.number])
+    together = [sum(n in found for found in rounds.values()) for n in range(last - 4, last + 1)]
+    assert max(together) <= 3 and min(map(len, rounds.values())) < 5
+    load = machine.seen[-1].spec.load
+    assert load.max_s == load.min_windows * load.window_s, "several short processes tell more than one long one"
+    n = len(machine.seen)
+    assert run_finalists(run, known(run)["reference", 0], math.inf) and len(machine.seen) == n
+
+
+def _half_width_of_the_mean(record: TrialRecord) -> float:
+    """t · s / √k, from what is reported: an interval that holds one more process, t · s · √(1 + 1/k)."""
+    found = record.throughput_items_per_s
+    assert found is not None and found.n == len(record.repetitions)
+    one_more = math.log(found.high) - math.log(found.value)
+    return math.exp(one_more / math.sqrt(1 + 1 / found.n) / math.sqrt(found.n)) - 1
+
+
+def test_a_precision_of_1_leaves_it_at_the_rounds(tmp_path: Path) -> None:
+    """The same machine: every finalist has its two rounds, in up to four, since some came in later."""
+    machine = VirtualMachine(truth=by_batch, noise=0.05)
+    run = session(tmp_path, machine, finalists=FinalistsSpec(rounds=2, precision=1))
+    assert run_finalists(run, searched(run, machine, BATCHES), math.inf)
+    assert max(map(len, final_rounds(run).values())) <= 4
+
+
+def test_two_studies_on_a_noisy_machine_agree_within_5_per_cent(tmp_path: Path) -> None:
+    """7 % of noise, three pairs of studies that differ in their draws alone: each pair agrees, unlike after two rounds."""
+
+    def apart(precision: float) -> list[float]:
+        values = []
+        for seed in range(6):
+            folder = tmp_path / f"{precision}-{seed}"
+            folder.mkdir()
+            machine = VirtualMachine(truth=by_batch, noise=0.07, seed=seed)
+            run = session(folder, machine, finalists=FinalistsSpec(rounds=2, precision=precision))
+            run_finalists(run, searched(run, machine, [*BATCHES[:2], ACCURATE]), math.inf)
+            rate = chosen_of(run).throughput_items_per_s
+            assert rate is not None
+            values.append(rate.value)
+            run.store.close()
+        return [abs(math.log(a / b)) for a, b in zip(values[::2], values[1::2], strict=True)]
+
+    assert max(apart(0.025)) <= math.log(1.05) < max(apart(1))
+
+
+def test_rounds_for_the_precision_end_with_their_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each measurement takes 10 s: the rounds of all end after 2 minutes, those of the best after 5, and no round is lost."""
+    machine = VirtualMachine(truth=by_batch, noise=0.2)
+    run = session(tmp_path, machine)
+    reference = searched(run, machine, BATCHES)
+    monkeypatch.setattr("autotune.study.finalists.study_time_s", lambda _: 10.0 * len(machine.seen))
+    assert not run_finalists(run, reference, math.inf)
+    assert len(machine.seen) == 30
+    rounds = final_rounds(run)
+    assert sum(map(len, rounds.values())) + len(known(run)["reference", 0].repetitions) == 30
+    assert sorted(map(len, rounds.values()))[-4] < max(map(len, rounds.values())), "three at most went on"
+    machine.seen.clear()
+    assert not run_finalists(run, reference, 40.0) and len(machine.seen) == 4, "of a budget in hours no more than is left"
+
+
+@pytest.mark.parametrize("kill_at", [10, 14, 21])
+def test_killed_in_a_round_for_the_precision_it_goes_on_alike(tmp_path: Path, kill_at: int) -> None:
+    """The same measurements in the same order as undisturbed: who goes on follows from what was known before the round."""
+
+    def orders(folder: Path, *kills: int) -> list[tuple[str, int]]:
+        folder.mkdir()
+        truth = {c: by_batch(c) * math.exp(0.04 * math.sin(i)) for i, c in enumerate(BATCHES)}
+        machine = VirtualMachine(truth=lambda c: truth.get(c, 100.0))
+        draws = iter(np.random.default_rng(5).normal(0, 0.05, 500))
+        plain = machine.run
+
+        def noisy(asked: TrialRequest, *more: object) -> TrialRecord:
+            found = plain(asked, *more)
+            assert found.throughput_items_per_s is not None
+            return replace(found, throughput_items_per_s=estimate(found.throughput_items_per_s.value * math.exp(next(draws))))
+
+        machine.run = noisy  # type: ignore[method-assign]
+        run = session(folder, machine, finalists=FinalistsSpec(rounds=1, at_most=2))
+        reference = searched(run, machine, BATCHES)
+        done: list[tuple[str, int]] = []
+        for kill in (*kills, -1):
+            machine.seen.clear()
+            machine.kill_at = kill
+            try:
+                run_finalists(run, reference, math.inf)
+            except Killed:
+                machine.seen.pop()
+            done += [(r.candidate.precision, r.candidate.batch_size) for r in machine.seen]
+            run = session(folder, machine, finalists=FinalistsSpec(rounds=1, at_most=2))
+        return done
+
+    undisturbed = orders(tmp_path / "a")
+    assert len(undisturbed) > 25
+    assert orders(tmp_path / "b", kill_at, 2) == undisturbed
+
+
+def test_what_the_best_has_for_its_precision_makes_no_others_rounds_too_few() -> None:
+    """Twelve rounds of the best, five of another: with five as the study's rounds both are in the running, with twelve not."""
+    rates = [103.0, 97.0, 104.0, 96.0, 100.0, *(100.0 + 3 * (-1) ** i for i in range(7))]
+    often = record(0, rate=100, half=5, **repetitions(0, *rates), knobs={"pruning_ratio": 0.5})
+    five = record(1, rate=100.5, half=9, **repetitions(1, 98.0, 103.0, 97.5, 103.5, 101.0))
+    assert [r.number for r in best_ties([often, five], study())] == [0, 1]
+    assert [r.number for r in best_ties([often, five], study(finalists=FinalistsSpec(rounds=12)))] == [0]
+
+
+def test_precise_by_hand() -> None:
+    """Three processes, an interval to 104 % that holds one more: the mean's own reaches 104 %^(1/√4) = 1.98 % far."""
+
+    def reported(high: float, n: int = 3) -> TrialRecord:
+        found = record(0, rate=100, **repetitions(0, 99.0, 100.0, 101.0))
+        return replace(found, throughput_items_per_s=Estimate(value=100, low=1e4 / high, high=high, n=n, method=""))
+
+    assert is_precise(reported(104), study()) and not is_precise(reported(106), study())
+    assert not is_precise(reported(101, n=7), study()), "an interval of one process' windows says nothing of the next process"
+    assert closest([record(0)], study()) == [], "what was never measured again is no best to go on with"
+    one = FinalistsSpec(precision=0.019)
+    assert not is_precise(reported(104), study(finalists=one)) and is_precise(reported(103), study(finalists=one))
 
 
 # Who is worth another measurement

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -142,3 +142,38 @@ def test_a_cleared_folder_gives_no_second_lock(tmp_path: Path) -> None:
         lock_path("cpu").rename(taken)
         with device_lock("cpu") as waited_s:
             assert waited_s < 0.4 and lock_path("cpu").stat().st_ino != first
+
+
+TURNS = """
+import sys, time
+from autotune.study.lock import device_lock
+for _ in range(4):
+    with device_lock("cpu"):
+        with open(sys.argv[1], "a") as file:
+            file.write(sys.argv[2])
+        time.sleep(0.4)
+"""
+
+
+def test_two_that_want_it_again_at_once_take_turns(tmp_path: Path) -> None:
+    """Neither waits while the other measures twice, once both are there."""
+    said, environment = tmp_path / "said", {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    with device_lock("cpu"):
+        commands = [[sys.executable, "-c", TURNS, str(said), name] for name in "ab"]
+        started = [subprocess.Popen(command, env=environment) for command in commands]
+        # Both are there when one waits for the device and the other behind it: their files are open.
+        _until(lambda: all(_has_open(p.pid, lock_path("cpu").with_suffix(".next")) for p in started))
+    assert [p.wait(60) for p in started] == [0, 0]
+    assert said.read_text() in ("ab" * 4, "ba" * 4)
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    found = Path(f"/proc/{pid}/fd")
+    return any(os.path.realpath(link) == str(path) for link in found.iterdir()) if found.exists() else False
+
+
+def _until(told: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not told():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.02)
