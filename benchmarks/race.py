@@ -63,7 +63,7 @@ def main() -> None:
     """Sweep, rounds, and the winners measured again; one JSON file."""
     arguments = _arguments()
     data, work = Path(arguments.data).resolve(), Path(tempfile.mkdtemp(prefix="autotune-race-"))
-    plan = checked_plan(str(_study_file(data, work / "sweep", seed=0, trials=1)))
+    plan = checked_plan(str(study_file(data, work / "sweep", seed=0, trials=1)))
     if arguments.again:
         _measure_again(plan, Path(arguments.again))
         return
@@ -136,7 +136,8 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _study_file(data: Path, folder: Path, *, seed: int, trials: int) -> Path:
+def study_file(data: Path, folder: Path, *, seed: int, trials: int) -> Path:
+    """MobileNetV2 in the race's space, in a new folder."""
     folder.mkdir(parents=True)
     text = mobilenet.STUDY.format(data=data, model=mobilenet.MODEL, trials=trials, preset="cpu", seed=seed)
     text = text.replace("space: {extends: cpu}", "engines: [onnxruntime, openvino]\nspace:" + SPACE)
@@ -147,7 +148,7 @@ def _study_file(data: Path, folder: Path, *, seed: int, trials: int) -> Path:
 def _study(data: Path, folder: Path, seed: int, goal: float, trials: int) -> dict[str, Any]:
     """A whole study; when its first good trial had ended, counted from when the command would have been typed."""
     began = time.time()
-    plan = checked_plan(str(_study_file(data, folder, seed=seed, trials=trials)))
+    plan = checked_plan(str(study_file(data, folder, seed=seed, trials=trials)))
     with PlainProgress() as progress:
         store = open_store(plan.spec.storage)
         result = run_study(plan, store, this_worker(), progress, StopSwitch())

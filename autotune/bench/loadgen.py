@@ -27,7 +27,7 @@ from autotune.bench.scenario import Loadable, measured_peak
 from autotune.bench.served import share_within
 from autotune.bench.server import SLO_MISSED
 from autotune.bench.statistics import mean_estimate
-from autotune.bench.workers import Workers, wake_on_time
+from autotune.bench.workers import Workers, prompt, wake_on_time
 from autotune.errors import EnvironmentProblem
 from autotune.records import GIVEN_UP, Estimate, LoadFigures
 from autotune.spec.model import LoadSpec
@@ -203,10 +203,10 @@ def _one_run(
         # A worker that fails leaves LoadGen waiting for its answer, so it must be able to end without the rest.
         watch = threading.Thread(target=_answer_after_failure, args=(workers, feed), daemon=True)
         watch.start()
-        wake_on_time()  # LoadGen's schedule is kept by this thread
-        loadgen.StartTestWithLogSettings(
-            sut, qsl, _settings(loadgen, plan, seconds, rate, on.seed), _logging(loadgen, folder, traced), ""
-        )
+        wake_on_time()
+        settings, logging = _settings(loadgen, plan, seconds, rate, on.seed), _logging(loadgen, folder, traced)
+        with prompt():  # LoadGen's schedule is kept by this thread
+            loadgen.StartTestWithLogSettings(sut, qsl, settings, logging, "")
     finally:
         end = clock()
         windows.lap()

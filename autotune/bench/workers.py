@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import platform
+import struct
+import sys
+import threading
 from array import array
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +24,9 @@ from autotune.bench.lanes import NS, Lane
 from autotune.engines.protocol import Session
 
 _PR_SET_TIMERSLACK = 29  # prctl(2)
+_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
+"""Number of the system call sched_setattr(2), which the C library does not wrap."""
+_SHORTEST_SLICE_NS = 100_000
 
 
 def _times() -> array[int]:
@@ -122,3 +131,33 @@ def wake_on_time() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
     except (OSError, AttributeError):
         return  # not Linux: wake-ups are later, which the feed's lag then shows
+
+
+@contextmanager
+def prompt() -> Iterator[None]:
+    """Inside the block this thread, when it wakes up, takes a processor from a thread that computes: its slice is the shortest.
+
+    A slice, 0.1 ms here and 3 ms by default, is what a thread of the same priority may use up before another gets its turn.
+    Linux from 6.12 on (sched(7)); elsewhere nothing changes. On two cores of a virtual machine, one of them idle, LoadGen's
+    thread was late by 3 ms at the 99th percentile beside an engine that ran on its caller's thread, and so by 0.2 ms.
+    """
+    before = _set_slice(_SHORTEST_SLICE_NS)
+    try:
+        yield
+    finally:
+        if before:
+            _set_slice(0)  # the kernel's own
+
+
+def _set_slice(nanoseconds: int) -> bool:
+    """Whether the kernel took it for this thread, which stays an ordinary one of the same nice value."""
+    number = _SCHED_SETATTR.get(platform.machine())
+    if number is None or sys.platform != "linux":
+        return False
+    # struct sched_attr: size, policy (SCHED_OTHER), flags, nice, priority, runtime (the slice), deadline, period
+    nice = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    attributes = struct.pack("=IIQiIQQQ", 48, 0, 0, nice, 0, nanoseconds, 0, 0)
+    try:
+        return bool(ctypes.CDLL(None).syscall(number, 0, attributes, 0) == 0)
+    except (OSError, AttributeError):
+        return False

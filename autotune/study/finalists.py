@@ -102,7 +102,7 @@ def run_one_round(run: StudySession, reference: TrialRecord) -> None:
 def _rounds(run: StudySession, reference: TrialRecord, deadline: float, last: float) -> bool:
     """Rounds until `deadline`, those for the precision until `last`."""
     spec = run.plan.spec
-    round_ = _round_to_go_on_with(_records(run))
+    round_, told = _round_to_go_on_with(_records(run)), False
     while True:
         regimes = run.store.regimes(run.study.id)
         known = known_before(_records(run), round_, regimes)
@@ -113,13 +113,30 @@ def _rounds(run: StudySession, reference: TrialRecord, deadline: float, last: fl
         enough = is_enough(members, regimes, spec, run.rounds_before)
         if enough or study_time_s(run) >= deadline:
             members, until, load = closest(known, spec), last, finalist_load(spec, 0.0)
-        if not members:
-            return enough
+            if not members:
+                return enough
+            if _is_over(run, last):
+                return False
+            if not told:
+                _tell_why(run, members, last)
+                told = True
         if not _measure_round(run, reference, round_, members, load, until) and _is_over(run, last):
             return False
         note_changes(run)
         learn(run.store, run.study.id)
         round_ += 1
+
+
+def _tell_why(run: StudySession, members: Sequence[TrialRecord], last: float) -> None:
+    """A line on what the further rounds are for and how long they may take."""
+    spec, minutes = run.plan.spec, (last - study_time_s(run)) / 60
+    half_width = mean_half_width(members[0], spec)
+    known = "not known to any precision" if half_width is None else f"known to ± {half_width:.1%}"
+    others = f" and {len(members) - 1} close to it go" if len(members) > 1 else " goes"
+    run.observer.note(
+        f"{preferred(spec)} of the best is {known}: it{others} on until ± {spec.finalists.precision:.1%}, "
+        f"for {minutes:.0f} minutes at most (finalists.precision)"
+    )
 
 
 def _is_over(run: StudySession, deadline: float) -> bool:
@@ -216,14 +233,23 @@ def closest(known: Sequence[TrialRecord], spec: StudySpec) -> list[TrialRecord]:
 
 def is_precise(record: TrialRecord, spec: StudySpec) -> bool:
     """True when the 95 % interval of the mean over the trial's processes is within `finalists.precision` of it."""
+    half_width = mean_half_width(record, spec)
+    return half_width is not None and half_width <= spec.finalists.precision
+
+
+def mean_half_width(record: TrialRecord, spec: StudySpec) -> float | None:
+    """How far the 95 % interval of the mean over the trial's processes reaches up, as a part of the mean.
+
+    0 for an objective without such a mean; None where so little was measured that only one process' own interval is known.
+    """
     metric = objective_named(preferred(spec), spec).metric
     found = loaded(record, metric) if metric in LOADED else None
     if found is None or found.value <= 0:
-        return True
+        return 0.0
     if found.n != sum(p.regime == record.regime and loaded(p, metric) is not None for p in record.repetitions):
-        return False  # so little was measured that the interval is still that of one process
+        return None
     # The interval holds one more process, t · s · √(1 + 1/n); the mean's own is t · s · √(1/n), on the same log scale.
-    return math.log(found.high / found.value) / math.sqrt(found.n + 1) <= math.log1p(spec.finalists.precision)
+    return math.expm1(math.log(found.high / found.value) / math.sqrt(found.n + 1))
 
 
 def _is_settled(finalists: Sequence[TrialRecord], spec: StudySpec) -> bool:

@@ -20,6 +20,7 @@ from autotune.study.finalists import (
     finalist_load,
     is_precise,
     limit_s,
+    mean_half_width,
     reserve_s,
     rounds_so_far,
     run_finalists,
@@ -257,7 +258,10 @@ def test_the_best_goes_on_until_it_is_known_precisely(tmp_path: Path) -> None:
     chosen, rounds = chosen_of(run), final_rounds(run)
     mean = np.exp(np.mean([math.log(p.throughput_items_per_s.value) for p in chosen.repetitions if p.throughput_items_per_s]))
     assert chosen.throughput_items_per_s is not None and chosen.throughput_items_per_s.value == pytest.approx(mean)
-    assert is_precise(chosen, run.plan.spec) and 0.02 < _half_width_of_the_mean(chosen) <= 0.025
+    assert is_precise(chosen, run.plan.spec) and mean_half_width(chosen, run.plan.spec) == pytest.approx(
+        _half_width_of_the_mean(chosen)
+    )
+    assert 0.02 < _half_width_of_the_mean(chosen) <= 0.025
     assert len(rounds[chosen.number]) == max(map(len, rounds.values())) >= 10  # t · 5 % / √k ≤ 2.5 % from k = 16 on, or by luck
     last = max(rounds[chosen.number])
     together = [sum(n in found for found in rounds.values()) for n in range(last - 4, last + 1)]
