@@ -4,11 +4,11 @@
     python benchmarks/repeatability.py STUDY.yaml --work FOLDER
 
 The first is the study of race.py, of --trials trials; STUDY.yaml is any study file. Each study has a seed, a database and a
-cache of its own, so nothing but the machine is common to them. With --together the searches run one
-after another, and then the finalists of all studies at the same time, each study in a process of its own, taking turns on the
-device: so that a machine that becomes faster or slower between two studies is no difference between them. Then, --pause minutes
-later, the best of every study, what tied with it, and the reference are measured again: --rounds rounds in random order, each
-time in a fresh process. Printed:
+cache of its own, so nothing but the machine is common to them. With --together the searches run one after another, and then the
+finalists of all studies at the same time, each study in a process of its own, taking turns on the device: so that a machine
+that becomes faster or slower between two studies is no difference between them. Then, --pause minutes later, the best of every
+study, what tied with it, and the reference are measured again: --rounds rounds in random order, each time in a fresh process.
+Printed:
 
 * agreement: the studies' best throughputs as they reported them, the largest over the smallest (aim: within 5 %);
 * the best again: by how much each study's best is off the fastest of all later, and whether it ties with it;
