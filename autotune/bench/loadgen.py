@@ -49,8 +49,11 @@ class LoadGenFeed:
     def __init__(self, batch_size: int, wait_ns: int, clock: Callable[[], int], complete: Callable[[list[int]], None]) -> None:
         self._batch_size, self._wait_ns, self._clock, self._complete = batch_size, wait_ns, clock, complete
         self._turn = threading.Lock()
-        self._issued: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
-        self._gathered: list[tuple[int, int]] = []
+        self._issued: SimpleQueue[tuple[list[int], int] | None] = SimpleQueue()
+        self._query: tuple[list[int], int] = ([], 0)  # the one that is being dealt out, from its sample `_dealt` on
+        self._dealt = 0
+        self._gathered: list[int] = []
+        self._since_ns = 0
         self._running: dict[int, list[int]] = {}
         self._next = 0
         self._stopped = threading.Event()
@@ -62,9 +65,7 @@ class LoadGenFeed:
             time.sleep(0.01)
             self._complete(ids)
             return
-        now, put = self._clock(), self._issued.put
-        for i in ids:
-            put((i, now))
+        self._issued.put((ids, self._clock()))
         if self._stopped.is_set():
             self.answer_rest()  # the rest was answered meanwhile, perhaps without these
 
@@ -77,8 +78,7 @@ class LoadGenFeed:
                 return None
             first, n = self._next, len(self._gathered)
             self._next += n
-            self._running[first] = [i for i, _ in self._gathered]
-            self._gathered.clear()
+            self._running[first], self._gathered = self._gathered, []
         finally:
             self._turn.release()
         return first, n
@@ -86,8 +86,11 @@ class LoadGenFeed:
     def _gather(self, wait: bool) -> bool:
         """A batch is gathered: it is full or has waited long enough. False: there is none, or none any more."""
         gathered, issued = self._gathered, self._issued
-        while not self._stopped.is_set() and len(gathered) < self._batch_size:
-            pause_s = None if not gathered else max(0.0, (gathered[0][1] + self._wait_ns - self._clock()) / NS)
+        while not self._stopped.is_set():
+            self._deal_out()
+            if len(gathered) == self._batch_size:
+                break
+            pause_s = None if not gathered else max(0.0, (self._since_ns + self._wait_ns - self._clock()) / NS)
             if pause_s == 0.0 and issued.empty():
                 break
             try:
@@ -97,8 +100,17 @@ class LoadGenFeed:
                     return False
                 continue
             if found is not None:
-                gathered.append(found)
+                self._query, self._dealt = found, 0
         return not self._stopped.is_set()
+
+    def _deal_out(self) -> None:
+        """What the batch lacks is taken from the query, as far as there is: Offline has all of its samples in one."""
+        ids, issued_ns = self._query
+        found = ids[self._dealt : self._dealt + self._batch_size - len(self._gathered)]
+        if found and not self._gathered:
+            self._since_ns = issued_ns
+        self._gathered += found
+        self._dealt += len(found)
 
     def done(self, work: Work, at_ns: int) -> None:
         """LoadGen hears of it."""
@@ -110,11 +122,11 @@ class LoadGenFeed:
         """Nothing is taken any more, and LoadGen gets an answer to all that it has issued and will issue."""
         self.stop()
         with self._turn:
-            rest = [i for i, _ in self._gathered]
-            self._gathered.clear()
+            rest = [*self._gathered, *self._query[0][self._dealt :]]
+            self._gathered, self._query = [], ([], 0)
             while not self._issued.empty():
                 found = self._issued.get()
-                rest += [] if found is None else [found[0]]
+                rest += [] if found is None else found[0]
         while self._running:
             try:
                 rest += self._running.popitem()[1]

@@ -163,7 +163,7 @@ class FinalistsSpec(Section):
         None,
         gt=0,
         description="wall time of all rounds; default: 30 % of the search's, at least 2 minutes, and with those for the "
-        "precision as long as the search, at least 5 minutes",
+        "precision as long as the search, 5 minutes to an hour",
     )
 
 

@@ -37,7 +37,8 @@ _LONGER, _FINER = 4.0, 0.5
 _CLOSEST = 3
 """So many go on for the precision, the best among them. One alone would keep the luck that it was chosen for."""
 _SHARE_OF_SEARCH, _AT_LEAST_S = 0.3, 120.0
-_PRECISION_SHARE, _PRECISION_AT_LEAST_S = 1.0, 300.0
+_PRECISION_S = (300.0, 3600.0)
+"""The precision may take as long as the search, within these bounds."""
 _SHARE_OF_HOURS = 0.2
 _WIDER = 4
 """So many times the finalists are looked at, for what was given up or fails again is among the best, too."""
@@ -57,7 +58,7 @@ def limit_s(spec: StudySpec, search_s: float, *, with_precision: bool = False) -
         return spec.finalists.max_s
     limit = max(_AT_LEAST_S, _SHARE_OF_SEARCH * search_s)
     if with_precision and spec.finalists.precision < 1:
-        limit = max(limit, _PRECISION_AT_LEAST_S, _PRECISION_SHARE * search_s)
+        limit = max(limit, min(max(search_s, _PRECISION_S[0]), _PRECISION_S[1]))
     return limit
 
 

@@ -64,3 +64,15 @@ def test_after_a_failure_everything_is_answered_once() -> None:
     answers.feed.done(taken, 0)
     assert sorted(answers.ids) == list(range(1, 9))
     assert answers.feed.take() is None
+
+
+def test_a_batch_may_hold_parts_of_several_queries() -> None:
+    """Queries of 1, 2 and 3 samples at batch 4 make four and two, answered under their own ids."""
+    answers = Answers()
+    for ids in ([1], [2, 3], [4, 5, 6]):
+        answers.feed.issue(ids, [0] * len(ids))
+    first, second = answers.feed.take(), answers.feed.take()
+    assert (first, second) == ((0, 4), (4, 2)) and first is not None and second is not None
+    answers.feed.done(second, 0)
+    answers.feed.done(first, 0)
+    assert answers.ids == [5, 6, 1, 2, 3, 4]
