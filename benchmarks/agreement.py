@@ -55,6 +55,7 @@ from autotune.trial.materialize import materialize
 from autotune.trial.stages import bound_split, load_batches
 
 BATCH = 4
+PARTS = ["benchmark_app", "offline", "server"]
 RATE = 0.25
 """Of the peak: the queue is felt, and yet a speed that differs by a per cent does not become a latency that differs by ten. An
 engine with static shapes takes the time of a whole batch for a sample that comes alone too: at half of the peak its batches
@@ -75,6 +76,7 @@ def main() -> None:
     arguments = arguments_of(
         __doc__ or "", rounds={"type": int, "default": 7}, seed={"type": int, "default": 0},
         seconds={"type": float, "default": 10.0}, busy={"action": "store_true"},
+        parts={"nargs": "+", "default": PARTS, "choices": PARTS},
     )  # fmt: skip
     rounds = 1 if arguments.quick else arguments.rounds
     seconds = 1.0 if arguments.quick else arguments.seconds
@@ -82,10 +84,14 @@ def main() -> None:
     with benches(arguments.data, arguments.work, arguments.models) as found:
         for bench in found:
             for engine in bench.plan.space.engines:
+                new = []
+                if "benchmark_app" in arguments.parts and engine == "openvino":
+                    new.append(_with_benchmark_app(bench, rounds, seconds, arguments.seed))
+                if "offline" in arguments.parts:
+                    new.append(_offline(bench, engine, rounds, seconds))
                 threads = [max(1, usable_cores() - 1), *([usable_cores()] if arguments.busy else [])]
-                new = [_with_benchmark_app(bench, rounds, seconds, arguments.seed)] if engine == "openvino" else []
-                new += [_offline(bench, engine, rounds, seconds)]
-                new += [_served(bench, engine, rounds, seconds, n) for n in threads]
+                if "server" in arguments.parts:
+                    new += [_served(bench, engine, rounds, seconds, n) for n in threads]
                 for line in itertools.chain(*map(_lines, new)):
                     print(line, flush=True)
                 rows += new

@@ -168,7 +168,7 @@ def test_a_worker_that_no_signal_reaches_is_stopped_through_the_database(folder:
 def test_a_stop_while_the_finalists_wait_for_the_end_of_a_pause(folder: Path) -> None:
     """A pause between two measurements of the finalists is left by SIGTERM with 130; the next start measures the rest."""
     fake.write_study(
-        folder, ("trials: 12", "trials: 2"), ("finalists: off", "finalists: {rounds: 2, at_most: 2}"),
+        folder, ("trials: 12", "trials: 2"), ("finalists: off", "finalists: {rounds: 2, at_most: 2, precision: 1}"),
         ("max_s: 0.2", "max_s: 1"), ("min_windows: 4", "min_windows: 20"),
     )  # fmt: skip
     process = subprocess.Popen(

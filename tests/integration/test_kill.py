@@ -91,7 +91,7 @@ def test_a_killed_study_goes_on_where_it_was(chain: str, tmp_path: Path) -> None
     assert {r.number: r for r in finished(tmp_path) if r.number in before} == before
 
 
-AGAIN = ("finalists: off", "finalists: {rounds: 2, at_most: 2}"), ("canary: off", "canary: {every_trials: 2}")
+AGAIN = ("finalists: off", "finalists: {rounds: 2, at_most: 2, precision: 1}"), ("canary: off", "canary: {every_trials: 2}")
 REPEATED = {
     "canary": ("canary:proposed", "canary:load", "reporting"),
     "finalists": ("final:proposed", "final:load", "repeated", "reporting"),
