@@ -117,12 +117,7 @@ def _with_benchmark_app(bench: Bench, rounds: int, seconds: float, seed: int) ->
         for name in order.sample(list(contenders), len(contenders)):
             found[name].append(contenders[name]())
             print(f"  {bench.name} openvino {name}: {found[name][-1]}", file=sys.stderr, flush=True)
-    return {
-        "model": bench.name,
-        "candidate": candidate.as_json(),
-        "rounds": found,
-        "ratios": _ratios(found, [("items_per_s", "ours_fresh", "benchmark_app")]),
-    }
+    return _row(bench, candidate, found, _ratios(found, [("items_per_s", "ours_fresh", "benchmark_app")]))
 
 
 def _offline(bench: Bench, engine: str, rounds: int, seconds: float) -> dict[str, Any]:
@@ -141,12 +136,7 @@ def _offline(bench: Bench, engine: str, rounds: int, seconds: float) -> dict[str
             for name, pair in rates.items():
                 found[name].append({"items_per_s": statistics.fmean(pair)})
             print(f"  {bench.name} {engine} offline: {rates}", file=sys.stderr, flush=True)
-    return {
-        "model": bench.name,
-        "candidate": candidate.as_json(),
-        "rounds": found,
-        "ratios": _ratios(found, [("items_per_s", "ours_offline", "loadgen_offline")]),
-    }
+    return _row(bench, candidate, found, _ratios(found, [("items_per_s", "ours_offline", "loadgen_offline")]))
 
 
 def _served(bench: Bench, engine: str, rounds: int, seconds: float, n_threads: int) -> dict[str, Any]:
@@ -170,13 +160,12 @@ def _served(bench: Bench, engine: str, rounds: int, seconds: float, n_threads: i
             print(f"  {bench.name} {engine} {n_threads}: {found['loadgen_server'][-1]}, {found['ours_server'][-1]}",
                   file=sys.stderr, flush=True)  # fmt: skip
     pairs = [("p50_ms", "ours_server", "loadgen_server"), ("p99_ms", "ours_server", "loadgen_server")]
-    return {
-        "model": bench.name,
-        "candidate": candidate.as_json(),
-        "arrivals_per_s": rate,
-        "rounds": found,
-        "ratios": [r | {"pooled": _pooled(latencies, q)} for r, q in zip(_ratios(found, pairs), (50, 99), strict=True)],
-    }
+    ratios = [r | {"pooled": _pooled(latencies, q)} for r, q in zip(_ratios(found, pairs), (50, 99), strict=True)]
+    return _row(bench, candidate, found, ratios) | {"arrivals_per_s": rate}
+
+
+def _row(bench: Bench, candidate: Candidate, found: dict[str, list[Figures]], ratios: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"model": bench.name, "candidate": candidate.as_json(), "rounds": found, "ratios": ratios}
 
 
 @contextmanager

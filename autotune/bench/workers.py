@@ -138,8 +138,9 @@ def prompt() -> Iterator[None]:
     """Inside the block this thread, when it wakes up, takes a processor from a thread that computes: its slice is the shortest.
 
     A slice, 0.1 ms here and 3 ms by default, is what a thread of the same priority may use up before another gets its turn.
-    Linux from 6.12 on (sched(7)); elsewhere nothing changes. On two cores of a virtual machine, one of them idle, LoadGen's
-    thread was late by 3 ms at the 99th percentile beside an engine that ran on its caller's thread, and so by 0.2 ms.
+    Linux from 6.12 on (sched(7)); elsewhere nothing changes. On two cores of a virtual machine LoadGen's thread was late
+    by 3.4 to 6.9 ms at the 99th percentile beside an engine that ran on its caller's thread; so by 0.2 ms, once 1.1 (late_ms of
+    MobileNetV2 on ONNX Runtime in benchmarks/results/agreement-before-short-slice.json and agreement.json).
     """
     before = _set_slice(_SHORTEST_SLICE_NS)
     try:

@@ -26,7 +26,7 @@ from autotune.study.present_speed import at_present_speed
 from autotune.study.regimes import note_changes
 from autotune.study.repeating import repeat
 from autotune.study.reporting import as_reported, learn
-from autotune.study.scoring import best, best_ties, comparable, front, is_repeated, preferred, top_of
+from autotune.study.scoring import best, best_ties, comparable, front, is_repeated, preferred
 from autotune.study.session import StudySession
 from autotune.study.standing import Standing
 
@@ -218,7 +218,7 @@ def is_enough(finalists: Sequence[TrialRecord], regimes: Sequence[Regime], spec:
 
 
 def closest(known: Sequence[TrialRecord], spec: StudySpec) -> list[TrialRecord]:
-    """The best and those of its ties that are closest to the top, at most three; none where the best is known well enough.
+    """The best and those of its ties that are best beside it, at most three; none where the best is known well enough.
 
     That is where the 95 % interval of its mean is within `finalists.precision` of it, for an objective that has such a mean.
     """
@@ -226,10 +226,8 @@ def closest(known: Sequence[TrialRecord], spec: StudySpec) -> list[TrialRecord]:
     chosen = best(searched, spec)
     if chosen is None or not is_repeated(chosen) or is_precise(chosen, spec):
         return []
-    comparison, ties = Comparison(searched), best_ties(searched, spec)
-    top = top_of(ties, objective, comparison)
-    ranked = sorted((r for r in ties if r is not chosen), key=lambda r: (comparison.behind(r, top, objective), r.number))
-    return [chosen, *(r for r in ranked if is_repeated(r))][:_CLOSEST]
+    comparison, others = Comparison(searched), [r for r in best_ties(searched, spec) if r is not chosen and is_repeated(r)]
+    return [chosen, *sorted(others, key=lambda r: comparison.behind(r, chosen, objective))][:_CLOSEST]
 
 
 def is_precise(record: TrialRecord, spec: StudySpec) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,6 @@ from autotune.study.finalists import (
 from autotune.study.reporting import learn
 from autotune.study.scoring import best, best_ties, front, ties_of
 from autotune.study.session import StudySession
-from autotune.trial.request import TrialRequest
 
 
 @pytest.fixture(autouse=True)
@@ -128,27 +128,34 @@ def test_what_is_reported_holds_one_more_process(tmp_path: Path) -> None:
     assert np.mean(covered) >= 0.88
 
 
+def measured_despite(
+    folder: Path, kills: Sequence[int], machine: VirtualMachine, candidates: list[Candidate], finalists: FinalistsSpec
+) -> list[tuple[str, int]]:
+    """Precision and batch of every measurement of the finalists, in order, over starts of which each but the last is killed."""
+    folder.mkdir()
+    run = session(folder, machine, finalists=finalists)
+    reference = searched(run, machine, candidates)
+    done: list[tuple[str, int]] = []
+    for kill in (*kills, -1):
+        machine.seen.clear()
+        machine.kill_at = kill
+        try:
+            run_finalists(run, reference, math.inf)
+        except Killed:
+            machine.seen.pop()
+        done += [(r.candidate.precision, r.candidate.batch_size) for r in machine.seen]
+        run = session(folder, machine, finalists=finalists)
+    assert run.store.running(run.study.id) == []
+    return done
+
+
 @pytest.mark.parametrize("kill_at", [1, 4, 7, 10])
 def test_killed_at_any_point_no_repetition_is_lost_or_doubled(tmp_path: Path, kill_at: int) -> None:
     """The next start measures what is missing of the round, in the same order, then the rest: the same 15 as undisturbed."""
 
     def orders(folder: Path, *kills: int) -> list[tuple[str, int]]:
-        folder.mkdir()
         machine = VirtualMachine(truth=lambda c: 100.0, noise=0.01, own=0.05)
-        run = session(folder, machine, finalists=FinalistsSpec(rounds=3))
-        reference = searched(run, machine, BATCHES[:4])
-        done: list[tuple[str, int]] = []
-        for kill in (*kills, -1):
-            machine.seen.clear()
-            machine.kill_at = kill
-            try:
-                run_finalists(run, reference, math.inf)
-            except Killed:
-                machine.seen.pop()
-            done += [(r.candidate.precision, r.candidate.batch_size) for r in machine.seen]
-            run = session(folder, machine, finalists=FinalistsSpec(rounds=3))
-        assert run.store.running(run.study.id) == []
-        return done
+        return measured_despite(folder, kills, machine, BATCHES[:4], FinalistsSpec(rounds=3))
 
     undisturbed = orders(tmp_path / "a")
     assert len(undisturbed) == 15
@@ -329,31 +336,8 @@ def test_killed_in_a_round_for_the_precision_it_goes_on_alike(tmp_path: Path, ki
     """The same measurements in the same order as undisturbed: who goes on follows from what was known before the round."""
 
     def orders(folder: Path, *kills: int) -> list[tuple[str, int]]:
-        folder.mkdir()
-        truth = {c: by_batch(c) * math.exp(0.04 * math.sin(i)) for i, c in enumerate(BATCHES)}
-        machine = VirtualMachine(truth=lambda c: truth.get(c, 100.0))
-        draws = iter(np.random.default_rng(5).normal(0, 0.05, 500))
-        plain = machine.run
-
-        def noisy(asked: TrialRequest, *more: object) -> TrialRecord:
-            found = plain(asked, *more)
-            assert found.throughput_items_per_s is not None
-            return replace(found, throughput_items_per_s=estimate(found.throughput_items_per_s.value * math.exp(next(draws))))
-
-        machine.run = noisy  # type: ignore[method-assign]
-        run = session(folder, machine, finalists=FinalistsSpec(rounds=1, at_most=2))
-        reference = searched(run, machine, BATCHES)
-        done: list[tuple[str, int]] = []
-        for kill in (*kills, -1):
-            machine.seen.clear()
-            machine.kill_at = kill
-            try:
-                run_finalists(run, reference, math.inf)
-            except Killed:
-                machine.seen.pop()
-            done += [(r.candidate.precision, r.candidate.batch_size) for r in machine.seen]
-            run = session(folder, machine, finalists=FinalistsSpec(rounds=1, at_most=2))
-        return done
+        machine = VirtualMachine(truth=by_batch, noise=0.05, seed=5)
+        return measured_despite(folder, kills, machine, BATCHES, FinalistsSpec(rounds=1, at_most=2))
 
     undisturbed = orders(tmp_path / "a")
     assert len(undisturbed) > 25
