@@ -13,8 +13,10 @@ median by order statistics.
 - LoadGen's Server: by the same turns, our open loop on the arrivals that LoadGen had drawn; at a quarter of the peak, with one
   processor left to whoever issues the samples. Where the engine holds every processor, LoadGen's thread waits for one
   (`late_ms` is the 99th percentile of that wait) and its latencies tell of that: --busy adds this case. Every arrival counts on
-  both sides, with its latency from the scheduled arrival. `pooled` are the percentiles over the requests of all rounds, with
-  the 95 % interval of a bootstrap over rounds: p99 of one round hangs on a handful of requests.
+  both sides, with its latency from the scheduled arrival. `engine_ms` is the median time that a batch is with the engine.
+  Whatever else a latency has is waiting: our worker waits for the arrival itself, LoadGen's thread has to wake one, and where
+  processors halt (--halting) that takes as long as much of a small model. `pooled` are the percentiles over the requests of all
+  rounds, with the 95 % interval of a bootstrap over rounds: p99 of one round hangs on a handful of requests.
 
 Needs: pip install 'autotune[cpu,loadgen]'
 """
@@ -24,6 +26,7 @@ from __future__ import annotations
 import gc
 import itertools
 import math
+import os
 import random
 import re
 import statistics
@@ -32,7 +35,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,13 +51,15 @@ from autotune.bench.open_loop import OpenLoop
 from autotune.bench.scenario import Loadable, measured_peak, run_scenario
 from autotune.bench.statistics import percentile_estimate
 from autotune.candidate import Candidate
+from autotune.engines.protocol import Inputs, Outputs, Session
 from autotune.fingerprint import usable_cores
 from autotune.records import TrialRecord
 from autotune.spec.model import LoadSpec
 from autotune.trial.materialize import materialize
 from autotune.trial.stages import bound_split, load_batches
 
-BATCH = 4
+BATCH = {"mobilenet_v2": 4, "resnet20": 16}
+"""So that a batch takes about ten milliseconds: beside it what benchmark_app and LoadGen need for themselves is little."""
 PARTS = ["benchmark_app", "offline", "server"]
 RATE = 0.25
 """Of the peak: the queue is felt, and yet a speed that differs by a per cent does not become a latency that differs by ten. An
@@ -76,7 +81,7 @@ def main() -> None:
     arguments = arguments_of(
         __doc__ or "", rounds={"type": int, "default": 7}, seed={"type": int, "default": 0},
         seconds={"type": float, "default": 10.0}, busy={"action": "store_true"},
-        parts={"nargs": "+", "default": PARTS, "choices": PARTS},
+        parts={"nargs": "+", "default": PARTS, "choices": PARTS}, halting={"action": "store_true"},
     )  # fmt: skip
     rounds = 1 if arguments.quick else arguments.rounds
     seconds = 1.0 if arguments.quick else arguments.seconds
@@ -91,7 +96,8 @@ def main() -> None:
                     new.append(_offline(bench, engine, rounds, seconds))
                 threads = [max(1, usable_cores() - 1), *([usable_cores()] if arguments.busy else [])]
                 if "server" in arguments.parts:
-                    new += [_served(bench, engine, rounds, seconds, n) for n in threads]
+                    with nullcontext() if arguments.halting else _awake():
+                        new += [_served(bench, engine, rounds, seconds, n) for n in threads]
                 for line in itertools.chain(*map(_lines, new)):
                     print(line, flush=True)
                 rows += new
@@ -106,7 +112,7 @@ def _load(seconds: float, **scenario: Any) -> LoadSpec:
 
 def _with_benchmark_app(bench: Bench, rounds: int, seconds: float, seed: int) -> dict[str, Any]:
     """OpenVINO's own tool and our closed loop, each in a fresh process, in random order."""
-    candidate = bench.candidate("openvino", batch_size=BATCH, streams=usable_cores(), worker_threads=usable_cores())
+    candidate = bench.candidate("openvino", batch_size=BATCH[bench.name], streams=usable_cores(), worker_threads=usable_cores())
     contenders: dict[str, Callable[[], Figures]] = {
         "ours_fresh": lambda: _figures(bench.measured(candidate, _load(seconds))),
         "benchmark_app": lambda: _benchmark_app(bench, candidate, seconds),
@@ -124,7 +130,7 @@ def _offline(bench: Bench, engine: str, rounds: int, seconds: float) -> dict[str
     """LoadGen's Offline and our closed loop by turns on one session of a stream and a thread for each processor."""
     # A stream of ONNX Runtime computes on its caller's thread, beside its pool; OpenVINO deals its threads out to the streams.
     threads = 1 if engine == "onnxruntime" else usable_cores()
-    candidate = bench.candidate(engine, batch_size=BATCH, streams=usable_cores(), worker_threads=threads)
+    candidate = bench.candidate(engine, batch_size=BATCH[bench.name], streams=usable_cores(), worker_threads=threads)
     plans = {"loadgen_offline": _load(seconds, driver="loadgen", **_SHORT_WARMUP), "ours_offline": _load(seconds)}
     found: dict[str, list[Figures]] = {name: [] for name in plans}
     with _session(bench, candidate) as on:
@@ -141,26 +147,38 @@ def _offline(bench: Bench, engine: str, rounds: int, seconds: float) -> dict[str
 
 def _served(bench: Bench, engine: str, rounds: int, seconds: float, n_threads: int) -> dict[str, Any]:
     """LoadGen's Server and our open loop on its arrivals, by turns on one session of `n_threads` streams and threads."""
-    candidate = bench.candidate(engine, batch_size=BATCH, streams=n_threads, worker_threads=n_threads)
+    candidate = bench.candidate(engine, batch_size=BATCH[bench.name], streams=n_threads, worker_threads=n_threads)
     found: dict[str, list[Figures]] = {"loadgen_server": [], "ours_server": []}
     latencies: list[tuple[Latencies, Latencies]] = []
     with _session(bench, candidate) as on:
+        engine_times = _EngineTimes(on.session)
+        on = replace(on, session=engine_times)
         rate = RATE * run_scenario(on, _load(min(seconds, 5.0))).throughput_items_per_s.value
         for i in range(rounds):
             here = replace(on, seed=i, logs=(on.logs or Path()) / str(i))
             due_ns, first, late_ms = _by_loadgen(here, rate, seconds)
-            ours = np.concatenate([_by_our_open_loop(here, due_ns, seconds) for _ in range(2)])
+            in_engine = [engine_times.taken(due_ns)]
+            ours_twice = []
+            for _ in range(2):
+                ours_twice.append(_by_our_open_loop(here, due_ns, seconds))
+                in_engine.append(engine_times.taken(due_ns))
+            ours = np.concatenate(ours_twice)
             due_again_ns, second, late_again_ms = _by_loadgen(here, rate, seconds)
+            in_engine.append(engine_times.taken(due_again_ns))
             if len(due_again_ns) != len(due_ns) or np.max(np.abs(due_again_ns - due_ns)) > 10_000:
                 raise RuntimeError("LoadGen drew other arrivals from the same seed")
             theirs = np.concatenate((first, second))
             latencies.append((ours, theirs))
-            found["ours_server"].append(_percentiles(ours))
-            found["loadgen_server"].append({**_percentiles(theirs), "late_ms": max(late_ms, late_again_ms)})
+            found["ours_server"].append({**_percentiles(ours), "engine_ms": _median(in_engine[1:3])})
+            found["loadgen_server"].append(
+                {**_percentiles(theirs), "engine_ms": _median(in_engine[::3]), "late_ms": max(late_ms, late_again_ms)}
+            )
             print(f"  {bench.name} {engine} {n_threads}: {found['loadgen_server'][-1]}, {found['ours_server'][-1]}",
                   file=sys.stderr, flush=True)  # fmt: skip
-    pairs = [("p50_ms", "ours_server", "loadgen_server"), ("p99_ms", "ours_server", "loadgen_server")]
-    ratios = [r | {"pooled": _pooled(latencies, q)} for r, q in zip(_ratios(found, pairs), (50, 99), strict=True)]
+    both = ("ours_server", "loadgen_server")
+    ratios = _ratios(found, [("p50_ms", *both), ("p99_ms", *both)])
+    ratios = [r | {"pooled": _pooled(latencies, q)} for r, q in zip(ratios, (50, 99), strict=True)]
+    ratios += _ratios(found, [("engine_ms", *both)])
     return _row(bench, candidate, found, ratios) | {"arrivals_per_s": rate}
 
 
@@ -169,16 +187,67 @@ def _row(bench: Bench, candidate: Candidate, found: dict[str, list[Figures]], ra
 
 
 @contextmanager
+def _awake() -> Iterator[None]:
+    """No processor halts: on each one turns a loop that gives way to everything else (SCHED_IDLE, sched(7)).
+
+    As with the kernel's idle=poll: a thread that is woken on a halted processor of a virtual machine begins later.
+    """
+    loop = (
+        "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])})\n"
+        "os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\n"
+        "while True: pass"
+    )
+    cpus = sorted(os.sched_getaffinity(0))
+    loops = [subprocess.Popen([sys.executable, "-c", loop, str(cpu)]) for cpu in cpus]
+    try:
+        yield
+    finally:
+        for process in loops:
+            process.kill()
+            process.wait()
+
+
+class _EngineTimes:
+    """A session that writes down how long each batch is with it, from `submit` to the end of `wait`."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._begun: dict[int, int] = {}
+        self._batches: list[tuple[int, int]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def submit(self, inputs: Inputs, slot: int) -> None:
+        """As the session's."""
+        self._begun[slot] = time.monotonic_ns()
+        self._session.submit(inputs, slot)
+
+    def wait(self, slot: int) -> Outputs:
+        """As the session's."""
+        found = self._session.wait(slot)
+        self._batches.append((self._begun[slot], time.monotonic_ns()))
+        return found
+
+    def taken(self, due_ns: Times) -> Latencies:
+        """Milliseconds of each batch of a load with these arrivals that has just ended, shape (n_batches,)."""
+        began, ended = np.array(self._batches, dtype=np.int64).T
+        self._batches.clear()
+        of_the_load = began >= ended.max() - (due_ns[-1] - due_ns[0])
+        return (ended - began)[of_the_load] / 1e6
+
+
+@contextmanager
 def _session(bench: Bench, candidate: Candidate) -> Iterator[Loadable]:
     """The candidate's engine opened in this process, with the samples that it is loaded with and a folder for logs."""
     spec, backend = bench.plan.spec, bench.plan.backends[candidate.engine]
-    pool = load_batches(bound_split(spec, spec.data.validation, bench.plan.cache), BATCH)
+    pool = load_batches(bound_split(spec, spec.data.validation, bench.plan.cache), candidate.batch_size)
     engine = materialize(spec, candidate, bench.plan.cache).engine
     with tempfile.TemporaryDirectory() as folder, backend.open(engine, candidate) as session:
         gc.collect()
         gc.freeze()  # as in a trial's process: else a full collection stops a load for as long as the heap is large
         partial = backend.capabilities().partial_batches
-        yield Loadable(session=session, pool=pool, batch_size=BATCH, partial=partial, logs=Path(folder))
+        yield Loadable(session=session, pool=pool, batch_size=candidate.batch_size, partial=partial, logs=Path(folder))
 
 
 def _by_loadgen(on: Loadable, rate: float, seconds: float) -> tuple[Times, Latencies, float]:
@@ -203,6 +272,10 @@ def _by_our_open_loop(on: Loadable, due_ns: Times, seconds: float) -> Latencies:
     if len(found) != len(due_ns):
         raise RuntimeError(f"{len(found)} of {len(due_ns)} arrivals were counted")
     return found
+
+
+def _median(several: Sequence[Latencies]) -> float:
+    return float(np.median(np.concatenate(several)))
 
 
 def _percentiles(latency_ms: Latencies) -> Figures:
