@@ -15,8 +15,9 @@ median by order statistics.
   (`late_ms` is the 99th percentile of that wait) and its latencies tell of that: --busy adds this case. Every arrival counts on
   both sides, with its latency from the scheduled arrival. `engine_ms` is the median time that a batch is with the engine.
   Whatever else a latency has is waiting: our worker waits for the arrival itself, LoadGen's thread has to wake one, and where
-  processors halt (--halting) that takes as long as much of a small model. `pooled` are the percentiles over the requests of all
-  rounds, with the 95 % interval of a bootstrap over rounds: p99 of one round hangs on a handful of requests.
+  processors halt (--halting) that takes longer. `pooled` are the percentiles over the requests of all rounds, with the 95 %
+  interval of a bootstrap over rounds: p99 of one round hangs on a handful of requests.
+- The same with batches gathered (`batch_wait_ms`): one that is not full waits for as long as a full one takes.
 
 Needs: pip install 'autotune[cpu,loadgen]'
 """
@@ -60,7 +61,7 @@ from autotune.trial.stages import bound_split, load_batches
 
 BATCH = {"mobilenet_v2": 4, "resnet20": 16}
 """So that a batch takes about ten milliseconds: beside it what benchmark_app and LoadGen need for themselves is little."""
-PARTS = ["benchmark_app", "offline", "server"]
+PARTS = ["benchmark_app", "offline", "server", "gathered"]
 RATE = 0.25
 """Of the peak: the queue is felt, and yet a speed that differs by a per cent does not become a latency that differs by ten. An
 engine with static shapes takes the time of a whole batch for a sample that comes alone too: at half of the peak its batches
@@ -95,9 +96,10 @@ def main() -> None:
                 if "offline" in arguments.parts:
                     new.append(_offline(bench, engine, rounds, seconds))
                 threads = [max(1, usable_cores() - 1), *([usable_cores()] if arguments.busy else [])]
-                if "server" in arguments.parts:
-                    with nullcontext() if arguments.halting else _awake():
-                        new += [_served(bench, engine, rounds, seconds, n) for n in threads]
+                with nullcontext() if arguments.halting else _awake():
+                    for part in ("server", "gathered"):
+                        if part in arguments.parts:
+                            new += [_served(bench, engine, rounds, seconds, n, gathered=part == "gathered") for n in threads]
                 for line in itertools.chain(*map(_lines, new)):
                     print(line, flush=True)
                 rows += new
@@ -145,25 +147,30 @@ def _offline(bench: Bench, engine: str, rounds: int, seconds: float) -> dict[str
     return _row(bench, candidate, found, _ratios(found, [("items_per_s", "ours_offline", "loadgen_offline")]))
 
 
-def _served(bench: Bench, engine: str, rounds: int, seconds: float, n_threads: int) -> dict[str, Any]:
-    """LoadGen's Server and our open loop on its arrivals, by turns on one session of `n_threads` streams and threads."""
+def _served(bench: Bench, engine: str, rounds: int, seconds: float, n_threads: int, *, gathered: bool) -> dict[str, Any]:
+    """LoadGen's Server and our open loop on its arrivals, by turns on one session of `n_threads` streams and threads.
+
+    `gathered`: a batch that is not full waits for as long as a full one takes.
+    """
     candidate = bench.candidate(engine, batch_size=BATCH[bench.name], streams=n_threads, worker_threads=n_threads)
     found: dict[str, list[Figures]] = {"loadgen_server": [], "ours_server": []}
     latencies: list[tuple[Latencies, Latencies]] = []
     with _session(bench, candidate) as on:
         engine_times = _EngineTimes(on.session)
         on = replace(on, session=engine_times)
-        rate = RATE * run_scenario(on, _load(min(seconds, 5.0))).throughput_items_per_s.value
+        peak = run_scenario(on, _load(min(seconds, 5.0))).throughput_items_per_s.value
+        wait_ms = 1000 * n_threads * candidate.batch_size / peak if gathered else 0.0
+        server = {"qps": RATE * peak, "slo_ms": _SLO_MS, "batch_wait_ms": wait_ms}
         for i in range(rounds):
             here = replace(on, seed=i, logs=(on.logs or Path()) / str(i))
-            due_ns, first, late_ms = _by_loadgen(here, rate, seconds)
+            due_ns, first, late_ms = _by_loadgen(here, server, seconds)
             in_engine = [engine_times.taken(due_ns)]
             ours_twice = []
             for _ in range(2):
-                ours_twice.append(_by_our_open_loop(here, due_ns, seconds))
+                ours_twice.append(_by_our_open_loop(here, server, due_ns, seconds))
                 in_engine.append(engine_times.taken(due_ns))
             ours = np.concatenate(ours_twice)
-            due_again_ns, second, late_again_ms = _by_loadgen(here, rate, seconds)
+            due_again_ns, second, late_again_ms = _by_loadgen(here, server, seconds)
             in_engine.append(engine_times.taken(due_again_ns))
             if len(due_again_ns) != len(due_ns) or np.max(np.abs(due_again_ns - due_ns)) > 10_000:
                 raise RuntimeError("LoadGen drew other arrivals from the same seed")
@@ -179,7 +186,7 @@ def _served(bench: Bench, engine: str, rounds: int, seconds: float, n_threads: i
     ratios = _ratios(found, [("p50_ms", *both), ("p99_ms", *both)])
     ratios = [r | {"pooled": _pooled(latencies, q)} for r, q in zip(ratios, (50, 99), strict=True)]
     ratios += _ratios(found, [("engine_ms", *both)])
-    return _row(bench, candidate, found, ratios) | {"arrivals_per_s": rate}
+    return _row(bench, candidate, found, ratios) | {"arrivals_per_s": server["qps"], "batch_wait_ms": wait_ms}
 
 
 def _row(bench: Bench, candidate: Candidate, found: dict[str, list[Figures]], ratios: list[dict[str, Any]]) -> dict[str, Any]:
@@ -250,9 +257,9 @@ def _session(bench: Bench, candidate: Candidate) -> Iterator[Loadable]:
         yield Loadable(session=session, pool=pool, batch_size=candidate.batch_size, partial=partial, logs=Path(folder))
 
 
-def _by_loadgen(on: Loadable, rate: float, seconds: float) -> tuple[Times, Latencies, float]:
+def _by_loadgen(on: Loadable, server: dict[str, float], seconds: float) -> tuple[Times, Latencies, float]:
     """LoadGen's Server: arrivals, ns from the first, and latencies, ms, both shape (n,); how late its thread was, ms."""
-    plan = _load(seconds, driver="loadgen", server={"qps": rate, "slo_ms": _SLO_MS}, **_SHORT_WARMUP)
+    plan = _load(seconds, driver="loadgen", server=server, **_SHORT_WARMUP)
     run_scenario(on, plan)
     run = read_log((on.logs or Path()) / "run")
     order = np.argsort(run.scheduled_ns, kind="stable")
@@ -260,9 +267,9 @@ def _by_loadgen(on: Loadable, rate: float, seconds: float) -> tuple[Times, Laten
     return due_ns - due_ns[0], run.latency_ns[order] / 1e6, float(np.percentile(run.issue_delay_ns, 99)) / 1e6
 
 
-def _by_our_open_loop(on: Loadable, due_ns: Times, seconds: float) -> Latencies:
+def _by_our_open_loop(on: Loadable, server: dict[str, float], due_ns: Times, seconds: float) -> Latencies:
     """Latencies in milliseconds, shape (n,), of our open loop on these arrivals, all of them, after the same warm-up."""
-    plan = _load(seconds, server={"qps": 1.0, "slo_ms": _SLO_MS}, **_SHORT_WARMUP)  # the rate is that of the schedule
+    plan = _load(seconds, server=server, **_SHORT_WARMUP)
     measured_peak(on, plan, time.monotonic_ns)
     plan = plan.model_copy(update={"window_s": 1.0})  # a queue that grows in some short windows is a burst
     loop = OpenLoop(session=on.session, assembler=on.assembler(), batch_size=on.batch_size, plan=plan, clock=time.monotonic_ns)
@@ -340,6 +347,8 @@ def _benchmark_app(bench: Bench, candidate: Candidate, seconds: float) -> Figure
 
 def _lines(row: dict[str, Any]) -> list[str]:
     head = f"{row['model']} {row['candidate']['engine']}, {row['candidate']['streams']} streams"
+    if row.get("batch_wait_ms"):
+        head += f", batches wait {row['batch_wait_ms']:.1f} ms"
     return [
         f"{head}: {r['of']} {r['ours']} / {r['theirs']} = "
         + (f"{r['median']:.3f} ({r['min']:.3f} to {r['max']:.3f}), {r['n']} rounds" if r["n"] else "not measured")
