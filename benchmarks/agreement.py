@@ -59,8 +59,8 @@ from autotune.spec.model import LoadSpec
 from autotune.trial.materialize import materialize
 from autotune.trial.stages import bound_split, load_batches
 
-BATCH = {"mobilenet_v2": 4, "resnet20": 16}
-"""So that a batch takes about ten milliseconds: beside it what benchmark_app and LoadGen need for themselves is little."""
+BATCH = {"mobilenet_v2": 4, "resnet20": 64}
+"""So that a batch takes tens of milliseconds: beside it what benchmark_app and LoadGen need for themselves is little."""
 PARTS = ["benchmark_app", "offline", "server", "gathered"]
 RATE = 0.25
 """Of the peak: the queue is felt, and yet a speed that differs by a per cent does not become a latency that differs by ten. An
