@@ -335,6 +335,7 @@ def _benchmark_app(bench: Bench, candidate: Candidate, seconds: float) -> Figure
         tool, "-m", str(engine.folder / "model.xml"), "-d", "CPU", "-api", "async",
         "-hint", "none", "-nstreams", str(settings["NUM_STREAMS"]), "-nireq", str(candidate.streams),
         "-nthreads", str(settings["INFERENCE_NUM_THREADS"]), "-infer_precision", settings["INFERENCE_PRECISION_HINT"],
+        "-ip", "f32",  # else it takes an image as u8 and converts it within the model
         "-t", str(max(1, round(seconds))),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
