@@ -96,10 +96,9 @@ def main() -> None:
                 if "offline" in arguments.parts:
                     new.append(_offline(bench, engine, rounds, seconds))
                 threads = [max(1, usable_cores() - 1), *([usable_cores()] if arguments.busy else [])]
-                with nullcontext() if arguments.halting else _awake():
-                    for part in ("server", "gathered"):
-                        if part in arguments.parts:
-                            new += [_served(bench, engine, rounds, seconds, n, gathered=part == "gathered") for n in threads]
+                for part, n in itertools.product([p for p in ("server", "gathered") if p in arguments.parts], threads):
+                    with nullcontext() if arguments.halting else _awake():
+                        new.append(_served(bench, engine, rounds, seconds, n, gathered=part == "gathered"))
                 for line in itertools.chain(*map(_lines, new)):
                     print(line, flush=True)
                 rows += new
@@ -202,7 +201,8 @@ def _awake() -> Iterator[None]:
     loop = (
         "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])})\n"
         "os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\n"
-        "while True: pass"
+        "parent = os.getppid()\n"
+        "while os.getppid() == parent: pass"
     )
     cpus = sorted(os.sched_getaffinity(0))
     loops = [subprocess.Popen([sys.executable, "-c", loop, str(cpu)]) for cpu in cpus]
