@@ -151,7 +151,9 @@ def _served(bench: Bench, engine: str, rounds: int, seconds: float, n_threads: i
 
     `gathered`: a batch that is not full waits for as long as a full one takes.
     """
-    candidate = bench.candidate(engine, batch_size=BATCH[bench.name], streams=n_threads, worker_threads=n_threads)
+    # As in _offline: a stream of ONNX Runtime computes on its caller's thread.
+    per_stream = 1 if engine == "onnxruntime" else n_threads
+    candidate = bench.candidate(engine, batch_size=BATCH[bench.name], streams=n_threads, worker_threads=per_stream)
     found: dict[str, list[Figures]] = {"loadgen_server": [], "ours_server": []}
     latencies: list[tuple[Latencies, Latencies]] = []
     with _session(bench, candidate) as on:

@@ -164,7 +164,7 @@ def _later(studies: Sequence[Finished], rounds: int) -> dict[Candidate, dict[Has
     homes = {first.plan.reference: first} | {r.candidate: s for s in studies for r in (s.best, *s.ties)}
     found: dict[Candidate, dict[Hashable, float]] = {candidate: {} for candidate in homes}
     shuffle = random.Random(0).shuffle
-    with TrialProcess(first.plan.preload) as process, device_lock(first.plan.fingerprint.kind):
+    with TrialProcess(first.plan.preload) as process, device_lock(first.plan.lock_name):
         for round_ in range(rounds):
             order = list(homes)
             shuffle(order)
@@ -189,14 +189,19 @@ def _agreement(studies: Sequence[Finished]) -> dict[str, Any]:
 
 def _verdicts(studies: Sequence[Finished], later: dict[Candidate, dict[Hashable, float]]) -> list[dict[str, Any]]:
     """Of each study's best: its ratio to the fastest of all later, with the interval, and how the interval it had held."""
+    if not any(later.values()):
+        raise SystemExit("nothing could be measured again: the lines above say why")
     fit = RoundsFit({candidate: rates for candidate, rates in later.items() if rates})
     means = {c: sum(rates.values()) / len(rates) for c, rates in later.items() if rates}
     fastest = max(means, key=lambda c: means[c])
     verdicts = []
     for study in studies:
         chosen, reported = study.best.candidate, _rate(study.best)
-        behind = None if chosen == fastest else fit.difference(chosen, fastest)
         rates = list(later[chosen].values())
+        if not rates:  # it failed in every round, as the lines printed above say
+            verdicts.append({"best": chosen.as_json(), "later_items_per_s": [], "is_fastest_or_ties": False})
+            continue
+        behind = None if chosen == fastest else fit.difference(chosen, fastest)
         verdicts.append(
             {
                 "best": chosen.as_json(),

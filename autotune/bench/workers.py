@@ -138,9 +138,10 @@ def prompt() -> Iterator[None]:
     """Inside the block this thread, when it wakes up, takes a processor from a thread that computes: its slice is the shortest.
 
     A slice, 0.1 ms here and 3 ms by default, is what a thread of the same priority may use up before another gets its turn.
-    Linux from 6.12 on (sched(7)); elsewhere nothing changes. On two cores of a virtual machine LoadGen's thread was late
-    by 3.4 to 6.9 ms at the 99th percentile beside an engine that ran on its caller's thread; so by 0.04 to 0.33 ms, once 1.4
-    (late_ms of MobileNetV2 on ONNX Runtime in benchmarks/results/agreement-before-short-slice.json and agreement.json).
+    Linux from 6.12 on (sched(7)); elsewhere, and for a thread of another policy (chrt), nothing changes. On two cores of a
+    virtual machine LoadGen's thread was late by 3.4 to 6.9 ms at the 99th percentile beside an engine that ran on its caller's
+    thread; so by 0.04 to 0.33 ms, once 1.4 (late_ms of MobileNetV2 on ONNX Runtime in
+    benchmarks/results/agreement-before-short-slice.json and agreement.json).
     """
     before = _set_slice(_SHORTEST_SLICE_NS)
     try:
@@ -151,9 +152,9 @@ def prompt() -> Iterator[None]:
 
 
 def _set_slice(nanoseconds: int) -> bool:
-    """Whether the kernel took it for this thread, which stays an ordinary one of the same nice value."""
+    """Whether the kernel took it for this thread, which is an ordinary one and stays one of the same nice value."""
     number = _SCHED_SETATTR.get(platform.machine())
-    if number is None or sys.platform != "linux":
+    if number is None or sys.platform != "linux" or os.sched_getscheduler(0) != os.SCHED_OTHER:
         return False
     # struct sched_attr: size, policy (SCHED_OTHER), flags, nice, priority, runtime (the slice), deadline, period
     nice = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())

@@ -162,8 +162,8 @@ class FinalistsSpec(Section):
     max_s: float | None = Field(
         None,
         gt=0,
-        description="wall time of all rounds; default: 30 % of the search's, at least 2 minutes, and with those for the "
-        "precision as long as the search, 5 minutes to an hour",
+        description="time of all rounds, those of later starts too, without waiting for a device that others use; default: 30 "
+        "% of the search's, at least 2 minutes; with those for the precision as long as the search, 5 minutes to an hour",
     )
 
 

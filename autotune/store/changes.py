@@ -133,3 +133,20 @@ def fetch_measured_s(
     ours = (trials.c.study_id == study_id, trials.c.role.in_(tuple(roles)), trials.c.state.in_(tuple(states)))
     wanted = select(trials.c.started_at, trials.c.finished_at).where(*ours)
     return sum(seconds_between(began, ended) for began, ended in connection.execute(wanted))
+
+
+def fetch_rounds_s(connection: Connection, study_id: int, after_round: int) -> float:
+    """Seconds that the finalists' rounds took, those beyond `after_round` that began since two things last happened.
+
+    A trial of the search was finished, and the machine changed.
+    """
+    searched = select(func.max(trials.c.finished_at)).where(trials.c.study_id == study_id, trials.c.role == "search")
+    changed = select(func.max(regimes.c.since)).where(regimes.c.study_id == study_id)
+    since = max(connection.execute(last).scalar() or "" for last in (searched, changed))
+    ours = (trials.c.study_id == study_id, trials.c.role == "final", trials.c.state.in_(FINISHED))
+    wanted = (
+        select(trials.c.started_at, trials.c.finished_at)
+        .join(repetitions, repetitions.c.trial_id == trials.c.id)
+        .where(*ours, repetitions.c.round > after_round)
+    )
+    return sum(seconds_between(began, ended) for began, ended in connection.execute(wanted) if (began or "") >= since)

@@ -80,3 +80,7 @@ class StudyReader:
     def measured_s(self, study_id: int, roles: Collection[TrialRole], states: Collection[TrialState] = FINISHED) -> float:
         """Seconds that the trials in these roles and states took together."""
         return self._read(lambda c: changes.fetch_measured_s(c, study_id, roles, states))
+
+    def rounds_s(self, study_id: int, after_round: int = 0) -> float:
+        """Seconds of the finalists' rounds beyond that one, since the search last finished a trial or the machine changed."""
+        return self._read(lambda c: changes.fetch_rounds_s(c, study_id, after_round))

@@ -21,17 +21,18 @@ from pathlib import Path
 from autotune.errors import EnvironmentProblem
 
 _POLL_S = 0.1
-_PREFIX = "autotune-device-"
+_PREFIX, _HELD, _NEXT = "autotune-device-", ".lock", ".next"
 _PLACES = ("/run/lock", "/tmp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """Who measures on a device. `pid` and `user` are None where another namespace hides the process."""
+    """Who measures on a device, or is the next to. `pid` and `user` are None where another namespace hides the process."""
 
     device: str
     pid: int | None
     user: str | None
+    waits: bool = False
 
 
 def lock_folder() -> Path:
@@ -43,7 +44,7 @@ def lock_folder() -> Path:
 
 def lock_path(device: str) -> Path:
     """The lock file of a device, the same for all processes of this host."""
-    return lock_folder() / f"{_PREFIX}{device.replace(':', '-').replace('/', '-')}.lock"
+    return lock_folder() / f"{_PREFIX}{device.replace(':', '-').replace('/', '-')}{_HELD}"
 
 
 @contextmanager
@@ -55,7 +56,7 @@ def device_lock(device: str, should_stop: Callable[[], bool] = lambda: False) ->
     waiting, EnvironmentProblem where a file is no lock of autotune's.
     """
     begin, path = time.monotonic(), lock_path(device)
-    turn = _acquired(path.with_suffix(".next"), should_stop)
+    turn = _acquired(path.with_suffix(_NEXT), should_stop)
     try:
         file = _acquired(path, should_stop)
     finally:
@@ -136,24 +137,28 @@ def _remedy(path: Path) -> str:
 
 
 def holders() -> list[Holder]:
-    """Who measures on which device of this host now, by device."""
+    """Who measures on which device of this host now, by device; after it who waits and is the next to measure there.
+
+    One that waits keeps all others waiting behind it, which tells where it was suspended.
+    """
     found = []
-    for path in sorted(lock_folder().glob(f"{_PREFIX}*.lock")):
-        device = path.name.removeprefix(_PREFIX).removesuffix(".lock")
+    for path in sorted(p for kind in (_HELD, _NEXT) for p in lock_folder().glob(f"{_PREFIX}*{kind}")):
         try:
             status = path.lstat()
         except OSError:
             continue
         pid = _locker(status)
         if pid is not None:
-            found.append(Holder(device=device, pid=pid or None, user=_user_of(pid)))
+            device, waits = path.stem.removeprefix(_PREFIX), path.suffix == _NEXT
+            found.append(Holder(device=device, pid=pid or None, user=_user_of(pid), waits=waits))
     return found
 
 
 def who_holds() -> list[str]:
-    """A line for each device of this host on which somebody measures now."""
+    """A line for each process that measures on a device of this host now, or is the next to."""
     return [
-        f"device {h.device}: {f'process {h.pid} of {h.user}' if h.pid else 'a process of another container'} measures"
+        f"device {h.device}: {f'process {h.pid} of {h.user}' if h.pid else 'a process of another container'} "
+        f"{'is the next to measure' if h.waits else 'measures'}"
         for h in holders()
     ]
 

@@ -27,7 +27,7 @@ from autotune.study.regimes import note_changes
 from autotune.study.repeating import repeat
 from autotune.study.reporting import as_reported, learn
 from autotune.study.scoring import best, best_ties, comparable, front, is_repeated, preferred
-from autotune.study.session import StudySession
+from autotune.study.session import FOR_DEVICE, FOR_OTHERS, StudySession
 from autotune.study.standing import Standing
 
 _LEAST_ROUNDS = 3
@@ -62,20 +62,23 @@ def limit_s(spec: StudySpec, search_s: float, *, with_precision: bool = False) -
     return limit
 
 
-def run_finalists(run: StudySession, reference: TrialRecord, left_s: float) -> bool:
+def run_finalists(run: StudySession, reference: TrialRecord, left_s: float, reserved_s: float = 0.0) -> bool:
     """The finalists are measured as often as needed; False when time or the user ended it before. Resumes where it was.
 
-    `left_s`: what is left of the study's budget.
+    `left_s`: what is left of the study's budget; `reserved_s`: what of it the rounds get even where it is spent. Rounds of
+    earlier starts and of other workers have used up their part of the time, unless the search went on or the machine changed
+    since. Waiting for a device that others measure on uses up none.
     """
     spec = run.plan.spec
     if spec.finalists.rounds == 0:
         return True
-    search_s, began_s = _search_s(run), study_time_s(run)
-    deadlines = [began_s + min(left_s, limit_s(spec, search_s, with_precision=p)) for p in (False, True)]
     try:
         with finalists_lock(run.study, run.is_to_stop) as waited_s:
-            run.add_time("waiting for the others", waited_s)
-            return _rounds(run, reference, *deadlines)
+            run.add_time(FOR_OTHERS, waited_s)
+            spent_s = run.store.rounds_s(run.study.id, run.rounds_before)
+            left_s, search_s, now_s = max(left_s, reserved_s - spent_s), _search_s(run), _clock_s(run)
+            limits = [limit_s(spec, search_s, with_precision=p) - spent_s for p in (False, True)]
+            return _rounds(run, reference, *(now_s + min(left_s, limit) for limit in limits))
     except InterruptedError:
         return False
 
@@ -112,7 +115,7 @@ def _rounds(run: StudySession, reference: TrialRecord, deadline: float, last: fl
             return True
         load = _load(run, len(members))
         enough = is_enough(members, regimes, spec, run.rounds_before)
-        if enough or study_time_s(run) >= deadline:
+        if enough or _clock_s(run) >= deadline:
             members, until, load = closest(known, spec), last, finalist_load(spec, 0.0)
             if not members:
                 return enough
@@ -130,7 +133,7 @@ def _rounds(run: StudySession, reference: TrialRecord, deadline: float, last: fl
 
 def _tell_why(run: StudySession, members: Sequence[TrialRecord], last: float) -> None:
     """A line on what the further rounds are for and how long they may take."""
-    spec, minutes = run.plan.spec, (last - study_time_s(run)) / 60
+    spec, minutes = run.plan.spec, (last - _clock_s(run)) / 60
     half_width = mean_half_width(members[0], spec)
     known = "not known to any precision" if half_width is None else f"known to ± {half_width:.1%}"
     others = f" and {len(members) - 1} close to it go" if len(members) > 1 else " goes"
@@ -141,7 +144,13 @@ def _tell_why(run: StudySession, members: Sequence[TrialRecord], last: float) ->
 
 
 def _is_over(run: StudySession, deadline: float) -> bool:
-    return run.switch.count > 0 or study_time_s(run) >= deadline
+    return run.switch.count > 0 or _clock_s(run) >= deadline
+
+
+def _clock_s(run: StudySession) -> float:
+    """The rounds' clock, in seconds: it stands still in a pause, and while others have the device or the database is away."""
+    waited_s = run.spent.get(FOR_OTHERS, 0.0) + run.spent.get(FOR_DEVICE, 0.0) + run.store.patience.away_s
+    return study_time_s(run) - waited_s
 
 
 def _load(run: StudySession, n_members: int) -> LoadSpec:
@@ -220,11 +229,12 @@ def is_enough(finalists: Sequence[TrialRecord], regimes: Sequence[Regime], spec:
 def closest(known: Sequence[TrialRecord], spec: StudySpec) -> list[TrialRecord]:
     """The best and those of its ties that are best beside it, at most three; none where the best is known well enough.
 
-    That is where the 95 % interval of its mean is within `finalists.precision` of it, for an objective that has such a mean.
+    That is where the 95 % interval of its mean is within `finalists.precision` of it, for an objective that has such a mean,
+    or where that is 1.
     """
     searched, objective = [r for r in known if r.role == "search"], objective_named(preferred(spec), spec)
     chosen = best(searched, spec)
-    if chosen is None or not is_repeated(chosen) or is_precise(chosen, spec):
+    if spec.finalists.precision >= 1 or chosen is None or not is_repeated(chosen) or is_precise(chosen, spec):
         return []
     comparison, others = Comparison(searched), [r for r in best_ties(searched, spec) if r is not chosen and is_repeated(r)]
     return [chosen, *sorted(others, key=lambda r: comparison.behind(r, chosen, objective))][:_CLOSEST]

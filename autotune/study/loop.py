@@ -210,8 +210,7 @@ def _run(run: StudySession, hours: float | None) -> StudyResult:
             run_canary(run, reference)
             ended = _one_trial(run, reference)
     # They get what was reserved for them even where the last trial ran over.
-    left_s = max(clock.left_s(), clock.reserve_s)
-    if ended != "stopped" and not run_finalists(run, reference, left_s) and run.switch.count:
+    if ended != "stopped" and not run_finalists(run, reference, clock.left_s(), clock.reserve_s) and run.switch.count:
         ended = "stopped"
     if ended != "stopped":
         _swept(run)  # a worker may have died after it asked for a trial, or before it told of one, when nobody waited for it

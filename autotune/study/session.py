@@ -23,6 +23,8 @@ from autotune.study.plan import StudyPlan
 from autotune.study.proposer import Proposer
 from autotune.trial.isolation import TrialProcess
 
+FOR_OTHERS, FOR_DEVICE = "waiting for the others", "waiting for the device"
+"""What wall time is accounted for as while other workers have what there is to do, or the device."""
 OTHERS_POLL_S = 0.5
 """How often a worker that has no room for another trial looks whether those of the others are done."""
 
@@ -134,7 +136,7 @@ class StudySession:
 
     def pause(self) -> None:
         """A moment has passed that is accounted for as waiting for other workers."""
-        self.timed("waiting for the others", time.sleep, OTHERS_POLL_S)
+        self.timed(FOR_OTHERS, time.sleep, OTHERS_POLL_S)
 
     def under_way(self) -> list[RunningTrial]:
         """The search's trials that some worker has begun and not finished."""

@@ -17,7 +17,7 @@ from autotune.study.lock import device_lock, reference_lock
 from autotune.study.orders import wait_while_paused
 from autotune.study.plan import StudyPlan
 from autotune.study.proposer import Proposal
-from autotune.study.session import OTHERS_POLL_S, StudySession
+from autotune.study.session import FOR_DEVICE, FOR_OTHERS, OTHERS_POLL_S, StudySession
 from autotune.study.tries import tried
 from autotune.trial.isolation import Interrupted
 from autotune.trial.known_accuracy import scores_exist
@@ -51,7 +51,7 @@ def claimed(run: StudySession, proposal: Proposal) -> int | None:
         return trial_id
     run.store.discard_trial(trial_id)
     run.proposer.put_back(proposal.number)
-    run.timed("waiting for the others", time.sleep, random.uniform(0, OTHERS_POLL_S))
+    run.timed(FOR_OTHERS, time.sleep, random.uniform(0, OTHERS_POLL_S))
     return None
 
 
@@ -118,7 +118,7 @@ def stored(run: StudySession, trial_id: int, record: TrialRecord) -> TrialRecord
 def _device(run: StudySession) -> Iterator[None]:
     """Inside the block nobody else measures on the device; the wait is accounted for. Raises InterruptedError."""
     with device_lock(run.plan.lock_name, run.is_to_give_way) as waited_s:
-        run.add_time("waiting for the device", waited_s)
+        run.add_time(FOR_DEVICE, waited_s)
         yield
 
 

@@ -7,6 +7,7 @@ import os
 import platform
 import struct
 import sys
+import threading
 
 import pytest
 
@@ -35,6 +36,24 @@ def test_a_prompt_thread_has_the_shortest_slice_while_it_lasts() -> None:
         assert os.getpriority(os.PRIO_PROCESS, 0) == nice
         raise ValueError
     assert slice_ns() == before and os.getpriority(os.PRIO_PROCESS, 0) == nice
+
+
+def test_a_thread_of_another_policy_keeps_it() -> None:
+    """As that of a process begun by chrt -b: only ordinary threads have such a slice, and it must not become one for it."""
+    if not hasattr(os, "SCHED_BATCH"):
+        pytest.skip("this system has no SCHED_BATCH")
+    found = []
+
+    def run() -> None:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        with prompt():
+            found.append(os.sched_getscheduler(0))
+        found.append(os.sched_getscheduler(0))
+
+    thread = threading.Thread(target=run)  # the policy is a thread's own
+    thread.start()
+    thread.join()
+    assert found == [os.SCHED_BATCH, os.SCHED_BATCH]
 
 
 def test_elsewhere_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -321,7 +322,7 @@ def test_rounds_for_the_precision_end_with_their_time(tmp_path: Path, monkeypatc
     machine = VirtualMachine(truth=by_batch, noise=0.2)
     run = session(tmp_path, machine)
     reference = searched(run, machine, BATCHES)
-    monkeypatch.setattr("autotune.study.finalists.study_time_s", lambda _: 10.0 * len(machine.seen))
+    monkeypatch.setattr("autotune.study.finalists._clock_s", lambda _: 10.0 * len(machine.seen))
     assert not run_finalists(run, reference, math.inf)
     assert len(machine.seen) == 30
     rounds = final_rounds(run)
@@ -329,6 +330,44 @@ def test_rounds_for_the_precision_end_with_their_time(tmp_path: Path, monkeypatc
     assert sorted(map(len, rounds.values()))[-4] < max(map(len, rounds.values())), "three at most went on"
     machine.seen.clear()
     assert not run_finalists(run, reference, 40.0) and len(machine.seen) == 4, "of a budget in hours no more than is left"
+
+
+def test_later_starts_share_the_time_of_the_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each measurement takes a second, 12 s are for all: a start that finds them spent measures nothing.
+
+    Unless the user asks for the finalists again, there is a new trial, or the machine has changed.
+    """
+    machine = VirtualMachine(truth=by_batch, noise=0.2)
+    monkeypatch.setattr("autotune.study.finalists._clock_s", lambda _: 1.0 * len(machine.seen))
+
+    def start(left_s: float, reserved_s: float = 0.0, rounds_before: int = 0) -> int:
+        machine.seen.clear()
+        run = session(tmp_path, machine, finalists=FinalistsSpec(rounds=2, precision=0.001, max_s=12))
+        run.rounds_before = rounds_before
+        assert not run_finalists(run, reference, left_s, reserved_s)
+        return len(machine.seen)
+
+    run = session(tmp_path, machine)
+    reference = searched(run, machine, BATCHES)
+    assert start(7.0) == 7 and start(math.inf) == 5
+    assert start(math.inf) == start(0.0, reserved_s=12.0) == 0
+    assert start(0.0, reserved_s=6.0, rounds_before=rounds_so_far(run)) == 6, "the user asked for them again"
+    searched(run, machine, [ACCURATE], first=9)
+    assert start(math.inf) == 12 and start(math.inf) == 0, "there is a new trial"
+    at = machine.now.isoformat()
+    run.store.add_regime(run.study.id, Regime(number=2, ratio=0.7, reason="", since=at, steady_until=at))
+    assert start(5.0) == 5 and start(math.inf) == 7, "the machine is another"
+
+
+def test_waiting_uses_up_none_of_the_rounds_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each measurement takes 10 s after 100 s in which another study has the device: 12 of them begin within 115 s."""
+    machine = VirtualMachine(truth=by_batch, noise=0.2)
+    run = session(tmp_path, machine, finalists=FinalistsSpec(max_s=115, precision=1))
+    reference = searched(run, machine, BATCHES)
+    monkeypatch.setattr("autotune.study.finalists.study_time_s", lambda _: 110.0 * len(machine.seen))
+    monkeypatch.setattr("autotune.study.under_way.device_lock", lambda *_: nullcontext(100.0))
+    assert not run_finalists(run, reference, math.inf)
+    assert len(machine.seen) == 12
 
 
 @pytest.mark.parametrize("kill_at", [10, 14, 21])

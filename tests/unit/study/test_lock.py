@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from autotune.errors import EnvironmentProblem
-from autotune.study.device_lock import Holder, holders
+from autotune.study.device_lock import Holder, holders, who_holds
 from autotune.study.lock import device_lock, lock_path
 
 HOLDER = """
@@ -132,6 +133,31 @@ def test_who_measures_can_be_seen() -> None:
         [holder] = holders()
         assert isinstance(holder, Holder) and (holder.device, holder.pid) == ("cuda-GPU-1", os.getpid())
     assert holders() == []
+
+
+def test_who_waits_in_front_can_be_seen() -> None:
+    """Whoever is the next keeps all others waiting: were it suspended, nobody would know whom to end."""
+    waiting = threading.Event()
+
+    def wait() -> None:
+        def is_over() -> bool:
+            waiting.set()
+            return over.is_set()
+
+        with suppress(InterruptedError), device_lock("cpu", is_over):
+            pytest.fail("the lock was given away")
+
+    over = threading.Event()
+    with device_lock("cpu"):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        assert waiting.wait(20)
+        assert [(h.device, h.pid, h.waits) for h in holders()] == [("cpu", os.getpid(), False), ("cpu", os.getpid(), True)]
+        measures, follows = who_holds()
+        assert measures.endswith(" measures") and follows.endswith(" is the next to measure")
+        over.set()
+        thread.join()
+        assert [h.waits for h in holders()] == [False]
 
 
 def test_a_cleared_folder_gives_no_second_lock(tmp_path: Path) -> None:
