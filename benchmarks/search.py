@@ -2,12 +2,13 @@
 
     python benchmarks/search.py --tables benchmarks/tables --out benchmarks/results/search.json --picture docs/search.png
 
-Each strategy of plain Optuna (random, NSGA-II, TPE, GP) runs alone, as a loop around it would, and with what autotune gives it
-(caches, memory, giving up, priors); the cost-aware search runs with the latter, and without priors. 20 seeds each. Its settings
-were chosen on other tables than these. `ratio` says how many times longer the best plain one takes, by medians; where the
-median never arrives, it is at least the time at which the search was ended. --quick leaves out GP, whose proposals take a
-second each of real time. --leave-one-out gives the cost-aware search, in place of its priors, what the sweeps of the *other*
-models found best: what a warm start from other models is worth.
+Each strategy of plain Optuna (random, NSGA-II, TPE, GP) runs alone, as a loop around it would, with the same caches (of
+variants, engines and measurements, and giving up), and with the study's priors as well; the cost-aware search runs with the
+caches, and with both. 20 seeds each. Its settings were chosen on other tables than these. `ratio` says how many times longer
+than it the best plain one takes, by medians: against ours with both, but with the caches alone where the plain one has no
+more. Where a median never arrives, it is at least the time at which the search was ended. --quick leaves out GP, whose
+proposals take a second each of real time. --leave-one-out gives the cost-aware search, in place of its priors, what the
+sweeps of the *other* models found best: what a warm start from other models is worth.
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ PLAIN = ("random", "nsga2", "tpe", "gp")
 OURS = Contestant(strategy="cost-aware")
 WARM = "cost-aware + caches + fronts of the other models"
 _MOST_HINTS = 8
+GROUPS = {
+    "alone": (Contestant(strategy="", caches=False, priors=False), OURS),
+    "with the same caches": (Contestant(strategy="", priors=False), replace(OURS, priors=False)),
+    "with the same caches and priors": (Contestant(strategy=""), OURS),
+}
+"""What the plain searches are given, and which of ours is set against them."""
 
 
 def main() -> None:
@@ -52,6 +59,7 @@ def main() -> None:
     names = PLAIN[:-1] if arguments.quick else PLAIN
     contestants = [OURS, replace(OURS, priors=False)]
     contestants += [Contestant(strategy=n) for n in names]
+    contestants += [Contestant(strategy=n, priors=False) for n in names]
     contestants += [Contestant(strategy=n, caches=False, priors=False) for n in names]
     found: dict[str, Any] = {"seeds": arguments.seeds, "goal": GOAL, "tables": {}}
     for name, table in tables.items():
@@ -113,22 +121,18 @@ def _front(table: SweepTable) -> list[Candidate]:
 
 
 def ratios(found: Mapping[str, Any], end_h: float) -> dict[str, Any]:
-    """How many times longer than ours the best plain search takes, alone and with the same caches and priors."""
-    contestants = found["contestants"]
-    ours = contestants[OURS.label]["hours_to_goal"]["median"]
-    groups = {"alone": [], "with the same caches and priors": []}  # type: dict[str, list[tuple[float, bool, str]]]
-    for label, result in contestants.items():
-        if not label.startswith("cost-aware"):
-            group = "alone" if label.endswith("alone") else "with the same caches and priors"
-            median = result["hours_to_goal"]["median"]
-            groups[group].append((end_h if median is None else median, median is None, label))
-    answer: dict[str, Any] = {"ours_minutes": None if ours is None else 60 * ours}
-    for group, times in groups.items():
-        hours, is_bound, label = min(times)
+    """By group: how many times longer than ours the best plain search takes."""
+    medians = {label: result["hours_to_goal"]["median"] for label, result in found["contestants"].items()}
+    answer: dict[str, Any] = {"ours_minutes": None if medians[OURS.label] is None else 60 * medians[OURS.label]}
+    for group, (given, our) in GROUPS.items():
+        ours, labels = medians[our.label], [replace(given, strategy=name).label for name in PLAIN]
+        times = [(end_h if medians[label] is None else medians[label], label) for label in labels if label in medians]
+        hours, label = min(times)
         answer[group] = {
             "best": label,
             "minutes": 60 * hours,
-            "at_least": is_bound,
+            "at_least": medians[label] is None,
+            "ours": our.label,
             "ratio": None if ours is None else hours / ours,
         }
     return answer
@@ -137,7 +141,7 @@ def ratios(found: Mapping[str, Any], end_h: float) -> dict[str, Any]:
 def overall(found: Mapping[str, Any]) -> dict[str, float | None]:
     """Geometric means over the tables; None where ours did not arrive on one of them."""
     means: dict[str, float | None] = {}
-    for group in ("alone", "with the same caches and priors"):
+    for group in GROUPS:
         values: Sequence[float | None] = [t["ratio"][group]["ratio"] for t in found["tables"].values()]
         known = [v for v in values if v is not None]
         means[group] = math.exp(sum(map(math.log, known)) / len(known)) if len(known) == len(values) else None
