@@ -18,6 +18,8 @@ from autotune.engines.protocol import Inputs, Session
 from autotune.records import GIVEN_UP, Estimate, LatencySummary, LoadFigures
 from autotune.spec.model import LoadSpec
 
+WIDE_INTERVAL = "wide_interval"
+"""Flag of a load whose interval was still wider than asked for at its cap."""
 _MIN_WARMUP_CALLS = 20
 MAX_WARMUP_S = 10.0
 _LEAST_WINDOWS = 3
@@ -148,7 +150,7 @@ def _count_windows(
         if estimate.half_width <= plan.precision * estimate.value:
             return edges[-1], ()
         if n * plan.window_s >= plan.max_s:
-            return edges[-1], ("wide_interval",)
+            return edges[-1], (WIDE_INTERVAL,)
 
 
 def summarize(trace: LoadTrace, plan: LoadSpec) -> LoadResult:

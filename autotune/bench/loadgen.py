@@ -21,15 +21,15 @@ from autotune.bench.disturbance import CONTENDED, Windows
 from autotune.bench.feeds import Work
 from autotune.bench.knee import Probe, find_knee
 from autotune.bench.lanes import NS, overlapping
-from autotune.bench.load import LoadResult, latency_summary
+from autotune.bench.load import WIDE_INTERVAL, LoadResult, latency_summary
 from autotune.bench.loadgen_log import LoadGenRun, read_log
 from autotune.bench.scenario import Loadable, measured_peak
 from autotune.bench.served import share_within
-from autotune.bench.server import SLO_MISSED
+from autotune.bench.server import RESOLUTION, at_the_knee, confirmed, scaled
 from autotune.bench.statistics import mean_estimate
 from autotune.bench.workers import Workers, prompt, wake_on_time
 from autotune.errors import EnvironmentProblem
-from autotune.records import GIVEN_UP, Estimate, LoadFigures
+from autotune.records import Estimate, LoadFigures
 from autotune.spec.model import LoadSpec
 
 INVALID = "loadgen_invalid"
@@ -162,18 +162,21 @@ def run_loadgen(on: Loadable, plan: LoadSpec, give_up_below: float, clock: Calla
     deadline = clock() + int(plan.search_s * NS)
     wanted = plan.server.percentile / 100 if plan.server is not None else 0.99
 
+    def is_over() -> bool:
+        return clock() >= deadline
+
     def probe(rate: float) -> Probe:
         found = run(min(plan.max_s, max(2.0, _FEWEST / rate)), rate, f"{rate:.3f}-per-s")
         within = found.figures.within_slo if found.figures else None
         none = Estimate(value=0.0, low=0.0, high=1.0, n=0, method="none arrived")
         return Probe(items_per_s=rate, within=within or none, wanted=wanted)
 
-    bracket = find_knee(probe, peak.items_per_s, 2 * plan.precision, lambda: clock() >= deadline, give_up_below)
-    found = run(plan.max_s, bracket.low or bracket.high, "knee")
-    flags = (*peak.flags, *found.flags, *((SLO_MISSED,) if bracket.low == 0 else ()))
-    flags = (*flags, *((GIVEN_UP,) if bracket.low > 0 and bracket.sure_high < give_up_below else ()))
-    figures = None if found.figures is None else replace(found.figures, peak_items_per_s=peak.items_per_s)
-    return replace(found, throughput_items_per_s=bracket.estimate(), flags=tuple(dict.fromkeys(flags)), figures=figures)
+    def loaded(rate: float) -> LoadResult:
+        return run(plan.max_s, rate, "knee")
+
+    resolution = RESOLUTION * plan.precision
+    bracket = find_knee(probe, peak.items_per_s, resolution, is_over, give_up_below)
+    return at_the_knee(confirmed(bracket, resolution, is_over, probe, loaded, wanted), bracket, peak, give_up_below)
 
 
 def _library() -> Any:
@@ -279,11 +282,13 @@ def _result(
     started, done = overlapping(workers.lanes, begin_ns, end_ns)
     latency_ms = (done - started) / 1e6 if offline else latency_ns / 1e6
     counted = mean_estimate(workers.window_rates(begin_ns, end_ns, int(plan.window_s * NS)))
-    completed = replace(counted, value=run.items_per_s or counted.value, method=f"LoadGen {run.version}; {counted.method}")
+    # LoadGen's own figure, which counts from its first query to its last answer, and as wide an interval around it.
+    ratio = run.items_per_s / counted.value if run.items_per_s and counted.value > 0 else 1.0
+    completed = replace(scaled(counted, ratio), method=f"LoadGen {run.version}; {counted.method}")
     within = share_within(latency_ns, slo_ms) if slo_ms is not None and len(latency_ns) else None
-    goodput = (
-        None if within is None else replace(within, value=within.value * rate, low=within.low * rate, high=within.high * rate)
-    )
+    goodput = None if within is None else scaled(within, run.scheduled_per_s or rate)
+    # A rate that is given is no sample of anything: its share within the SLO has an interval, which has no such aim.
+    wide = plan.server is None and completed.half_width > plan.precision * completed.value
     figures = LoadFigures(
         scenario=plan.scenario,
         driver="loadgen",
@@ -303,7 +308,7 @@ def _result(
         window_rates=(),
         measured_s=(end_ns - begin_ns) / NS,
         warmup_s=before_s,
-        flags=() if run.valid else (INVALID,),
+        flags=(*((WIDE_INTERVAL,) if wide else ()), *(() if run.valid else (INVALID,))),
         figures=figures,
         completed_items_per_s=completed,
     )

@@ -22,6 +22,8 @@ from autotune.spec.model import LoadSpec
 
 OVERLOADED = "overloaded"
 """Flag of a load whose queue grew without end."""
+_PREPARING_NS = 50
+"""For each sample of the schedule, whose copies take 5 to 10 ns of it, between the call and the begin of the load."""
 _RISES = 3
 """Windows in a row in which the queue grew, before it counts as growing: a burst grows it in one or two."""
 _HOPELESS_S = 5.0
@@ -71,8 +73,10 @@ class _Serving:
     def __init__(self, loop: OpenLoop, schedule: Schedule, most_repeats: int) -> None:
         self._loop, self._schedule = loop, schedule
         self._awake = threading.Event()
-        self.begin_ns = loop.clock() + NS // 100  # the first request must not be due before the threads are there
-        due = array("q", (schedule.sample_due_ns() + self.begin_ns).tobytes())
+        sample_due_ns = schedule.sample_due_ns()
+        # The first request must not be due before the threads are there, and the feed has all that it gives out.
+        self.begin_ns = loop.clock() + NS // 100 + _PREPARING_NS * len(sample_due_ns)
+        due = array("q", (sample_due_ns + self.begin_ns).tobytes())
         wait_ns = int((loop.plan.arrivals.batch_wait_ms if loop.plan.arrivals else 0.0) * 1e6)
         self.feed = ScheduleFeed(due, loop.batch_size, wait_ns, loop.clock, self._sleep_until)
         self.windows = Windows(loop.meter, most_repeats)
@@ -89,7 +93,7 @@ class _Serving:
         """The end of the last window, from the begin, after which nothing is given out, and whether the queue had grown."""
         plan, clock = self._loop.plan, self._loop.clock
         window_ns = int(plan.window_s * NS)
-        last_ns = int(self._schedule.due_ns[-1])
+        last_ns = int(self._schedule.due_ns[-1]) if len(self._schedule.due_ns) else 0
         waits = [0]
         while True:
             end = (len(self.windows.shares) + 1) * window_ns

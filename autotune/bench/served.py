@@ -81,10 +81,11 @@ class ServedTrace:
         """Samples that ran together, on average over the batches."""
         return float(self.number.mean()) if len(self.number) else None
 
-    def completed_per_s(self) -> float:
-        """Samples that were done up to the end, per second."""
-        done = (self.done_ns > 0) & (self.done_ns <= self.end_ns)
-        return float(done.sum()) / (self.end_ns / NS)
+    def completed_rates(self, window_ns: int) -> NDArray[np.float64]:
+        """Samples that were done per second, by window of the load, shape (n_windows,)."""
+        edges = np.arange(self.end_ns // window_ns + 1, dtype=np.int64) * window_ns
+        done, _ = np.histogram(self.done_ns[self.done_ns > 0], edges)
+        return np.asarray(done / (window_ns / NS), dtype=np.float64)
 
 
 def _inside(due: Times, spans: Times) -> NDArray[np.bool_]:

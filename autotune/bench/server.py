@@ -15,7 +15,7 @@ from autotune.bench.lanes import NS
 from autotune.bench.load import LoadResult, latency_summary
 from autotune.bench.open_loop import OVERLOADED, OpenLoop
 from autotune.bench.served import LATE_LIMIT, ServedTrace, share_within
-from autotune.bench.statistics import percentile_estimate, steady_from
+from autotune.bench.statistics import mean_estimate, percentile_estimate, steady_from
 from autotune.records import GIVEN_UP, Estimate, LoadFigures
 from autotune.spec.arrival_file import read_arrivals
 from autotune.spec.model import LoadSpec
@@ -26,7 +26,7 @@ LATE = "generator_late"
 """Flag of a load that handed over more than 1 % of its requests late: not what was asked for was measured."""
 _FINE = 5.0
 """A percentile's interval is good enough at five times `load.precision`: the tail of a latency is not known to 1 %."""
-_RESOLUTION = 2.0
+RESOLUTION = 2.0
 """The knee is bracketed to twice `load.precision`: 2 % by default."""
 _REPEATS_OF_A_PROBE = 1
 """Disturbed windows that one load of a search may repeat: the knee is loaded again at the end, with all that a result gets."""
@@ -64,9 +64,17 @@ def run_server(loop: OpenLoop, peak: Peak | None, seed: int, began_ns: int, give
     def probe(rate: float) -> Probe:
         return _probe(loop, rate, next_seed())
 
-    resolution = _RESOLUTION * plan.precision
+    def loaded(rate: float) -> LoadResult:
+        return _measured(loop, poisson_schedule(rate, _longest_s(plan), next_seed()), began_ns)
+
+    resolution = RESOLUTION * plan.precision
     bracket = find_knee(probe, peak.items_per_s, resolution, is_over, give_up_below)
-    found = _confirmed(loop, bracket, resolution, is_over, probe, next_seed, began_ns)
+    found = confirmed(bracket, resolution, is_over, probe, loaded, _wanted(plan))
+    return at_the_knee(found, bracket, peak, give_up_below)
+
+
+def at_the_knee(found: LoadResult, bracket: Bracket, peak: Peak, give_up_below: float) -> LoadResult:
+    """The last load of a search for the rate, with the knee as its throughput."""
     flags = tuple(dict.fromkeys((*peak.flags, *found.flags, *_knee_flags(bracket, give_up_below))))
     figures = None if found.figures is None else replace(found.figures, peak_items_per_s=peak.items_per_s)
     return replace(found, throughput_items_per_s=bracket.estimate(), flags=flags, figures=figures)
@@ -78,14 +86,13 @@ def _knee_flags(bracket: Bracket, give_up_below: float) -> tuple[str, ...]:
     return (GIVEN_UP,) if bracket.sure_high < give_up_below else ()
 
 
-def _confirmed(
-    loop: OpenLoop,
+def confirmed(
     bracket: Bracket,
     resolution: float,
     is_over: Callable[[], bool],
     probe: Callable[[float], Probe],
-    next_seed: Callable[[], int],
-    began_ns: int,
+    loaded: Callable[[float], LoadResult],
+    wanted: float,
 ) -> LoadResult:
     """The load at the knee, or where there is none at the lowest rate that was tried.
 
@@ -94,12 +101,11 @@ def _confirmed(
     """
     while True:
         rate = bracket.low or bracket.high
-        schedule = poisson_schedule(rate, _longest_s(loop.plan), next_seed())
-        found = _measured(loop, schedule, began_ns)
+        found = loaded(rate)
         within = found.figures.within_slo if found.figures else None
         if bracket.low == 0.0 or within is None:
             return found
-        again = Probe(items_per_s=rate, within=within, wanted=_wanted(loop.plan), overloaded=OVERLOADED in found.flags)
+        again = Probe(items_per_s=rate, within=within, wanted=wanted, overloaded=OVERLOADED in found.flags)
         if again.is_kept:
             return found
         if is_over():
@@ -156,9 +162,9 @@ def _result(served: ServedTrace, flags: tuple[str, ...], windows: Windows, plan:
     latencies = whole[steady or 0 :]
     latency_ms = latency_summary(latencies / 1e6)
     rate = served.schedule.items_per_s
-    completed = _exactly(served.completed_per_s() if served.overloaded else rate, len(whole), "samples done / time")
+    completed = _completed(served, plan, len(whole))
     within = share_within(latencies, plan.slo_ms) if plan.slo_ms is not None and len(latencies) else None
-    goodput = None if within is None else _scaled(within, rate)
+    goodput = None if within is None else scaled(within, rate)
     tail = latency_ms.p99 or latency_ms.p95 or latency_ms.p90
     compared_ms = plan.slo_ms or (tail.value if tail else float(np.max(latencies, initial=0)) / 1e6)
     late = served.late_share(compared_ms * 1e6)
@@ -194,6 +200,13 @@ def _result(served: ServedTrace, flags: tuple[str, ...], windows: Windows, plan:
     )
 
 
+def _completed(served: ServedTrace, plan: LoadSpec, n_requests: int) -> Estimate:
+    """Samples done per second: the rate that they were sent at, unless it was too high or nothing came."""
+    if served.overloaded:
+        return mean_estimate(served.completed_rates(min(int(plan.window_s * NS), served.end_ns // 2)))
+    return _exactly(served.schedule.items_per_s if n_requests else 0.0, n_requests, "samples done / time")
+
+
 def _schedule(plan: LoadSpec, seed: int) -> Schedule:
     if plan.trace is not None:
         return recorded_schedule(read_arrivals(plan.trace.file), _longest_s(plan))
@@ -211,7 +224,8 @@ def _wanted(plan: LoadSpec) -> float:
     return (plan.arrivals.percentile if plan.arrivals else 99) / 100
 
 
-def _scaled(share: Estimate, rate: float) -> Estimate:
+def scaled(share: Estimate, rate: float) -> Estimate:
+    """The estimate times a factor that is known exactly."""
     return replace(share, value=share.value * rate, low=share.low * rate, high=share.high * rate)
 
 

@@ -39,7 +39,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportContent:
-    """What a report shows. `ties`: by the number of a member of the front. `searched`: by knob, what was searched.
+    """What a report shows. `ties`: by the number of a member of the front. `searched`: by knob, what the study file asks for.
 
     `facts`: further lines, by their heads. `written_at`: ISO 8601.
     """
@@ -139,7 +139,7 @@ def _knobs(content: ReportContent) -> str:
             unit = "" if knob.unit in ("", "1") else f" ({knob.unit})"
             cells = (f"{name}{unit}", searched or _DASH, ", ".join(values) or _DASH, knob.doc)
             rows.append("<tr>" + "".join(f'<td class="w">{escape(c)}</td>' for c in cells) + "</tr>")
-    heads = "".join(f'<th class="t">{h}</th>' for h in ("knob", "searched", "in the front", "what it is"))
+    heads = "".join(f'<th class="t">{h}</th>' for h in ("knob", "asked for", "in the front", "what it is"))
     return f'<h2>Knobs</h2><div class="scroll"><table><tr>{heads}</tr>{"".join(rows)}</table></div>'
 
 

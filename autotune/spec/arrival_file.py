@@ -51,12 +51,16 @@ def read_arrivals(path: Path) -> RecordedArrivals:
 
 
 def _numbers(path: Path, lines: Iterator[list[str]]) -> Iterator[tuple[float, int]]:
-    before = -math.inf
+    before, columns = -math.inf, 0
     for n, row in enumerate(lines, 1):
         cells = [cell.strip() for cell in row]
         if n == 1 and cells in _HEADERS:
+            columns = len(cells)
             continue
         if any(cells):
+            if columns and len(cells) != columns:
+                found = f"{without_password(','.join(cells))[:60]!r} under a header of {columns}"
+                raise _fault(path, n, found, f"{columns} columns, as the header says")
             before, samples = _arrival(path, n, cells, before)
             yield before, samples
 

@@ -133,13 +133,13 @@ def _rounds(run: StudySession, reference: TrialRecord, deadline: float, last: fl
 
 def _tell_why(run: StudySession, members: Sequence[TrialRecord], last: float) -> None:
     """A line on what the further rounds are for and how long they may take."""
-    spec, minutes = run.plan.spec, (last - _clock_s(run)) / 60
+    spec, left_s = run.plan.spec, max(0.0, last - _clock_s(run))
     half_width = mean_half_width(members[0], spec)
     known = "not known to any precision" if half_width is None else f"known to ± {half_width:.1%}"
     others = f" and {len(members) - 1} close to it go" if len(members) > 1 else " goes"
     run.observer.note(
         f"{preferred(spec)} of the best is {known}: it{others} on until ± {spec.finalists.precision:.1%}, "
-        f"for {minutes:.0f} minutes at most (finalists.precision)"
+        f"for {f'{left_s / 60:.0f} minutes' if left_s >= 120 else f'{left_s:.0f} s'} at most (finalists.precision)"
     )
 
 

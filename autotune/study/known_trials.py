@@ -91,6 +91,8 @@ class KnownTrials:
         if found is not self._spreads:
             self._spreads = found
             self._load()  # what is reported of every trial has changed
+        else:
+            self._see_reference()
 
     def report(self, number: int) -> TrialRecord:
         """The trial that this worker has just finished, as it is reported from now on, also in the database."""

@@ -334,6 +334,8 @@ def _finished(
 
 
 def _announce(run: StudySession, record: TrialRecord, reference: TrialRecord) -> None:
+    """The finished trial is told beside the reference as it is reported now: its machine may have changed since it began."""
+    reference = next(reversed(run.known.reference.references), reference)
     run.timed("store", run.store.set_front, run.study.id, [r.number for r in run.known.front])
     pin_front(run, [reference, *run.known.front])
     _log.info("%s", outcome_line(record))

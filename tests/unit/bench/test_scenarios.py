@@ -257,6 +257,36 @@ def test_loadgen_drives_the_same_session(load: dict[str, Any], tmp_path: Path) -
     assert max(n for _, _, n in session.seen) <= 4
 
 
+def test_figures_of_loadgen_fit_each_other(tmp_path: Path) -> None:
+    """No more is within the SLO than was sent, whatever LoadGen drew of the rate; every value lies in its interval."""
+    pytest.importorskip("mlperf_loadgen", reason="LoadGen is not installed: pip install 'autotune[loadgen]'")
+    on = loadable(Recording(slots=2), partial=True, logs=tmp_path, seed=3)
+    sent = run_scenario(on, plan(driver="loadgen", server={"qps": 30, "slo_ms": 200}))
+    good, offered = figures(sent).goodput_items_per_s, figures(sent).offered_items_per_s
+    assert 0 < good.value <= good.high <= offered and sent.throughput_items_per_s == good
+    for precision, flagged in ((1e-9, True), (0.999, False)):
+        one = run_scenario(on, plan(driver="loadgen", scenario="singlestream", precision=precision))
+        rate = one.throughput_items_per_s
+        assert rate.low < rate.value < rate.high and ("wide_interval" in one.flags) == flagged
+
+
+def test_nothing_that_arrives_is_told_and_crashes_nothing() -> None:
+    """Arrivals are random, so a rate may bring none in the time there is: of nothing there is no latency, and a rate of 0."""
+    session, slow = loadable(fake()), plan(server={"qps": 20})
+    server = slow.server
+    assert server is not None
+    none = slow.model_copy(update={"server": server.model_copy(update={"qps": 1e-6})})
+    found = run_scenario(session, none)
+    assert (found.throughput_items_per_s.value, found.n_requests, found.latency_ms.p50) == (0.0, 0, None)
+
+
+def test_an_overloaded_engine_has_an_interval() -> None:
+    """Without an SLO the throughput is what it made, window by window, which is not known exactly."""
+    found = run_scenario(loadable(fake(), seed=1), plan(server={"qps": 20_000}, max_s=30))
+    rate = found.throughput_items_per_s
+    assert "overloaded" in found.flags and 0 <= rate.low < rate.value < rate.high and rate.value < 4000
+
+
 def test_an_engine_error_under_loadgen_comes_out(tmp_path: Path) -> None:
     """LoadGen waits for every answer; a session that fails must not hang it."""
     pytest.importorskip("mlperf_loadgen", reason="LoadGen is not installed: pip install 'autotune[loadgen]'")

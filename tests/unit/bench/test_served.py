@@ -11,9 +11,11 @@ from virtual_server import MS, at_ms, serve
 
 from autotune.bench.arrivals import poisson_schedule, recorded_schedule
 from autotune.bench.knee import Probe, find_knee
+from autotune.bench.load import LoadResult
 from autotune.bench.served import ServedTrace, share_within
+from autotune.bench.server import UNCONFIRMED, confirmed
 from autotune.bench.statistics import percentile_estimate
-from autotune.records import Estimate
+from autotune.records import Estimate, LatencySummary, LoadFigures
 from autotune.spec.arrival_file import RecordedArrivals
 
 
@@ -98,7 +100,8 @@ def test_who_was_never_answered_counts_with_what_he_waited() -> None:
     cut = replace(trace, done_ns=np.where(trace.done_ns > 10 * MS, 0, trace.done_ns))
     # Done at 4 and 8; the rest of the eleven that were due by 10 ms had waited 10 − due.
     assert latencies_ms(cut) == [4.0, 7.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0]
-    assert cut.completed_per_s() == 2 / 0.010
+    assert cut.completed_rates(10 * MS).tolist() == [2 / 0.010]
+    assert cut.completed_rates(5 * MS).tolist() == [1 / 0.005, 1 / 0.005]
 
 
 def test_in_the_middle_of_a_load_what_is_under_way_is_not_known() -> None:
@@ -251,6 +254,34 @@ def test_the_knee_of_a_simulated_server_is_its_known_one() -> None:
 
     found = find_knee(probe, PEAK, 0.02, lambda: False).estimate()
     assert found.low - 5 <= truth <= found.high + 5 and found.value == pytest.approx(truth, rel=0.04)
+
+
+@pytest.mark.parametrize("left", [0, 30])
+def test_a_knee_is_loaded_once_more_before_it_is_one(left: int) -> None:
+    """By luck 900 was kept; loaded again it misses. With time the search goes on to 650 below it, without the flag says so."""
+    bracket = find_knee(step(900), PEAK, 0.02, lambda: False)  # type: ignore[arg-type]
+    seen: list[float] = []
+
+    def loaded(rate: float) -> LoadResult:
+        seen.append(rate)
+        within = step(650)(rate).within  # type: ignore[operator]
+        figures = LoadFigures(scenario="server", n_requests=within.n, within_slo=within)
+        return LoadResult(
+            throughput_items_per_s=within, latency_ms=LatencySummary(), n_requests=within.n, window_rates=(), measured_s=1.0,
+            warmup_s=0.0, flags=(), figures=figures,
+        )  # fmt: skip
+
+    probes: list[float] = []
+
+    def is_over() -> bool:
+        return len(probes) >= left
+
+    found = confirmed(bracket, 0.02, is_over, step(650, probes), loaded, 0.99)  # type: ignore[arg-type]
+    assert seen[0] == pytest.approx(900, rel=0.03)
+    if left:
+        assert seen[-1] == bracket.low == pytest.approx(650, rel=0.03) and UNCONFIRMED not in found.flags
+    else:
+        assert len(seen) == 1 and UNCONFIRMED in found.flags and bracket.estimate().low < 0.99 * seen[0]
 
 
 def test_a_knee_that_is_missed_again_moves_down() -> None:

@@ -76,6 +76,8 @@ def test_every_form_has_one_meaning(tmp_path: Path, text: str, canonical: dict[s
         ("load: {trace: a.csv,\n  driver: loadgen}", "+1: load.driver: found loadgen; allowed: autotune for a recorded trace"),
         ("load: {scenario: trace}", "+0: load.trace.file: found nothing; allowed: this key is needed"),
         ("load: {scenario: server, qps: 10,\n  percentile: 98}", "+1: load.percentile: found 98; allowed: 50, 90, 95, 99"),
+        ("load: {server: {qps: 2},\n  multistream: {}}", "+1: load.multistream: found a section of the scenario multistream"),
+        ("load: {server: {qps: 0.2}, max_s: 20}", "+0: load: found a section with the keys server, max_s"),
         ("load: {server: 3}", "+0: load.server: found 3; allowed: a section with the keys qps, slo_ms"),
     ],
 )
@@ -141,6 +143,8 @@ def test_a_trace_begins_with_its_first_arrival(tmp_path: Path) -> None:
         ("1\n2,0\n", 2, "'2,0'"),
         ("1\n2,1.5\n", 2, "'2,1.5'"),
         ("1\n2,3,4\n", 2, "'2,3,4'"),
+        ("second,samples\n1,2\n2\n", 3, "'2' under a header of 2"),
+        ("second\n1\n2,3\n", 3, "'2,3' under a header of 1"),
         ("1\n", None, "1 arrivals in no time"),
         ("1\n1\n", None, "2 arrivals in no time"),
         ("", None, "0 arrivals in no time"),
