@@ -13,7 +13,9 @@ where no earlier trial has done it. Pending trials are taken to come out as expe
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,8 +56,8 @@ class CostAwareSampler(BaseSampler):
     `search_space`: as for Optuna's other samplers; without one it is learnt from the first `n_startup_trials`, drawn at random,
     and parameters that a choice does not have are learnt, too. `factors`: what splits a parameter's choices into factors that
     the models see one by one. `absent`: by candidate, the parameters of the space that it does not have. `favoured`: candidates
-    that somebody believes in; their score counts threefold. `overhead_s`: what a trial takes whatever it does. Not safe for
-    threads.
+    that somebody believes in; their score counts threefold. `overhead_s`: what a trial takes whatever it does. Threads may
+    share it (`optimize(n_jobs=2)`): one asks after the other.
     """
 
     def __init__(
@@ -79,6 +81,13 @@ class CostAwareSampler(BaseSampler):
         self._encoding: Encoding | None = None
         self._gone: Absence | None = None
         self._surrogate = Surrogate(stages=self._stages)
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
 
     @property
     def work(self) -> Work:
@@ -109,6 +118,10 @@ class CostAwareSampler(BaseSampler):
         fixed = trial.system_attrs.get("fixed_params", {})
         if not search_space or set(search_space) <= set(fixed):
             return {}
+        with self._lock:
+            return self._sample(study, trial, search_space)
+
+    def _sample(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         trials = study.get_trials(deepcopy=False)
         encoding = self._encoding_of(search_space, trials)
         self._history.update(study._study_id, trials, trial.number, encoding.trimmed)
@@ -155,7 +168,7 @@ class CostAwareSampler(BaseSampler):
         """The encoding of the last proposal, or a new one where the space, or what is known to be absent, has changed."""
         gone = None if self._absent is not None else _learnt_absence(trials)
         if self._encoding is None or self._encoding.space != search_space or self._gone != gone:
-            absent = self._absent or (lambda params: _absent_from(params, gone or {}))
+            absent = self._absent or partial(_absent_from, gone=gone or {})
             self._encoding, self._gone = Encoding(dict(search_space), self._factors, absent), gone
         return self._encoding
 

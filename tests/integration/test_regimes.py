@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,10 @@ def test_a_slower_machine_is_noticed_and_shown(tmp_path: Path, monkeypatch: pyte
     (regime,) = document["regimes"]
     assert regime["number"] == 2 and 0.4 < regime["ratio"] < 0.6
     assert document["reference"]["regime"] == 2
+    # Gains are told over the reference as it is now; over that of before the change they would be half of it.
+    told = re.findall(r"^.*trial \d+ \[.*\]: ([\d.]+) .*items/s \(([\d.]+)×\)", log.partition("regime 2:")[2], re.MULTILINE)
+    now = document["reference"]["throughput_items_per_s"]["value"]
+    assert told and all(0.7 < float(rate) / float(gain) / now < 1.4 for rate, gain in told)
     for member in document["front"]:
         assert member["regime"] == 2 and any(p["regime"] == 2 for p in member["repetitions"])
     assert "the machine changed at" in fake.autotune(tmp_path, "front", "study.yaml").stdout

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import time
+
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -41,6 +44,22 @@ def test_it_takes_less_time_than_samplers_that_know_no_costs() -> None:
     ours = median(lambda seed: CostAwareSampler(seed=seed, stages=STAGES, search_space=SPACE))
     theirs = median(lambda seed: optuna.samplers.TPESampler(seed=seed))
     assert ours < 0.67 * theirs, (ours, theirs)
+
+
+def test_threads_may_share_it() -> None:
+    """Two threads of `optimize`, on a space that is not enumerated: every trial ends, and a copy goes on from there."""
+    sampler = CostAwareSampler(seed=0)
+    of = optuna.create_study(direction="maximize", sampler=sampler)
+
+    def objective(trial: optuna.Trial) -> float:
+        time.sleep(0.002)  # so that the threads ask while the other's trial runs
+        return trial.suggest_float("x", 0, 1) - trial.suggest_int("y", 0, 5)
+
+    of.optimize(objective, n_trials=30, n_jobs=2)
+    assert [t.state for t in of.trials] == [TrialState.COMPLETE] * 30
+    of.sampler = copy.deepcopy(sampler)
+    of.optimize(objective, n_trials=1)
+    assert of.trials[-1].state == TrialState.COMPLETE
 
 
 def test_nothing_is_proposed_twice_until_all_was_tried() -> None:
