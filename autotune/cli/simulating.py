@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from autotune.simulator.replay import (
     measured_overhead,
     modelled_overhead,
 )
+from autotune.simulator.table import SweepTable
 from autotune.simulator.table_file import load_table
 
 
@@ -43,14 +45,24 @@ class Choice:
     jobs: int
 
 
-def simulated(path: Path, choice: Choice) -> dict[str, Any]:
-    """The comparison on one table, as JSON. Raises SpecError."""
+def chosen_table(path: Path, choice: Choice) -> SweepTable:
+    """The table in the file, complete, with the chosen engines only. Raises SpecError."""
     table = load_table(path)
-    if choice.engines:
-        try:
-            table = table.restricted(choice.engines)
-        except ValueError as exc:
-            raise SpecError(f"--engine: {exc}") from exc
+    if table.missing:
+        raise SpecError(
+            f"{path}: lacks {table.missing} of the {len(table.points) + table.missing} points of its grid, so what a search "
+            f"finds there is not known; allowed: a complete table; finish it: autotune sweep STUDY.yaml --out {path}"
+        )
+    if not choice.engines:
+        return table
+    try:
+        return table.restricted(choice.engines)
+    except ValueError as exc:
+        raise SpecError(f"--engine: {exc}") from exc
+
+
+def simulated(table: SweepTable, choice: Choice) -> dict[str, Any]:
+    """The comparison on one table, as JSON. Raises SpecError."""
     end_s = table.exhaustive_s if choice.hours is None else choice.hours * 3600
     limits = Limits(seconds=end_s, trials=choice.trials or len(table.points) * 2, enough=0.9999)
     setting = Setting(limits=limits, overhead=overhead_of(choice.overhead), noise_sd=choice.noise)
@@ -81,9 +93,12 @@ def overhead_of(text: str) -> Overhead:
     if text in named:
         return named[text]
     try:
-        return constant_overhead(float(text))
-    except ValueError as exc:
-        raise SpecError(f"--overhead {text}: allowed: model, measured, or a number of seconds") from exc
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds) or seconds < 0:
+        raise SpecError(f"--overhead {text}: allowed: model, measured, or a number of seconds, at least 0")
+    return constant_overhead(seconds)
 
 
 def print_comparison(found: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ _FEW = 5
 def grid_values(space: SearchSpace, asked: Mapping[str, tuple[Scalar, ...]]) -> dict[str, tuple[Scalar, ...]]:
     """By knob, the values to try: those asked for, else the choices, the doublings of a logarithmic range or the steps.
 
-    Raises SpecError where a knob or value that was asked for lies outside the space.
+    Raises SpecError where a knob or value that was asked for lies outside the space or occurs twice.
     """
     for knob, values in asked.items():
         if knob not in space.domains:
@@ -27,6 +27,8 @@ def grid_values(space: SearchSpace, asked: Mapping[str, tuple[Scalar, ...]]) -> 
         outside = [v for v in values if v not in space.domains[knob]]
         if outside or not values:
             raise SpecError(f"--grid {knob}: found {outside or 'no value'}; allowed: values in {space.domains[knob]}")
+        if len(set(values)) < len(values):
+            raise SpecError(f"--grid {knob}: found {', '.join(map(str, values))}; allowed: each value once")
     return {knob: asked.get(knob) or values_of(knob, domain) for knob, domain in space.domains.items()}
 
 

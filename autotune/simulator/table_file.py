@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,9 @@ from autotune.errors import SpecError
 from autotune.fingerprint import DeviceFingerprint
 from autotune.records import Estimate, Rejection, TrialRecord
 from autotune.simulator.table import ARTIFACTS, Artifact, EngineFacts, Load, Point, SweepTable
+from autotune.simulator.table_checks import check_estimate, check_load, check_table, count, index, number
 from autotune.spec.model import ConstraintsSpec, LoadSpec
+from autotune.spec.positions import dotted
 
 FORMAT, VERSION = "autotune-sweep", 1
 MOST_BYTES = 64 << 20
@@ -132,10 +133,19 @@ def table_of(document: Any, where: str) -> SweepTable:
             "Record it again with `autotune sweep`, or use the version of autotune that wrote it"
         )
     try:
-        return _checked(_table(document))
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ValidationError) as exc:
-        what = f"no {exc}" if isinstance(exc, KeyError) else str(exc).splitlines()[0]
-        raise SpecError(f"{where}: the table is damaged: {what}; allowed: a table written by `autotune sweep`") from exc
+        table = _table(document)
+        check_table(table)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as exc:
+        raise SpecError(f"{where}: the table is damaged: {_what(exc)}; allowed: a table written by `autotune sweep`") from exc
+    return table
+
+
+def _what(exc: Exception) -> str:
+    """One line on what is damaged."""
+    if isinstance(exc, ValidationError):
+        first = exc.errors(include_url=False)[0]
+        return ": ".join(part for part in (dotted(first["loc"]), first["msg"]) if part)
+    return f"no {exc}" if isinstance(exc, KeyError) else (str(exc) or type(exc).__name__).splitlines()[0]
 
 
 def _table(d: Mapping[str, Any]) -> SweepTable:
@@ -159,16 +169,18 @@ def _table(d: Mapping[str, Any]) -> SweepTable:
         },
         priors=tuple(Candidate.from_json(c) for c in d["priors"]),
         reference=TrialRecord.from_json(d["reference"]),
-        reference_artifacts=cast(Any, {k: _index(v, len(d["artifacts"])) for k, v in d["reference_artifacts"].items()}),
-        missing=int(d["missing"]),
-        artifacts=tuple(_artifact(a) for a in d["artifacts"]),
+        reference_artifacts=cast(Any, {k: index(v, len(d["artifacts"])) for k, v in d["reference_artifacts"].items()}),
+        missing=count(d["missing"], "missing"),
+        artifacts=tuple(_artifact(a, f"artifacts[{i}]") for i, a in enumerate(d["artifacts"])),
         points=_points(d),
     )
 
 
-def _artifact(values: Mapping[str, Any]) -> Artifact:
+def _artifact(values: Mapping[str, Any], where: str) -> Artifact:
     estimates = {name: Estimate.from_json(values.get(name)) for name in ("accuracy", "drop")}
-    return Artifact(kind=values["kind"], seconds=_number(values["seconds"]), **estimates)
+    for name, found in estimates.items():
+        check_estimate(found, f"{where}.{name}")
+    return Artifact(kind=values["kind"], seconds=number(values["seconds"], f"{where}.seconds", least=0), **estimates)
 
 
 def _points(d: Mapping[str, Any]) -> tuple[Point, ...]:
@@ -179,18 +191,18 @@ def _points(d: Mapping[str, Any]) -> tuple[Point, ...]:
     loads = _loads(d["loads"])
     found, at = [], 0
     for i in range(n):
-        n_loads = _index(columns["n_loads"][i], len(loads) - at + 1)
+        n_loads = index(columns["n_loads"][i], len(loads) - at + 1)
         rows = {kind: columns[f"row_of_{kind}"][i] for kind in ARTIFACTS}
         reject = columns["reject"][i]
         found.append(
             Point(
                 candidate=Candidate.from_json({knob: columns[knob][i] if knob in columns else None for knob in KNOBS}),
-                state=cast(Any, _STATES[_index(columns["state"][i], len(_STATES))]),
-                reject=None if reject is None else rejects[_index(reject, len(rejects))],
-                artifacts=cast(Any, {k: _index(row, len(d["artifacts"])) for k, row in rows.items() if row is not None}),
+                state=cast(Any, _STATES[index(columns["state"][i], len(_STATES))]),
+                reject=None if reject is None else rejects[index(reject, len(rejects))],
+                artifacts=cast(Any, {k: index(row, len(d["artifacts"])) for k, row in rows.items() if row is not None}),
                 loads=loads[at : at + n_loads],
                 inferred=bool(columns["inferred"][i]),
-                **{name: _number(columns[name][i]) for name in _TIMES},
+                **{name: number(columns[name][i], f"points.{name}[{i}]", least=0) for name in _TIMES},
             )
         )
         at += n_loads
@@ -202,38 +214,6 @@ def _points(d: Mapping[str, Any]) -> tuple[Point, ...]:
 def _loads(columns: Mapping[str, Sequence[Any]]) -> tuple[Load, ...]:
     rows = zip(*(columns[name] for name in _LOAD), strict=True)
     found = tuple(Load(**dict(zip(_LOAD, row, strict=True))) for row in rows)
-    for load in found:
-        if _number(load.items_per_s) <= 0 or _number(load.half_width) < 0 or load.windows < 2 or _number(load.seconds) < 0:
-            raise ValueError(f"it has an impossible load: {load}")
+    for row, load in enumerate(found):
+        check_load(load, row)
     return found
-
-
-def _number(value: Any) -> float:
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"it has {value!r} where a number belongs")
-    return float(value)
-
-
-def _index(value: Any, n: int) -> int:
-    if not isinstance(value, int) or not 0 <= value < n:
-        raise ValueError(f"it points to row {value!r} of {n}")
-    return value
-
-
-def _checked(table: SweepTable) -> SweepTable:
-    """The table, once its parts fit together. Raises ValueError."""
-    if not table.points:
-        raise ValueError("it has no points")
-    if len(table.by_candidate) != len(table.points):
-        raise ValueError("a point occurs twice")
-    for point in table.points:
-        if (point.candidate.engine, point.candidate.precision) not in table.pairs:
-            raise ValueError(f"the point {point.candidate} is of no pair of engine and precision that it names")
-        if (point.state == "complete") != bool(point.loads) or (point.state == "complete") != (point.reject is None):
-            raise ValueError(f"the point {point.candidate} is {point.state} with {len(point.loads)} loads")
-        if any(table.artifacts[row].kind != kind for kind, row in point.artifacts.items()):
-            raise ValueError(f"the point {point.candidate} names an artifact of another kind")
-        if point.state == "complete" and not {"variant", "engine", "accuracy"} <= point.artifacts.keys():
-            raise ValueError(f"the point {point.candidate} is complete without a variant, an engine or an accuracy")
-    table.spec()
-    return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,34 @@ def test_simulate_prints_a_table_and_draws(recorded: Path, tmp_path: Path, capsy
         (("--overhead", "soon"), "--overhead soon: allowed: model, measured, or a number of seconds"),
         (("--engine", "openvino"), "no point of the table runs on openvino; it holds box"),
         (("--out", "curves.txt"), "found the suffix '.txt'"),
+        *((("--overhead", x), f"--overhead {x}: allowed: model, measured, or a number") for x in ("nan", "inf", "-1", "1e999")),
+        *((("--goal", x), f"--goal {x}: allowed: a share from 0 to 1") for x in ("nan", "1.5", "-0.1", "most")),
+        *((("--noise", x), f"--noise {x}: allowed: a standard deviation of at least 0") for x in ("nan", "inf", "-0.1")),
+        *((("--hours", x), f"--hours {x}: allowed: a number of hours above 0") for x in ("nan", "inf", "0", "-2")),
     ],
 )
 def test_simulate_refuses(recorded: Path, arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2, and one line with what is allowed."""
     assert run("simulate", recorded, "--seeds", 1, *arguments) == 2
     assert says in capsys.readouterr().err
+
+
+def test_simulate_takes_the_ends_of_its_ranges(recorded: Path) -> None:
+    """What is refused beyond them is not refused at them."""
+    options = ("--overhead", "0", "--goal", "1", "--noise", "0", "--hours", "0.001")
+    assert run("simulate", recorded, "--seeds", 1, "--strategy", "random", "--no-bare", *options) == 0
+
+
+def test_simulate_names_the_table_that_is_not_complete(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before any other is replayed: its file, how much it lacks, and the command that finishes it."""
+    made, path = table(), tmp_path / "part.json.gz"
+    save_table(replace(made, points=made.points[:-3], missing=3), path)
+    monkeypatch.setattr("autotune.cli.simulating.compare", lambda *a, **k: pytest.fail("it was replayed"))
+    assert run("simulate", recorded, path, "--seeds", 1) == 2
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert f"{path}: lacks 3 of the 72 points of its grid" in said and f"autotune sweep STUDY.yaml --out {path}" in said
 
 
 def test_simulate_names_a_file_that_is_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,6 +116,7 @@ def test_sweep_shows_its_grid_before_anything_runs(tmp_path: Path, capsys: pytes
         (("--out", "t.json.gz", "--grid", "streams"), "--grid streams: allowed: KNOB=V,V,…"),
         (("--out", "t.json.gz", "--grid", "streams=a"), "values of kind int"),
         (("--out", "t.json.gz", "--grid", "streams=64"), "--grid streams: found [64]"),
+        (("--out", "t.json.gz", "--hours", "nan"), "--hours nan: allowed: a number of hours above 0"),
         (("--out", "t.json.gz", "--grid", "engine=fake"), "with KNOB one of pruning_ratio"),
     ],
 )

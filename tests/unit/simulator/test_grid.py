@@ -30,13 +30,15 @@ def test_values_of_a_domain(knob: str, domain: Domain, expected: tuple[float, ..
 
 
 def test_what_is_asked_for_must_lie_in_the_space() -> None:
-    """--grid names a knob of the study and values inside its domain."""
+    """--grid names a knob of the study and values inside its domain, each once: a table with one twice could not be read."""
     space = table().space()
     assert grid_values(space, {"streams": (2,)})["streams"] == (2,)
     with pytest.raises(SpecError, match=r"--grid worker_threads=…: allowed: one of pruning_ratio, batch_size, streams"):
         grid_values(space, {"worker_threads": (2,)})
     with pytest.raises(SpecError, match=r"--grid streams: found \[9\]"):
         grid_values(space, {"streams": (1, 9)})
+    with pytest.raises(SpecError, match=r"--grid streams: found 1, 2, 1; allowed: each value once"):
+        grid_values(space, {"streams": (1, 2, 1)})
 
 
 def test_every_candidate_once_and_knobs_only_where_they_exist() -> None:

@@ -6,6 +6,7 @@ import gzip
 import json
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from assets.recorded_sweep import table
 from autotune.errors import SpecError
 from autotune.simulator import table_file
 from autotune.simulator.table_file import document_of, load_table, save_table, table_of
+
+TABLES = Path(__file__).parents[3] / "benchmarks" / "tables"
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -137,3 +140,142 @@ def test_a_point_that_occurs_twice_is_refused() -> None:
         document["points"][knob][1] = document["points"][knob][0]
     with pytest.raises(SpecError, match="occurs twice"):
         table_of(document, "t.json.gz")
+
+
+def _refusal(change: Callable[[dict[str, Any]], None], **fields: Any) -> str:
+    """What is said of the table with that change."""
+    document = json.loads(json.dumps(document_of(table(**fields))))
+    change(document)
+    with pytest.raises(SpecError) as caught:
+        table_of(document, "t.json.gz")
+    message = str(caught.value)
+    assert message.startswith("t.json.gz: the table is damaged: ") and message.endswith("a table written by `autotune sweep`")
+    return message
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("artifacts", 0, "seconds"),
+        ("points", "open_s", 3),
+        ("points", "probe_s", 3),
+        ("points", "other_s", 3),
+        ("missing",),
+    ],
+    ids=lambda path: ".".join(map(str, path)),
+)
+def test_no_time_and_no_count_is_negative(path: tuple[Any, ...]) -> None:
+    """Otherwise the virtual clock would go back; the message says where the number stands."""
+    where = (
+        f"{path[0]}.{path[1]}[{path[2]}]" if path[0] == "points" else "missing" if len(path) == 1 else "artifacts[0].seconds"
+    )
+    assert f"it has -1 where a {'whole ' * (len(path) == 1)}number of at least 0 belongs: {where};" in _refusal(
+        _set(*path, to=-1)
+    )
+
+
+@pytest.mark.parametrize("name", ["p99_ms", "memory_mib", "energy_j"])
+def test_what_a_load_measured_is_a_number_or_none(name: str) -> None:
+    """Neither below 0 nor text nor NaN nor true; None is what was not measured."""
+    assert "an impossible load" in _refusal(_set("loads", name, 2, to=-0.5))
+    for wrong in ("fast", float("nan"), True, [1], 10**400):
+        assert f"where a number belongs: loads.{name}[2]" in _refusal(_set("loads", name, 2, to=wrong))
+    document = json.loads(json.dumps(document_of(table())))
+    document["loads"][name][2] = None
+    assert getattr(table_of(document, "t.json.gz").points[1].loads[0], name) is None
+
+
+@pytest.mark.parametrize("windows", [6.0, 6.5, "6", None, True, 1], ids=repr)
+def test_windows_are_counted(windows: Any) -> None:
+    """At least two of them, and whole."""
+    assert "an impossible load" in _refusal(_set("loads", "windows", 0, to=windows))
+
+
+@pytest.mark.parametrize("name", ["accuracy", "drop"])
+@pytest.mark.parametrize("part", ["value", "low", "high"])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), "good", None], ids=repr)
+def test_estimates_of_accuracy_are_finite(name: str, part: str, wrong: Any) -> None:
+    """Of artifacts and of the reference: value and both ends of the interval."""
+    row = next(i for i, a in enumerate(table().artifacts) if a.kind == "accuracy")
+    said = _refusal(_set("artifacts", row, name, part, to=wrong))
+    assert f"where a number belongs: artifacts[{row}].{name}.{part};" in said
+    field = {"accuracy": "accuracy", "drop": "accuracy_drop"}[name]
+    assert f"where a number belongs: reference.{field}.{part};" in _refusal(_set("reference", field, part, to=wrong))
+
+
+def test_accuracy_has_no_upper_bound() -> None:
+    """A metric need not be a share: 31.5 of a user's own is taken."""
+    document = json.loads(json.dumps(document_of(table())))
+    row = next(i for i, a in enumerate(table().artifacts) if a.kind == "accuracy")
+    document["artifacts"][row]["accuracy"] |= {"value": 31.5, "low": 30.0, "high": 33.0}
+    found = table_of(document, "t.json.gz").artifacts[row].accuracy
+    assert found is not None and found.value == 31.5
+
+
+def _without_last(n: int) -> dict[str, Any]:
+    return {"points": table().points[:-n]}
+
+
+@pytest.mark.parametrize(
+    ("change", "fields", "says"),
+    [
+        (_set("points", "streams", 0, to=5), {}, "streams=5 is not on its grid: streams is 5 where one of 1, 2, 3 belongs"),
+        (_set("points", "streams", 0, to=None), {}, "streams is nothing where one of 1, 2, 3 belongs"),
+        (_set("points", "batch_size", 0, to=True), {}, "batch_size is true where one of 1, 2, 4, 8 belongs"),
+        (_set("points", "worker_threads", to=[4] * 72), {}, "worker_threads is 4 where nothing belongs"),
+        (_set("engines", "box", "knobs", to=["batch_size"]), {}, "streams is 1 where nothing belongs"),
+        (_set("values", "streams", to=[1, 2, 3, 4]), {}, "its grid has 96 points, of which 72 are there and 0 counted"),
+        (_set("missing", to=1), {}, "its grid has 72 points, of which 72 are there and 1 counted as missing"),
+        (_set("missing", to=0), _without_last(2), "its grid has 72 points, of which 70 are there and 0 counted as missing"),
+        (_set("missing", to=2.5), _without_last(2), "it has 2.5 where a whole number of at least 0 belongs: missing"),
+        (_set("values", "streams", to=[1, 2, 3, 2]), {}, "values.streams has 2 twice"),
+        (_set("values", "pruning_ratio", to=[0, 0.5, 0.0]), {}, "values.pruning_ratio has 0.0 twice"),
+        (_set("values", "batch_size", to=["a", "b"]), {}, "where an integer in 1…65536 samples belongs: values.batch_size[0]"),
+        (_set("values", "batch_size", to=[[1], 2]), {}, "where an integer in 1…65536 samples belongs: values.batch_size[0]"),
+        (_set("values", "speed", to=[1]), {}, "values has 'speed' where one of pruning_ratio, batch_size, "),
+        (_set("pairs", 1, to=["box", "fp32"]), {}, "pairs has box/fp32 twice"),
+        (_set("engines", to={}), {}, "pairs has the engine 'box', of which engines says nothing"),
+    ],
+    ids=[
+        "off-grid", "knob-absent", "true-for-1", "knob-that-is-nobodys", "knob-of-no-engine", "grid-larger", "missing-too-many",
+        "missing-too-few", "missing-broken", "value-twice", "value-twice-as-float", "text", "list", "unknown-knob",
+        "pair-twice", "engine-unknown",
+    ],
+)  # fmt: skip
+def test_the_points_are_those_of_the_grid(change: Callable[[dict[str, Any]], None], fields: dict[str, Any], says: str) -> None:
+    """Every point lies on the grid of the table's own values, and those that do not occur are counted as missing."""
+    assert says in _refusal(change, **fields)
+
+
+def test_a_grid_too_large_to_list_is_only_counted() -> None:
+    """A damaged table may claim more points than fit into memory: 3 × 2 × 60,000 × 1,024 here."""
+    document = json.loads(json.dumps(document_of(table())))
+    document["values"] |= {"batch_size": list(range(1, 60_001)), "streams": list(range(1, 1025))}
+    with pytest.raises(SpecError, match="its grid has 368640000 points, of which 72 are there"):
+        table_of(document, "t.json.gz")
+
+
+def test_a_table_that_says_what_it_lacks_is_read() -> None:
+    """As a sweep leaves it that was stopped."""
+    made = replace(table(**_without_last(5)), missing=5)
+    assert table_of(json.loads(json.dumps(document_of(made))), "t.json.gz").missing == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_set("objectives", to=["beauty"]), "damaged: objectives[0]: Input should be 'accuracy'"),
+        (_set("objectives", to=["cost"]), "the objective cost needs price_per_hour"),
+        (_set("constraints", to={"beauty": 1}), "damaged: beauty: Extra inputs are not permitted"),
+    ],
+    ids=["objective", "price", "constraint"],
+)
+def test_what_the_study_cannot_be_is_told(change: Callable[[dict[str, Any]], None], says: str) -> None:
+    """The first fault with its place, instead of how many there are."""
+    assert says in _refusal(change)
+
+
+@pytest.mark.parametrize("path", sorted(TABLES.glob("*.json.gz")), ids=lambda path: path.name)
+def test_the_recorded_tables_are_whole(path: Path) -> None:
+    """Those in benchmarks/tables, of real machines: no check refuses them, and none of their points is missing."""
+    assert load_table(path).missing == 0
