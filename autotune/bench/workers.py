@@ -141,7 +141,7 @@ def prompt() -> Iterator[None]:
     Linux from 6.12 on (sched(7)); elsewhere, and for a thread of another policy (chrt), nothing changes. On two cores of a
     virtual machine LoadGen's thread was late by 3.4 to 6.9 ms at the 99th percentile beside an engine that ran on its caller's
     thread; so by 0.04 to 0.33 ms, once 1.4 (late_ms of MobileNetV2 on ONNX Runtime in
-    benchmarks/results/agreement-before-short-slice.json and agreement.json).
+    benchmarks/results/agreement-before-short-slice.json and agreement-small-batches.json).
     """
     before = _set_slice(_SHORTEST_SLICE_NS)
     try:

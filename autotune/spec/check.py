@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from autotune.errors import EnvironmentProblem, SpecError
+from autotune.errors import EnvironmentProblem, SpecError, SpecProblem
 from autotune.registry import METRICS, load_object
 from autotune.spec.arrival_file import read_arrivals
 from autotune.spec.inputs import InputSpec
 from autotune.spec.model import LoadSpec, ModelSpec, StudySpec
 from autotune.spec.onnx_file import ModelFault, checked_onnx, inputs_from_onnx, parsed_onnx
 
+_FEWEST_ARRIVALS = 10
+"""Of fewer requests not even the median latency has an interval worth its name."""
+
 
 def check_load(load: LoadSpec) -> None:
     """Returns when the load can be run as the study says it.
 
-    Raises SpecError at the line of a recorded trace that is wrong, and EnvironmentProblem where its driver is not installed.
+    Raises SpecError where a rate brings hardly any requests and at the line of a recorded trace that is wrong, and
+    EnvironmentProblem where its driver is not installed.
     """
     if load.driver == "loadgen" and _is_missing("mlperf_loadgen"):
         raise EnvironmentProblem(
@@ -26,6 +31,11 @@ def check_load(load: LoadSpec) -> None:
         )
     if load.trace is not None:
         read_arrivals(load.trace.file)
+    rate = "auto" if load.server is None else load.server.qps
+    if rate != "auto" and rate * load.max_s < _FEWEST_ARRIVALS:
+        found = f"{rate:g}, which brings {rate * load.max_s:.2g} requests within load.max_s = {load.max_s:g} s"
+        allowed = f"at least {_FEWEST_ARRIVALS} of them: load.max_s: {math.ceil(_FEWEST_ARRIVALS / rate)} or a higher rate"
+        raise SpecError([SpecProblem(key="load.server.qps", found=found, allowed=allowed)])
 
 
 def _is_missing(module: str) -> bool:

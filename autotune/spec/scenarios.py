@@ -17,8 +17,6 @@ from autotune.spec.section import Section
 
 Scenario = Literal["offline", "singlestream", "multistream", "server", "trace"]
 Percentile = Literal[50, 90, 95, 99]
-_FEWEST_ARRIVALS = 10
-"""Of fewer requests not even the median of their latency has an interval worth its name."""
 _KNEE_RUNS = 4.0
 """A search for the knee takes seven to ten short loads; four times the cap of one leaves room for those that reach it."""
 
@@ -88,14 +86,6 @@ class LoadSpec(Section):
         given = [name for name in SECTIONS if getattr(self, name) is not None]
         if given not in ([], [self.scenario]) or (self.scenario in SECTIONS and not given):
             raise ValueError(f"one scenario, and its own section only; found {self.scenario} and {', '.join(given) or 'none'}")
-        return self
-
-    @model_validator(mode="after")
-    def _some_arrivals(self) -> LoadSpec:
-        rate = "auto" if self.server is None else self.server.qps
-        if rate != "auto" and rate * self.max_s < _FEWEST_ARRIVALS:
-            expected = f"{rate:g} × {self.max_s:g} = {rate * self.max_s:.3g}"
-            raise ValueError(f"a rate that brings {_FEWEST_ARRIVALS} requests within max_s, where {expected} are expected")
         return self
 
     @property

@@ -77,7 +77,6 @@ def test_every_form_has_one_meaning(tmp_path: Path, text: str, canonical: dict[s
         ("load: {scenario: trace}", "+0: load.trace.file: found nothing; allowed: this key is needed"),
         ("load: {scenario: server, qps: 10,\n  percentile: 98}", "+1: load.percentile: found 98; allowed: 50, 90, 95, 99"),
         ("load: {server: {qps: 2},\n  multistream: {}}", "+1: load.multistream: found a section of the scenario multistream"),
-        ("load: {server: {qps: 0.2}, max_s: 20}", "+0: load: found a section with the keys server, max_s"),
         ("load: {server: 3}", "+0: load.server: found 3; allowed: a section with the keys qps, slo_ms"),
     ],
 )
@@ -115,6 +114,16 @@ def test_a_driver_that_is_missing_is_told_before_anything_runs(monkeypatch: pyte
     with pytest.raises(EnvironmentProblem, match="LoadGen") as caught:
         check_load(LoadSpec(driver="loadgen"))
     assert "pip install 'autotune[loadgen]'" in str(caught.value)
+
+
+def test_a_rate_at_which_hardly_anything_arrives_is_told() -> None:
+    """Ten requests are expected at 0.5 a second in 20 s and 9.5 in 19 s; the line names the time that would do."""
+    check_load(LoadSpec.model_validate({"server": {"qps": 0.5}, "max_s": 20}))
+    with pytest.raises(SpecError) as caught:
+        check_load(LoadSpec.model_validate({"server": {"qps": 0.5}, "max_s": 19}))
+    (problem,) = caught.value.problems
+    assert problem.key == "load.server.qps" and "9.5 requests within load.max_s = 19 s" in problem.found
+    assert "load.max_s: 20" in problem.allowed
 
 
 # Recorded traces
