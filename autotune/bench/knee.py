@@ -98,14 +98,26 @@ def find_knee(
     the knee lies below `give_up_below` for certain, or below a thousandth of the peak.
     """
     bracket = Bracket(low=0.0, high=peak.high, sure_low=0.0, sure_high=peak.high)
+    narrow(bracket, probe, peak.high, resolution, is_over, give_up_below)
+    return bracket
+
+
+def narrow(
+    bracket: Bracket,
+    probe: Callable[[float], Probe],
+    top: float,
+    resolution: float,
+    is_over: Callable[[], bool],
+    give_up_below: float = 0.0,
+) -> None:
+    """The bracket is made as narrow as `find_knee` says, from where it is. `top`: the rate above which none is kept."""
     while not is_over() and bracket.n_loads < _MOST_LOADS:
-        if bracket.high - bracket.low <= resolution * bracket.high or bracket.high <= _HOPELESS * peak.high:
-            break
+        if bracket.high - bracket.low <= resolution * bracket.high or bracket.high <= _HOPELESS * top:
+            return
         if bracket.low > 0 and bracket.sure_high < give_up_below:
-            break
+            return
         rate = _FIRST * bracket.high if bracket.n_loads == 0 else (bracket.low + bracket.high) / 2
         found = probe(rate)
         bracket.learn(found)
         if found.is_hopeless and bracket.low == 0.0:
-            break
-    return bracket
+            return

@@ -176,7 +176,8 @@ def run_loadgen(on: Loadable, plan: LoadSpec, give_up_below: float, clock: Calla
 
     resolution = RESOLUTION * plan.precision
     bracket = find_knee(probe, peak.items_per_s, resolution, is_over, give_up_below)
-    return at_the_knee(confirmed(bracket, resolution, is_over, probe, loaded, wanted), bracket, peak, give_up_below)
+    found = confirmed(bracket, peak.items_per_s.high, resolution, is_over, probe, loaded, wanted)
+    return at_the_knee(found, bracket, peak, give_up_below)
 
 
 def _library() -> Any:

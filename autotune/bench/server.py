@@ -10,7 +10,7 @@ import numpy as np
 
 from autotune.bench.arrivals import Schedule, poisson_schedule, recorded_schedule
 from autotune.bench.disturbance import Windows
-from autotune.bench.knee import Bracket, Probe, find_knee
+from autotune.bench.knee import Bracket, Probe, find_knee, narrow
 from autotune.bench.lanes import NS
 from autotune.bench.load import LoadResult, latency_summary
 from autotune.bench.open_loop import OVERLOADED, OpenLoop
@@ -69,7 +69,7 @@ def run_server(loop: OpenLoop, peak: Peak | None, seed: int, began_ns: int, give
 
     resolution = RESOLUTION * plan.precision
     bracket = find_knee(probe, peak.items_per_s, resolution, is_over, give_up_below)
-    found = confirmed(bracket, resolution, is_over, probe, loaded, _wanted(plan))
+    found = confirmed(bracket, peak.items_per_s.high, resolution, is_over, probe, loaded, _wanted(plan))
     return at_the_knee(found, bracket, peak, give_up_below)
 
 
@@ -88,6 +88,7 @@ def _knee_flags(bracket: Bracket, give_up_below: float) -> tuple[str, ...]:
 
 def confirmed(
     bracket: Bracket,
+    top: float,
     resolution: float,
     is_over: Callable[[], bool],
     probe: Callable[[float], Probe],
@@ -97,7 +98,7 @@ def confirmed(
     """The load at the knee, or where there is none at the lowest rate that was tried.
 
     The search chose a rate whose load went well, perhaps by luck; so it is loaded once more, and a rate that then misses is not
-    the knee: the search goes on below it while there is time, and after that the interval goes on down.
+    the knee: the search goes on below it while there is time, and after that the interval goes on down. `top`: as of `narrow`.
     """
     while True:
         rate = bracket.low or bracket.high
@@ -112,8 +113,7 @@ def confirmed(
             bracket.sure_low = max((k for k in bracket.kept if k < rate), default=0.0)
             return replace(found, flags=(*found.flags, UNCONFIRMED))
         bracket.learn(again)
-        while not is_over() and bracket.low < (1 - resolution) * bracket.high:
-            bracket.learn(probe((bracket.low + bracket.high) / 2))
+        narrow(bracket, probe, top, resolution, is_over)
 
 
 def _probe(loop: OpenLoop, rate: float, seed: int) -> Probe:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from autotune.errors import EnvironmentProblem, SpecError, SpecProblem
+from autotune.errors import EnvironmentProblem, SpecError
 from autotune.registry import METRICS, load_object
 from autotune.spec.arrival_file import read_arrivals
 from autotune.spec.inputs import InputSpec
@@ -31,11 +30,13 @@ def check_load(load: LoadSpec) -> None:
         )
     if load.trace is not None:
         read_arrivals(load.trace.file)
-    rate = "auto" if load.server is None else load.server.qps
-    if rate != "auto" and rate * load.max_s < _FEWEST_ARRIVALS:
+    if load.server is not None and load.server.qps != "auto" and load.server.qps * load.max_s < _FEWEST_ARRIVALS:
+        rate = load.server.qps
         found = f"{rate:g}, which brings {rate * load.max_s:.2g} requests within load.max_s = {load.max_s:g} s"
-        allowed = f"at least {_FEWEST_ARRIVALS} of them: load.max_s: {math.ceil(_FEWEST_ARRIVALS / rate)} or a higher rate"
-        raise SpecError([SpecProblem(key="load.server.qps", found=found, allowed=allowed)])
+        allowed = (
+            f"at least {_FEWEST_ARRIVALS} of them: a rate from {_FEWEST_ARRIVALS / load.max_s:.2g} on, or a longer load.max_s"
+        )
+        raise SpecError([load.server.problem("qps", found, allowed)])
 
 
 def _is_missing(module: str) -> bool:

@@ -76,9 +76,10 @@ def run_finalists(run: StudySession, reference: TrialRecord, left_s: float, rese
         with finalists_lock(run.study, run.is_to_stop) as waited_s:
             run.add_time(FOR_OTHERS, waited_s)
             spent_s = run.store.rounds_s(run.study.id, run.rounds_before)
-            left_s, search_s, now_s = max(left_s, reserved_s - spent_s), _search_s(run), _clock_s(run)
+            budget_s = max(left_s - waited_s, reserved_s - spent_s)  # others measured meanwhile, or waited for a device
+            search_s, now_s = _search_s(run), _clock_s(run)
             limits = [limit_s(spec, search_s, with_precision=p) - spent_s for p in (False, True)]
-            return _rounds(run, reference, *(now_s + min(left_s, limit) for limit in limits))
+            return _rounds(run, reference, *(now_s + min(budget_s, limit) for limit in limits))
     except InterruptedError:
         return False
 

@@ -116,14 +116,15 @@ def test_a_driver_that_is_missing_is_told_before_anything_runs(monkeypatch: pyte
     assert "pip install 'autotune[loadgen]'" in str(caught.value)
 
 
-def test_a_rate_at_which_hardly_anything_arrives_is_told() -> None:
-    """Ten requests are expected at 0.5 a second in 20 s and 9.5 in 19 s; the line names the time that would do."""
-    check_load(LoadSpec.model_validate({"server": {"qps": 0.5}, "max_s": 20}))
-    with pytest.raises(SpecError) as caught:
-        check_load(LoadSpec.model_validate({"server": {"qps": 0.5}, "max_s": 19}))
-    (problem,) = caught.value.problems
-    assert problem.key == "load.server.qps" and "9.5 requests within load.max_s = 19 s" in problem.found
-    assert "load.max_s: 20" in problem.allowed
+def test_a_rate_at_which_hardly_anything_arrives_is_told(tmp_path: Path) -> None:
+    """Ten requests are expected at 0.5 a second in 20 s and 9.5 in 19 s: told at the line, with the rate that would do."""
+    check_load(loaded(tmp_path, "load: {server: {qps: 0.5}, max_s: 20}").load)
+    for rate in ("0.5", "1.0e-310"):
+        with pytest.raises(SpecError) as caught:
+            check_load(loaded(tmp_path, f"load: {{scenario: server, max_s: 19,\n  qps: {rate}}}").load)
+        (problem,) = caught.value.problems
+        assert (problem.key, problem.line) == ("load.qps", LINE + 1) and "a rate from 0.53 on" in problem.allowed
+        assert "requests within load.max_s = 19 s" in problem.found
 
 
 # Recorded traces

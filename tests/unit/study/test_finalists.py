@@ -359,6 +359,16 @@ def test_later_starts_share_the_time_of_the_rounds(tmp_path: Path, monkeypatch: 
     assert start(5.0) == 5 and start(math.inf) == 7, "the machine is another"
 
 
+def test_waiting_for_others_rounds_uses_up_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """30 s of the hours are left and another worker's rounds take 20 of them: ten measurements of a second are left."""
+    machine = VirtualMachine(truth=by_batch, noise=0.2)
+    run = session(tmp_path, machine)
+    reference = searched(run, machine, BATCHES)
+    monkeypatch.setattr("autotune.study.finalists._clock_s", lambda _: 1.0 * len(machine.seen))
+    monkeypatch.setattr("autotune.study.finalists.finalists_lock", lambda *_: nullcontext(20.0))
+    assert not run_finalists(run, reference, 30.0) and len(machine.seen) == 10
+
+
 def test_waiting_uses_up_none_of_the_rounds_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each measurement takes 10 s after 100 s in which another study has the device: 12 of them begin within 115 s."""
     machine = VirtualMachine(truth=by_batch, noise=0.2)
