@@ -297,6 +297,16 @@ def test_a_precision_of_1_leaves_it_at_the_rounds(tmp_path: Path) -> None:
     assert max(map(len, final_rounds(run).values())) <= 4
 
 
+def test_a_precision_of_1_is_enough_where_none_is_known() -> None:
+    """After one round a finalist's interval may be that of its own windows, which tells no precision: it does not go on."""
+    found = replace(
+        record(0, rate=100, **repetitions(0, 99.0, 100.0, 101.0)),
+        throughput_items_per_s=Estimate(value=100, low=99, high=101, n=7, method=""),
+    )
+    assert mean_half_width(found, study()) is None and closest([found], study()) == [found]
+    assert closest([found], study(finalists=FinalistsSpec(rounds=1, precision=1))) == []
+
+
 def test_two_studies_on_a_noisy_machine_agree_within_5_per_cent(tmp_path: Path) -> None:
     """7 % of noise, three pairs of studies that differ in their draws alone: each pair agrees, unlike after two rounds."""
 
