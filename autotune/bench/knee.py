@@ -91,33 +91,22 @@ def find_knee(
     resolution: float,
     is_over: Callable[[], bool],
     give_up_below: float = 0.0,
+    bracket: Bracket | None = None,
 ) -> Bracket:
     """The bracket around the knee, no wider than `resolution` of it, or as far as it came until `is_over`.
 
     `probe(items_per_s)` runs one load. `peak`: of the closed loop at full load, beyond which every queue grows. Ends early when
-    the knee lies below `give_up_below` for certain, or below a thousandth of the peak.
+    the knee lies below `give_up_below` for certain, or below a thousandth of the peak. `bracket`: the one to go on with.
     """
-    bracket = Bracket(low=0.0, high=peak.high, sure_low=0.0, sure_high=peak.high)
-    narrow(bracket, probe, peak.high, resolution, is_over, give_up_below)
-    return bracket
-
-
-def narrow(
-    bracket: Bracket,
-    probe: Callable[[float], Probe],
-    top: float,
-    resolution: float,
-    is_over: Callable[[], bool],
-    give_up_below: float = 0.0,
-) -> None:
-    """The bracket is made as narrow as `find_knee` says, from where it is. `top`: the rate above which none is kept."""
+    bracket = bracket or Bracket(low=0.0, high=peak.high, sure_low=0.0, sure_high=peak.high)
     while not is_over() and bracket.n_loads < _MOST_LOADS:
-        if bracket.high - bracket.low <= resolution * bracket.high or bracket.high <= _HOPELESS * top:
-            return
+        if bracket.high - bracket.low <= resolution * bracket.high or bracket.high <= _HOPELESS * peak.high:
+            break
         if bracket.low > 0 and bracket.sure_high < give_up_below:
-            return
+            break
         rate = _FIRST * bracket.high if bracket.n_loads == 0 else (bracket.low + bracket.high) / 2
         found = probe(rate)
         bracket.learn(found)
         if found.is_hopeless and bracket.low == 0.0:
-            return
+            break
+    return bracket

@@ -19,17 +19,17 @@ import numpy as np
 
 from autotune.bench.disturbance import CONTENDED, Windows
 from autotune.bench.feeds import Work
-from autotune.bench.knee import Probe, find_knee
+from autotune.bench.knee import Probe
 from autotune.bench.lanes import NS, overlapping
 from autotune.bench.load import WIDE_INTERVAL, LoadResult, latency_summary
 from autotune.bench.loadgen_log import LoadGenRun, read_log
 from autotune.bench.scenario import Loadable, measured_peak
 from autotune.bench.served import share_within
-from autotune.bench.server import RESOLUTION, at_the_knee, confirmed, scaled
+from autotune.bench.server import NONE_ARRIVED, at_the_knee, scaled, wanted_share
 from autotune.bench.statistics import mean_estimate
 from autotune.bench.workers import Workers, prompt, wake_on_time
 from autotune.errors import EnvironmentProblem
-from autotune.records import Estimate, LoadFigures
+from autotune.records import LoadFigures
 from autotune.spec.model import LoadSpec
 
 INVALID = "loadgen_invalid"
@@ -159,25 +159,13 @@ def run_loadgen(on: Loadable, plan: LoadSpec, give_up_below: float, clock: Calla
         asked = plan.server.qps if plan.server is not None else peak.items_per_s.value
         found = run(plan.max_s, float(asked), "run")
         return replace(found, flags=tuple(dict.fromkeys((*peak.flags, *found.flags))))
-    deadline = clock() + int(plan.search_s * NS)
-    wanted = plan.server.percentile / 100 if plan.server is not None else 0.99
-
-    def is_over() -> bool:
-        return clock() >= deadline
 
     def probe(rate: float) -> Probe:
         found = run(min(plan.max_s, max(2.0, _FEWEST / rate)), rate, f"{rate:.3f}-per-s")
         within = found.figures.within_slo if found.figures else None
-        none = Estimate(value=0.0, low=0.0, high=1.0, n=0, method="none arrived")
-        return Probe(items_per_s=rate, within=within or none, wanted=wanted)
+        return Probe(items_per_s=rate, within=within or NONE_ARRIVED, wanted=wanted_share(plan))
 
-    def loaded(rate: float) -> LoadResult:
-        return run(plan.max_s, rate, "knee")
-
-    resolution = RESOLUTION * plan.precision
-    bracket = find_knee(probe, peak.items_per_s, resolution, is_over, give_up_below)
-    found = confirmed(bracket, peak.items_per_s.high, resolution, is_over, probe, loaded, wanted)
-    return at_the_knee(found, bracket, peak, give_up_below)
+    return at_the_knee(plan, peak, clock, probe, lambda rate: run(plan.max_s, rate, "knee"), give_up_below)
 
 
 def _library() -> Any:

@@ -22,8 +22,6 @@ from autotune.spec.model import LoadSpec
 
 OVERLOADED = "overloaded"
 """Flag of a load whose queue grew without end."""
-_PREPARING_NS = 50
-"""For each sample of the schedule, whose copies take 5 to 10 ns of it, between the call and the begin of the load."""
 _RISES = 3
 """Windows in a row in which the queue grew, before it counts as growing: a burst grows it in one or two."""
 _HOPELESS_S = 5.0
@@ -73,10 +71,10 @@ class _Serving:
     def __init__(self, loop: OpenLoop, schedule: Schedule, most_repeats: int) -> None:
         self._loop, self._schedule = loop, schedule
         self._awake = threading.Event()
-        sample_due_ns = schedule.sample_due_ns()
-        # The first request must not be due before the threads are there, and the feed has all that it gives out.
-        self.begin_ns = loop.clock() + NS // 100 + _PREPARING_NS * len(sample_due_ns)
-        due = array("q", (sample_due_ns + self.begin_ns).tobytes())
+        due = array("q", schedule.sample_due_ns().tobytes())
+        # The first request must not be due before the threads are there; the schedule, which may be long, stands by then.
+        self.begin_ns = loop.clock() + NS // 100
+        np.frombuffer(due, dtype=np.int64)[:] += self.begin_ns
         wait_ns = int((loop.plan.arrivals.batch_wait_ms if loop.plan.arrivals else 0.0) * 1e6)
         self.feed = ScheduleFeed(due, loop.batch_size, wait_ns, loop.clock, self._sleep_until)
         self.windows = Windows(loop.meter, most_repeats)

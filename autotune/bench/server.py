@@ -10,7 +10,7 @@ import numpy as np
 
 from autotune.bench.arrivals import Schedule, poisson_schedule, recorded_schedule
 from autotune.bench.disturbance import Windows
-from autotune.bench.knee import Bracket, Probe, find_knee, narrow
+from autotune.bench.knee import Bracket, Probe, find_knee
 from autotune.bench.lanes import NS
 from autotune.bench.load import LoadResult, latency_summary
 from autotune.bench.open_loop import OVERLOADED, OpenLoop
@@ -26,12 +26,14 @@ LATE = "generator_late"
 """Flag of a load that handed over more than 1 % of its requests late: not what was asked for was measured."""
 _FINE = 5.0
 """A percentile's interval is good enough at five times `load.precision`: the tail of a latency is not known to 1 %."""
-RESOLUTION = 2.0
+_RESOLUTION = 2.0
 """The knee is bracketed to twice `load.precision`: 2 % by default."""
 _REPEATS_OF_A_PROBE = 1
 """Disturbed windows that one load of a search may repeat: the knee is loaded again at the end, with all that a result gets."""
 UNCONFIRMED = "unconfirmed"
 """Flag of a knee at which the last load, after the search, did not keep the SLO by its value."""
+NONE_ARRIVED = Estimate(value=0.0, low=0.0, high=1.0, n=0, method="none arrived")
+"""The share within the SLO where there is nothing to count."""
 _MARGIN_S = 5.0
 """A schedule is so much longer than its load, because disturbed windows are repeated."""
 
@@ -56,25 +58,34 @@ def run_server(loop: OpenLoop, peak: Peak | None, seed: int, began_ns: int, give
     def next_seed() -> int:
         return int(seeds.spawn(1)[0].generate_state(1)[0])
 
-    deadline_ns = loop.clock() + int(plan.search_s * NS)
-
-    def is_over() -> bool:
-        return loop.clock() >= deadline_ns
-
     def probe(rate: float) -> Probe:
         return _probe(loop, rate, next_seed())
 
     def loaded(rate: float) -> LoadResult:
         return _measured(loop, poisson_schedule(rate, _longest_s(plan), next_seed()), began_ns)
 
-    resolution = RESOLUTION * plan.precision
+    return at_the_knee(plan, peak, loop.clock, probe, loaded, give_up_below)
+
+
+def at_the_knee(
+    plan: LoadSpec,
+    peak: Peak,
+    clock: Callable[[], int],
+    probe: Callable[[float], Probe],
+    loaded: Callable[[float], LoadResult],
+    give_up_below: float,
+) -> LoadResult:
+    """The highest rate that keeps the plan's SLO is searched for: the last load, with the knee as its throughput.
+
+    `probe(items_per_s)` runs a load of the search, `loaded(items_per_s)` one with all that a result gets.
+    """
+    deadline_ns, resolution = clock() + int(plan.search_s * NS), _RESOLUTION * plan.precision
+
+    def is_over() -> bool:
+        return clock() >= deadline_ns
+
     bracket = find_knee(probe, peak.items_per_s, resolution, is_over, give_up_below)
-    found = confirmed(bracket, peak.items_per_s.high, resolution, is_over, probe, loaded, _wanted(plan))
-    return at_the_knee(found, bracket, peak, give_up_below)
-
-
-def at_the_knee(found: LoadResult, bracket: Bracket, peak: Peak, give_up_below: float) -> LoadResult:
-    """The last load of a search for the rate, with the knee as its throughput."""
+    found = confirmed(bracket, peak.items_per_s, resolution, is_over, probe, loaded, wanted_share(plan))
     flags = tuple(dict.fromkeys((*peak.flags, *found.flags, *_knee_flags(bracket, give_up_below))))
     figures = None if found.figures is None else replace(found.figures, peak_items_per_s=peak.items_per_s)
     return replace(found, throughput_items_per_s=bracket.estimate(), flags=flags, figures=figures)
@@ -88,7 +99,7 @@ def _knee_flags(bracket: Bracket, give_up_below: float) -> tuple[str, ...]:
 
 def confirmed(
     bracket: Bracket,
-    top: float,
+    peak: Estimate,
     resolution: float,
     is_over: Callable[[], bool],
     probe: Callable[[float], Probe],
@@ -98,7 +109,7 @@ def confirmed(
     """The load at the knee, or where there is none at the lowest rate that was tried.
 
     The search chose a rate whose load went well, perhaps by luck; so it is loaded once more, and a rate that then misses is not
-    the knee: the search goes on below it while there is time, and after that the interval goes on down. `top`: as of `narrow`.
+    the knee: the search goes on below it while there is time, and after that the interval goes on down.
     """
     while True:
         rate = bracket.low or bracket.high
@@ -113,12 +124,12 @@ def confirmed(
             bracket.sure_low = max((k for k in bracket.kept if k < rate), default=0.0)
             return replace(found, flags=(*found.flags, UNCONFIRMED))
         bracket.learn(again)
-        narrow(bracket, probe, top, resolution, is_over)
+        find_knee(probe, peak, resolution, is_over, bracket=bracket)
 
 
 def _probe(loop: OpenLoop, rate: float, seed: int) -> Probe:
     """One load of the search, which ends once it is decided whether the SLO is kept."""
-    slo_ms, wanted = loop.plan.slo_ms or math.inf, _wanted(loop.plan)
+    slo_ms, wanted = loop.plan.slo_ms or math.inf, wanted_share(loop.plan)
     # What the empty queue at the begin gives is better than what comes.
     transient_ns = int(min(loop.plan.window_s, 1.0) * NS)
 
@@ -133,7 +144,7 @@ def _probe(loop: OpenLoop, rate: float, seed: int) -> Probe:
     served, flags, _ = loop.run(schedule, decided, loop.plan.max_s, _REPEATS_OF_A_PROBE)
     latencies = served.latencies_ns(transient_ns)
     latencies = latencies if len(latencies) else served.latencies_ns()
-    within = share_within(latencies, slo_ms) if len(latencies) else Estimate(value=0, low=0, high=1, n=0, method="none arrived")
+    within = share_within(latencies, slo_ms) if len(latencies) else NONE_ARRIVED
     return Probe(
         items_per_s=rate, within=within, wanted=wanted, overloaded=OVERLOADED in flags, queued_share=served.queued_share()
     )
@@ -220,7 +231,8 @@ def _longest_s(plan: LoadSpec) -> float:
     return plan.max_s + _MARGIN_S * max(1.0, plan.window_s)
 
 
-def _wanted(plan: LoadSpec) -> float:
+def wanted_share(plan: LoadSpec) -> float:
+    """Share of the requests that the SLO is about."""
     return (plan.arrivals.percentile if plan.arrivals else 99) / 100
 
 

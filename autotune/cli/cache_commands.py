@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Container
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autotune.cli.options import json_option
+from autotune.cli.options import FiniteNumber, json_option
 
 if TYPE_CHECKING:
     from autotune.cache.inventory import Entry
@@ -18,12 +17,6 @@ if TYPE_CHECKING:
 _folder = click.option(
     "--folder", type=click.Path(path_type=Path), help="The cache; default: $AUTOTUNE_CACHE, else ~/.cache/autotune."
 )
-
-
-def _a_number(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
-    if value is not None and math.isnan(value):
-        raise click.BadParameter("nan is no number of GiB")
-    return value
 
 
 @click.group(invoke_without_command=True)
@@ -51,8 +44,7 @@ def cache(context: click.Context, folder: Path | None, as_json: bool) -> None:
 @click.option("--all", "everything", is_flag=True, help="Also what the front of a study needs, and the newest logs.")
 @click.option(
     "--max-gib",
-    type=click.FloatRange(0, 1e9),
-    callback=_a_number,
+    type=FiniteNumber("a number of GiB from 0 to 1e9", 0, 1e9),
     help="Keep so much, the most recently used; default: nothing.",
 )
 @click.option("--unpin", metavar="STUDY", help="First forget what that study keeps.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,27 @@ from autotune.errors import EnvironmentProblem, SpecError
 PASSED_STORAGE = "AUTOTUNE_PASSED_STORAGE"
 """How a process of ours is told its `--storage`: everybody on the host may read a command line, and a URL holds a password."""
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class FiniteNumber(click.FloatRange):
+    """A finite number in the range; `allowed` is the range in words. Click's own lets nan through, and infinity."""
+
+    def __init__(self, allowed: str, low: float, high: float | None = None, *, min_open: bool = False) -> None:
+        super().__init__(low, high, min_open=min_open)
+        self.allowed = allowed
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number. Raises SpecError, which names the option."""
+        try:
+            found = float(super().convert(value, param, ctx))
+        except click.BadParameter:
+            found = math.nan
+        if not math.isfinite(found):
+            raise SpecError(f"{param.opts[0] if param else 'number'} {value}: allowed: {self.allowed}")
+        return found
+
+
+HOURS = FiniteNumber("a number of hours above 0", 0, min_open=True)
 
 
 def json_option(command: F) -> F:

@@ -33,7 +33,7 @@ def report_content(found: OpenStudy) -> ReportContent:
         reference=found.reference(),
         ties=standing.ties(),
         regimes=store.regimes(found.row.id),
-        searched={knob: str(domain) for knob, domain in spec.space.items()},
+        asked_for={knob: str(domain) for knob, domain in spec.space.items()},
         rejected=[
             Rejected(state=r.state, reason=r.reason, stage=r.stage, n=r.n, example=_first_line(r.message))
             for r in store.rejections(found.row.id)

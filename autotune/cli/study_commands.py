@@ -10,7 +10,7 @@ import click
 
 from autotune.cli.background import WorkerCame, detached, helpers
 from autotune.cli.fleet_start import fleet_options, launcher_settings, start_fleet
-from autotune.cli.options import file_argument, json_option, log_options, storage_option, writing_whole
+from autotune.cli.options import HOURS, file_argument, json_option, log_options, storage_option, writing_whole
 from autotune.cli.saying import say
 from autotune.errors import SpecError
 
@@ -42,7 +42,7 @@ def init(model: Path, data: Path | None, device: str, out: Path, force: bool) ->
 @file_argument
 @click.option("--detach", is_flag=True, help="Go on in the background; progress goes to a log file.")
 @click.option("--trials", type=click.IntRange(1), help="Target number of trials, instead of the file's budget.")
-@click.option("--hours", type=click.FloatRange(0, min_open=True), help="Time budget, instead of the file's.")
+@click.option("--hours", type=HOURS, help="Time budget, instead of the file's.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; default: one per device. More take turns on a device.")
 @click.option("--again", is_flag=True, help="Measure again what was measured: proposals that come twice, and the finalists.")
 @click.option(
@@ -163,7 +163,7 @@ def _needed_launcher(study_file: str) -> str | None:
 @file_argument
 @click.option("--device", help="The worker's device, such as cuda:1, in place of the study file's.")
 @click.option("--trials", type=click.IntRange(1), help="Target number of trials of the whole study.")
-@click.option("--hours", type=click.FloatRange(0, min_open=True))
+@click.option("--hours", type=HOURS)
 @log_options
 @storage_option
 def worker(

@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import click
 
 from autotune.candidate import KNOBS, Scalar
-from autotune.cli.options import file_argument, json_option, writing, writing_whole
+from autotune.cli.options import HOURS, FiniteNumber, file_argument, json_option, writing, writing_whole
 from autotune.errors import SpecError
-
-
-class _Number(click.FloatRange):
-    """A finite number in the range; `allowed` is the range in words. Click's own lets nan through, and infinity."""
-
-    def __init__(self, allowed: str, low: float, high: float | None = None, *, min_open: bool = False) -> None:
-        super().__init__(low, high, min_open=min_open)
-        self.allowed = allowed
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number. Raises SpecError, which names the option."""
-        try:
-            found = float(super().convert(value, param, ctx))
-        except click.BadParameter:
-            found = math.nan
-        if not math.isfinite(found):
-            raise SpecError(f"{param.opts[0] if param else 'number'} {value}: allowed: {self.allowed}")
-        return found
-
-
-_HOURS = _Number("a number of hours above 0", 0, min_open=True)
 
 
 @click.command()
@@ -41,7 +19,7 @@ _HOURS = _Number("a number of hours above 0", 0, min_open=True)
     "--grid", "asked", multiple=True, metavar="KNOB=V,V,…", help="The values of a knob; default: doublings, steps or choices."
 )
 @click.option("--repeats", type=click.IntRange(1), default=2, show_default=True, help="Processes per point, if time permits.")
-@click.option("--hours", type=_HOURS, help="Stop when so much was measured, earlier starts counted.")
+@click.option("--hours", type=HOURS, help="Stop when so much was measured, earlier starts counted.")
 @click.option("--dry-run", is_flag=True, help="Print the grid; measure nothing.")
 def sweep(study_file: str, out: Path, asked: tuple[str, ...], repeats: int, hours: float | None, dry_run: bool) -> int:
     """Measure every point of a study's space and write the table that `autotune simulate` replays.
@@ -113,15 +91,15 @@ def _asked_values(asked: tuple[str, ...]) -> dict[str, tuple[Scalar, ...]]:
 @click.option("--bare/--no-bare", default=True, show_default=True, help="Each also without caches and priors, as a plain loop.")
 @click.option("--seeds", type=click.IntRange(1), default=20, show_default=True)
 @click.option("--engine", "engines", multiple=True, metavar="NAME", help="Only this engine's points. Repeatable.")
-@click.option("--hours", type=_HOURS, help="Virtual; default: as long as the exhaustive sweep.")
+@click.option("--hours", type=HOURS, help="Virtual; default: as long as the exhaustive sweep.")
 @click.option("--trials", type=click.IntRange(1), help="At most so many trials per search.")
 @click.option(
-    "--goal", type=_Number("a share from 0 to 1", 0, 1), default=0.95, show_default=True, help="Share of the hypervolume."
+    "--goal", type=FiniteNumber("a share from 0 to 1", 0, 1), default=0.95, show_default=True, help="Share of the hypervolume."
 )
 @click.option("--overhead", default="model", show_default=True, help="Of a proposal: model, measured, or seconds.")
 @click.option(
     "--noise",
-    type=_Number("a standard deviation of at least 0", 0),
+    type=FiniteNumber("a standard deviation of at least 0", 0),
     help="Spread between processes (of the log), instead of the recorded one.",
 )
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Replays at a time.")

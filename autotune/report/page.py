@@ -39,7 +39,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportContent:
-    """What a report shows. `ties`: by the number of a member of the front. `searched`: by knob, what the study file asks for.
+    """What a report shows. `ties`: by the number of a member of the front. `asked_for`: by knob, what the study file asks for.
 
     `facts`: further lines, by their heads. `written_at`: ISO 8601.
     """
@@ -54,7 +54,7 @@ class ReportContent:
     reference: TrialRecord | None
     ties: Mapping[int, Sequence[int]]
     regimes: Sequence[Regime]
-    searched: Mapping[str, str]
+    asked_for: Mapping[str, str]
     rejected: Sequence[Rejected]
     environment: DeviceFingerprint | None
     facts: Mapping[str, str]
@@ -134,10 +134,10 @@ def _knobs(content: ReportContent) -> str:
     rows = []
     for name, knob in KNOBS.items():
         values = sorted({_value(getattr(r.candidate, name)) for r in content.front}, key=_in_order)
-        searched = content.searched.get(name, "")
-        if searched or any(v != _DASH for v in values):
+        asked_for = content.asked_for.get(name, "")
+        if asked_for or any(v != _DASH for v in values):
             unit = "" if knob.unit in ("", "1") else f" ({knob.unit})"
-            cells = (f"{name}{unit}", searched or _DASH, ", ".join(values) or _DASH, knob.doc)
+            cells = (f"{name}{unit}", asked_for or _DASH, ", ".join(values) or _DASH, knob.doc)
             rows.append("<tr>" + "".join(f'<td class="w">{escape(c)}</td>' for c in cells) + "</tr>")
     heads = "".join(f'<th class="t">{h}</th>' for h in ("knob", "asked for", "in the front", "what it is"))
     return f'<h2>Knobs</h2><div class="scroll"><table><tr>{heads}</tr>{"".join(rows)}</table></div>'

@@ -311,7 +311,7 @@ def _one_trial(run: StudySession, reference: TrialRecord) -> Ended | None:
         return "stopped" if run.switch.count else None
     run.timed("search", run.proposer.tell, record.number, record, [reference, *known.worst, record])
     reported = run.timed("store", known.report, record.number)
-    _announce(run, reported, reference)
+    _announce(run, reported)
     give_back()
     _stop_if_nothing_runs(known.last)
     return None
@@ -333,9 +333,9 @@ def _finished(
     return stored(run, trial_id, record)
 
 
-def _announce(run: StudySession, record: TrialRecord, reference: TrialRecord) -> None:
+def _announce(run: StudySession, record: TrialRecord) -> None:
     """The finished trial is told beside the reference as it is reported now: its machine may have changed since it began."""
-    reference = next(reversed(run.known.reference.references), reference)
+    reference = run.known.reference.references[-1]
     run.timed("store", run.store.set_front, run.study.id, [r.number for r in run.known.front])
     pin_front(run, [reference, *run.known.front])
     _log.info("%s", outcome_line(record))

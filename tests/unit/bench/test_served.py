@@ -10,7 +10,7 @@ import pytest
 from virtual_server import MS, at_ms, serve
 
 from autotune.bench.arrivals import poisson_schedule, recorded_schedule
-from autotune.bench.knee import Bracket, Probe, find_knee, narrow
+from autotune.bench.knee import Bracket, Probe, find_knee
 from autotune.bench.load import LoadResult
 from autotune.bench.served import ServedTrace, share_within
 from autotune.bench.server import UNCONFIRMED, confirmed
@@ -276,7 +276,7 @@ def test_a_knee_is_loaded_once_more_before_it_is_one(left: int) -> None:
     def is_over() -> bool:
         return len(probes) >= left
 
-    found = confirmed(bracket, PEAK.high, 0.02, is_over, step(650, probes), loaded, 0.99)  # type: ignore[arg-type]
+    found = confirmed(bracket, PEAK, 0.02, is_over, step(650, probes), loaded, 0.99)  # type: ignore[arg-type]
     assert seen[0] == pytest.approx(900, rel=0.03)
     if left:
         assert seen[-1] == bracket.low == pytest.approx(650, rel=0.03) and UNCONFIRMED not in found.flags
@@ -288,10 +288,10 @@ def test_a_knee_that_was_all_luck_is_given_up() -> None:
     """Loaded again it misses, and so does every lower rate: the search ends far below, long before its time is over."""
     bracket = Bracket(low=800.0, high=810.0, sure_low=0.0, sure_high=1010.0, kept=[800.0], n_loads=5)
     probes: list[float] = []
-    narrow(bracket, step(0.0, probes), PEAK.high, 0.02, lambda: False)  # type: ignore[arg-type]
+    find_knee(step(0.0, probes), PEAK, 0.02, lambda: False, bracket=bracket)  # type: ignore[arg-type]
     assert probes == []
     bracket.learn(step(0.0)(800.0))  # type: ignore[operator]
-    narrow(bracket, step(0.0, probes), PEAK.high, 0.02, lambda: False)  # type: ignore[arg-type]
+    find_knee(step(0.0, probes), PEAK, 0.02, lambda: False, bracket=bracket)  # type: ignore[arg-type]
     assert bracket.low == 0.0 and len(probes) == 10 and probes[-1] < 1
 
 

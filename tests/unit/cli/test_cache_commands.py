@@ -66,6 +66,14 @@ def test_clean_down_to_a_size_takes_the_least_recently_used(root: Path) -> None:
     assert left(root) == ["a", "b"]
 
 
+@pytest.mark.parametrize("size", ["nan", "inf", "-1"])
+def test_a_size_is_a_finite_number(root: Path, size: str) -> None:
+    """Nothing is smaller than nan, so all of the cache would go."""
+    with pytest.raises(SpecError, match=f"--max-gib {size}: allowed: a number of GiB from 0"):
+        document(root, "clean", "--max-gib", size)
+    assert left(root) == ["a", "b", "c"]
+
+
 def test_a_study_can_be_given_up(root: Path) -> None:
     """--unpin forgets what it keeps; a name that nobody knows is refused."""
     assert document(root, "clean", "--unpin", "mine")["removed"] == 3
