@@ -75,20 +75,29 @@ class Encoding:
         """Of all rows but those of an enumerated space, what was made of them is let go."""
         self._kept = {k: (rows, made) for k, (rows, made) in self._kept.items() if rows is self._everything}
 
+    def factors_of(self, only: tuple[str, ...] | None = None) -> list[tuple[str, int]]:
+        """The columns of `Inputs.codes`: the parameter, and which factor of its choice."""
+        names = [n for n in self.space if (only is None or n in only) and not is_numeric(self.space[n])]
+        return [(name, k) for name in names for k in range(self._n_factors(name))]
+
+    def _n_factors(self, name: str) -> int:
+        return max((len(self._split(name)(c)) for c in _choices(self.space[name])), default=1)
+
+    def _split(self, name: str) -> Callable[[Any], tuple[Hashable, ...]]:
+        return self.factors.get(name, _whole)
+
     def _encoded(self, rows: Sequence[Params], only: tuple[str, ...] | None) -> Inputs:
         names = [n for n in self.space if only is None or n in only]
         numeric = [n for n in names if is_numeric(self.space[n])]
-        factors = [n for n in names if not is_numeric(self.space[n])]
         numbers = np.full((len(rows), len(numeric)), _ABSENT)
         for j, name in enumerate(numeric):
             scale = _scale(self.space[name])
             numbers[:, j] = [scale(row[name]) if name in row else _ABSENT for row in rows]
         columns: list[list[int]] = []
-        for name in factors:
-            split = self.factors.get(name, _whole)
+        for name, k in self.factors_of(only):
+            split = self._split(name)
             parts = [split(row[name]) if name in row else () for row in rows]
-            for k in range(max((len(split(c)) for c in _choices(self.space[name])), default=1)):
-                columns.append([self._code((name, k), p[k] if k < len(p) else None) for p in parts])
+            columns.append([self._code((name, k), p[k] if k < len(p) else None) for p in parts])
         codes = np.array(columns, dtype=np.int64).T if columns else np.zeros((len(rows), 0), dtype=np.int64)
         return Inputs(numbers, codes.reshape(len(rows), len(columns)))
 

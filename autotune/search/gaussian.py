@@ -8,6 +8,7 @@ each. Categories: 1 where they agree, else a correlation per factor. Inputs in [
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +22,8 @@ _MOST_LEARNT = 80
 """Hyperparameters are learnt from no more rows than this, spread over all: an inverse costs the cube of their number."""
 _STEPS = 25
 _FIRST_STEPS = 40
+CORRELATION = 0.5
+"""What is expected of a factor's correlation before anything was seen, as a logit: 0.62."""
 """Steps of RPROP (Riedmiller and Braun 1993) per fit; the first begins far away, later ones where the last ended."""
 
 
@@ -67,9 +70,10 @@ class Hyperparameters:
         return Hyperparameters(flat[:d], flat[d : d + 3], flat[d + 3 : d + 3 + q], float(flat[-1]))
 
 
-def _prior(d: int, q: int, noise: float) -> tuple[Array, Array]:
-    """Means and standard deviations of the hyperparameters' normal prior, in standardized units."""
-    mean = np.concatenate([np.full(d, math.log(0.8)), np.full(3, math.log(0.7)), np.full(q, 0.5), [math.log(noise)]])
+def _prior(d: int, q: int, noise: float, expected: Sequence[float] = ()) -> tuple[Array, Array]:
+    """Means and standard deviations of the hyperparameters' normal prior, in standardized units; `expected` correlations."""
+    correlations = [*expected, *[CORRELATION] * q][:q]
+    mean = np.concatenate([np.full(d, math.log(0.8)), np.full(3, math.log(0.7)), correlations, [math.log(noise)]])
     sd = np.concatenate([np.full(d, 0.8), np.full(3, 0.6), np.full(q, 1.0), [0.7]])
     return mean, sd
 
@@ -78,11 +82,13 @@ def _prior(d: int, q: int, noise: float) -> tuple[Array, Array]:
 class GaussianProcess:
     """One response's model. `noise`: the standard deviation expected before any was seen, in units of the response's spread.
 
-    Not safe for threads.
+    `correlations`: by factor, the logit that is expected of its correlation; CORRELATION where there is none. Not safe for
+    threads.
     """
 
     noise: float = 0.05
     work: Work = field(default_factory=Work)
+    correlations: Sequence[float] = ()
     _theta: Array | None = None
     _n_fitted: int = 0
     _inputs: Inputs | None = None
@@ -101,7 +107,7 @@ class GaussianProcess:
         self._scale = max(float(np.std(targets)), least_scale)
         y = (targets - self._shift) / self._scale
         parts = _Parts(inputs, inputs)
-        mean, sd = _prior(d, q, max(self.noise, _LEAST_NOISE))
+        mean, sd = _prior(d, q, max(self.noise, _LEAST_NOISE), self.correlations)
         fresh = self._theta is None or len(self._theta) != len(mean)
         if fresh:
             self._theta, self._n_fitted = mean.copy(), 0

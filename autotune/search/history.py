@@ -40,11 +40,13 @@ class Stage:
 
     `key`: of a candidate's parameters, what tells results of the stage apart, None where the candidate needs none; by default
     the values of `parameters`. `decides`: objectives (by number) and constraints (by name) that the result alone determines.
+    `alike`: factors, by parameter and place among its factors, in which what is decided is expected to differ little.
     """
 
     name: str
     parameters: tuple[str, ...]
     decides: tuple[int | str, ...] = ()
+    alike: frozenset[tuple[str, int]] = frozenset()
     key: Callable[[Params], Hashable | None] | None = None
 
     def key_of(self, params: Params) -> Hashable | None:

@@ -6,15 +6,17 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from autotune.candidate import Candidate
 from autotune.errors import SpecError
 from autotune.records import TrialRecord
 from autotune.simulator.table import SweepTable
 from autotune.simulator.truth import Truth
 from autotune.simulator.virtual_device import VirtualDevice
+from autotune.space.sampling import candidate_from_params, params_from_candidate
 from autotune.study.giving_up import rivals
 from autotune.study.plan import StudyPlan
 from autotune.study.proposer import Proposal, Proposer
@@ -61,8 +63,9 @@ def _interpolated(steps: tuple[tuple[int, float], ...], n: int) -> float:
 class Contestant:
     """A strategy and what it is given.
 
-    `caches`: artifacts are kept, no candidate is measured twice, and slow ones are given up. Without them every trial makes
-    everything anew, as a plain loop around Optuna does.
+    `caches`: artifacts are kept, no candidate is measured twice (the reference neither, which is told as the first trial), and
+    slow ones are given up. Without them every trial makes everything anew, as a plain loop around Optuna does. `priors`: they are
+    tried first, or weighed where the strategy does that; without them no strategy knows of any.
     """
 
     strategy: str
@@ -140,7 +143,8 @@ def replay(table: SweepTable, contestant: Contestant, setting: Setting, *, seed:
             f"the table {table.study!r} lacks {table.missing} points of its grid, so what a search finds there is not known; "
             "finish it: autotune sweep STUDY.yaml --out TABLE"
         )
-    search = _Search(table, table.plan(seed=seed, **setting.sections), contestant, setting)
+    plan = table.plan(seed=seed, **setting.sections)
+    search = _Search(table, plan if contestant.priors else replace(plan, priors=(), certain=()), contestant, setting)
     while search.ended(setting.limits) == "":
         search.one_trial()
     return search.result(seed, search.ended(setting.limits))
@@ -159,6 +163,8 @@ class _Search:
         self._proposer = Proposer(plan, storage, "replay", contestant.strategy)
         self._reference = self._device.measure_reference()
         self._proposer.note_reference(self._reference)
+        if contestant.caches and self._is_in_space(self._reference.candidate):
+            self._proposer.enqueue_first([self._reference.candidate])
         if contestant.priors:
             self._proposer.enqueue_first(self._proposer.first_priors)
         self._records: list[TrialRecord] = []
@@ -187,12 +193,23 @@ class _Search:
             self._proposer.tell(proposal.number, twin, self._records, {"duplicate_of": twin.number})
             self._exhausted = not self._proposer.enqueue_unseen(frozenset(self._seen))
             return
-        faster = rivals(self._records, self._plan.spec, 1) if self._contestant.caches else ()
-        record = self._device.run(self._request(proposal, faster))
+        record = self._measured(proposal)
         self._records.append(record)
         self._seen[proposal.candidate] = record
         self._proposer.tell(record.number, record, [self._reference, *self._records])
         self._note(record)
+
+    def _is_in_space(self, candidate: Candidate) -> bool:
+        params = params_from_candidate(candidate, self._plan.space)
+        return params is not None and candidate_from_params(params) == candidate
+
+    def _measured(self, proposal: Proposal) -> TrialRecord:
+        """The candidate's record; with caches, as in a study, the reference is not measured a second time."""
+        if not self._contestant.caches:
+            return self._device.run(self._request(proposal, ()))
+        if proposal.candidate == self._reference.candidate:
+            return replace(self._reference, number=proposal.number, role="search")
+        return self._device.run(self._request(proposal, rivals(self._records, self._plan.spec, 1)))
 
     def _ask(self) -> Proposal:
         began = time.perf_counter()

@@ -35,6 +35,7 @@ def cost_aware(plan: StudyPlan) -> Strategy:
         absent=lambda params: _absent(params, space),
         favoured=[p for c in favoured_priors(plan) if (p := params_from_candidate(c, space)) is not None],
         overhead_s=OVERHEAD_S,
+        n_startup_trials=1,
     )
 
     def reseeded(n_finished: int, seed: int) -> BaseSampler:
@@ -67,7 +68,8 @@ def stages_of(plan: StudyPlan) -> tuple[Stage, ...]:
         Stage(name="prune", parameters=("pruning_ratio",), key=lambda params: params.get("pruning_ratio") or None),
         Stage(name="variant", parameters=variant),
         Stage(name="engine", parameters=(*variant, *(names[k] for k in names if k in built)), key=engine_key),
-        Stage(name="accuracy", parameters=variant, decides=tuple(decides)),
+        # An engine rounds a little differently; what a precision costs in accuracy is much the same on all.
+        Stage(name="accuracy", parameters=variant, decides=tuple(decides), alike=frozenset({(PAIR, 0)})),
     )
 
 

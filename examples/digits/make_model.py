@@ -52,7 +52,7 @@ def network() -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 10))
 
 
-def train(model: nn.Sequential, pixels: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], epochs: int = 10) -> None:
+def train(model: nn.Module, pixels: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], epochs: int = 10) -> None:
     """The model has learned the samples, with shifts of up to two pixels as augmentation."""
     x = (torch.tensor(pixels).permute(0, 3, 1, 2).float() * SCALE - MEAN) / STD
     y = torch.tensor(labels)
@@ -74,7 +74,7 @@ def train(model: nn.Sequential, pixels: np.ndarray[Any, Any], labels: np.ndarray
     model.eval()
 
 
-def export(model: nn.Sequential, path: Path) -> None:
+def export(model: nn.Module, path: Path) -> None:
     """The model as ONNX; the exporter folds batch norm into the convolutions."""
     torch.onnx.export(
         model, (torch.zeros(1, 1, 32, 32),), str(path), input_names=["image"], output_names=["logits"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -34,18 +35,39 @@ def setting(trials: int = 20, **changes: Any) -> Setting:
 
 
 def test_the_clock_adds_up_by_hand() -> None:
-    """The reference, then the two priors: fp32 batch 1, whose artifacts the reference left, and fp16, which is new.
+    """The reference, then the two priors: fp32 batch 1, which is the reference itself, and fp16, which is new.
 
-    Each prior costs its proposal, the process, opening and the load; fp32 the probe of its accuracy as well, and fp16 instead
-    variant, engine and accuracy.
+    The first costs its proposal alone, since a study does not measure the reference a second time; the other the process,
+    variant, engine, opening, accuracy and the load as well.
     """
     found = replay(table(), Contestant(strategy="random"), setting(2), seed=0)
-    each_s = SEARCH_S + OTHER_S + OPEN_S + LOAD_S
-    first_s = REFERENCE_S + each_s + PROBE_S
-    second_s = first_s + each_s + VARIANT_S["fp16"] + ENGINE_S + ACCURACY_S
+    first_s = REFERENCE_S + SEARCH_S
+    second_s = first_s + SEARCH_S + OTHER_S + OPEN_S + LOAD_S + VARIANT_S["fp16"] + ENGINE_S + ACCURACY_S
     assert found.times_s == pytest.approx((first_s, second_s))
     assert found.spent_s["search"] == pytest.approx(2 * SEARCH_S) and found.ended == "trials"
     assert found.best == (pytest.approx(rate(candidate())), pytest.approx(rate(candidate("fp16"))))
+
+
+def test_what_another_setting_of_the_references_artifacts_costs_by_hand() -> None:
+    """fp32 at batch 2, of which the reference left variant and accuracy; the engine is new."""
+    others = replace(table(), priors=(candidate(), candidate(batch=2)))
+    found = replay(others, Contestant(strategy="random"), setting(2), seed=0)
+    second_s = REFERENCE_S + 2 * SEARCH_S + OTHER_S + ENGINE_S + OPEN_S + PROBE_S + LOAD_S
+    assert found.times_s[1] == pytest.approx(second_s)
+
+
+def test_without_caches_the_reference_is_measured_again() -> None:
+    """A plain loop makes everything of fp32 at batch 1 anew."""
+    found = replay(table(), Contestant(strategy="random", caches=False), setting(1), seed=0)
+    each_s = SEARCH_S + OTHER_S + VARIANT_S["fp32"] + ENGINE_S + OPEN_S + ACCURACY_S + LOAD_S
+    assert found.times_s == pytest.approx((REFERENCE_S + each_s,))
+
+
+def test_without_priors_a_search_that_weighs_them_knows_of_none() -> None:
+    """The same search of a table that has no priors but the reference: every number is equal."""
+    bare = replace(table(), priors=())
+    runs = [replay(t, Contestant(strategy="cost-aware", priors=False), setting(12), seed=3) for t in (table(), bare)]
+    assert runs[0] == runs[1]
 
 
 @pytest.mark.parametrize("strategy", ["cost-aware", "random", "tpe", "nsga2"])

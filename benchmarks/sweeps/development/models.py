@@ -1,0 +1,115 @@
+"""Trains the models of the development tables on the digits of examples/digits and writes what their sweeps need.
+
+    python benchmarks/sweeps/development/models.py FOLDER [NAME ...]
+
+Four networks that differ from those of benchmarks/sweeps in kind: a vision transformer, an inverted-residual network with
+depthwise convolutions, a wide convolutional network of some milliseconds per image, and a perceptron. Each gets a folder of its
+own with model.onnx, train.npz, calib.npz and val.npz. They are there for choosing a search's settings, so that the tables which
+judge it were never looked at for that.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "examples" / "digits"))
+from make_model import MEAN, N_CALIBRATION, N_TRAIN, SCALE, STD, block, digits, export, train
+
+
+class Transformer(nn.Module):
+    """Patches of 4 by 4, two layers of four heads, width 64: 64 tokens, 0.1 M parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, 64, 4, 4)
+        self.places = nn.Parameter(0.02 * torch.randn(1, 64, 64))
+        layer = nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Logits, shape (n, 10)."""
+        tokens = self.patches(image).flatten(2).transpose(1, 2) + self.places
+        found: torch.Tensor = self.head(self.layers(tokens).mean(1))
+        return found
+
+
+class Inverted(nn.Module):
+    """An inverted residual: 1×1 to four times the width, depthwise 3×3, 1×1 back (Sandler et al. 2018)."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int = 1) -> None:
+        super().__init__()
+        wide = 4 * n_in
+        self.body = nn.Sequential(
+            nn.Conv2d(n_in, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU6(),
+            nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False), nn.BatchNorm2d(wide), nn.ReLU6(),
+            nn.Conv2d(wide, n_out, 1, bias=False), nn.BatchNorm2d(n_out),
+        )  # fmt: skip
+        self.adds = stride == 1 and n_in == n_out
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape (n, n_out, h / stride, w / stride)."""
+        found: torch.Tensor = x + self.body(x) if self.adds else self.body(x)
+        return found
+
+
+def _depthwise() -> nn.Module:
+    steps = [Inverted(24, 24), Inverted(24, 40, 2), Inverted(40, 40), Inverted(40, 64, 2), Inverted(64, 64)]
+    return nn.Sequential(*block(1, 24), *steps, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
+def _wide() -> nn.Module:
+    layers = [*block(1, 64), *block(64, 64), *block(64, 128), *block(128, 128, 2), *block(128, 256), *block(256, 256, 2)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 10))
+
+
+def _perceptron() -> nn.Module:
+    layers = [nn.Flatten(), nn.Linear(1024, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10)]
+    return nn.Sequential(*layers)
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "transformer": (Transformer, 30),
+    "depthwise": (_depthwise, 12),
+    "wide": (_wide, 3),
+    "perceptron": (_perceptron, 20),
+}
+"""By name, what makes the network and for how many epochs it is trained."""
+
+
+def make(folder: Path, name: str) -> float:
+    """The share of right answers on the 900 images of val.npz, which were never trained on."""
+    network, epochs = MODELS[name]
+    torch.manual_seed(0)
+    pixels, labels = digits()
+    model = network()
+    train(model, pixels[:N_TRAIN], labels[:N_TRAIN], epochs)
+    held_out = (torch.tensor(pixels[N_TRAIN:]).permute(0, 3, 1, 2).float() * SCALE - MEAN) / STD
+    with torch.no_grad():
+        answers = torch.cat([model(some).argmax(1) for some in held_out.split(100)])
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "train.npz", x=pixels[:N_TRAIN], y=labels[:N_TRAIN])
+    np.savez(folder / "calib.npz", x=pixels[:N_CALIBRATION], y=labels[:N_CALIBRATION])
+    np.savez(folder / "val.npz", x=pixels[N_TRAIN:], y=labels[N_TRAIN:])
+    export(model, folder / "model.onnx")
+    return float((answers == torch.tensor(labels[N_TRAIN:])).float().mean())
+
+
+def main() -> None:
+    """Writes the models named on the command line, or all that are not there yet."""
+    folder = Path(sys.argv[1])
+    for name in sys.argv[2:] or [n for n in MODELS if not (folder / n / "model.onnx").exists()]:
+        began = time.monotonic()
+        accuracy = make(folder / name, name)
+        print(f"{name}: {accuracy:.2%} on images it has not seen, {time.monotonic() - began:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

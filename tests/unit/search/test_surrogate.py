@@ -1,0 +1,75 @@
+"""What the models make of a handful of trials: how sure they may be of what was never measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from optuna.distributions import CategoricalDistribution
+
+from autotune.search.encoding import Encoding
+from autotune.search.history import History, Seen, Stage
+from autotune.search.surrogate import DOUBT, Surrogate
+
+SPACE = {
+    "pair": CategoricalDistribution([f"{e}/{p}" for e in ("a", "b") for p in ("fp32", "int8")]),
+    "pruned": CategoricalDistribution([0.0, 0.5]),
+    "pool": CategoricalDistribution([1, 8]),
+}
+VARIANT = ("pair", "pruned")
+
+
+def encoding() -> Encoding:
+    return Encoding(SPACE, {"pair": lambda pair: tuple(str(pair).split("/"))})
+
+
+def params(pair: str, pruned: float = 0.0, pool: int = 8) -> dict[str, Any]:
+    return {"pair": pair, "pruned": pruned, "pool": pool}
+
+
+def seen(of: dict[str, Any], drop: float = -1.0, runs: float = -1.0, rate: float = 100.0) -> Seen:
+    """A trial with both constraints; one that did not run has no rate."""
+    values: dict[int | str, float] = {"drop": drop, "runs": runs} | ({0: rate} if runs < 0 else {})
+    return Seen(params=of, values=values, seconds={}, failed=runs > 0)
+
+
+def surrogate(*trials: Seen, stage: Stage) -> Surrogate:
+    """After these trials of a study with one objective."""
+    found = Surrogate(stages=[stage])
+    found.fit(encoding(), History(seen=list(trials)), 1)
+    return found
+
+
+ACCURACY = Stage(name="accuracy", parameters=VARIANT, decides=("drop",))
+
+
+def test_a_failure_of_one_setting_leaves_doubt_about_all_that_it_shares() -> None:
+    """Of nine trials the only pruned one failed, since its pool was too small; other pruned ones are not given up for that."""
+    unpruned = [seen(params(pair, pool=pool)) for pair in ("a/fp32", "a/int8", "b/fp32", "b/int8") for pool in (1, 8)]
+    model = surrogate(*unpruned, seen(params("a/int8", 0.5, 1), runs=1.0), stage=ACCURACY)
+    keeps, _ = model.feasible([params(pair, 0.5) for pair in ("a/fp32", "a/int8", "b/fp32", "b/int8")])
+    assert np.all(keeps >= DOUBT**2), "one doubt each: of the constraint on running, and of the accuracy"
+
+
+def test_a_variant_that_broke_its_constraint_is_no_matter_of_doubt() -> None:
+    """What was measured is exact: every setting of the variant breaks it."""
+    model = surrogate(seen(params("a/fp32")), seen(params("a/int8"), drop=3.0), stage=ACCURACY)
+    keeps, passes = model.feasible([params("a/int8", pool=1), params("a/int8", pool=8)])
+    assert keeps == pytest.approx(0.0) and passes == pytest.approx(0.0)
+
+
+def test_a_factor_in_which_results_are_alike_carries_them_over() -> None:
+    """int8 broke its constraint on engine a: on b it is less likely to be kept where engines are said to be alike."""
+    trials = [seen(params("a/fp32")), seen(params("b/fp32")), seen(params("a/int8"), drop=3.0)]
+    alike = Stage(name="accuracy", parameters=VARIANT, decides=("drop",), alike=frozenset({("pair", 0)}))
+    chances = [surrogate(*trials, stage=s).feasible([params("b/int8")])[0][0] for s in (ACCURACY, alike)]
+    assert DOUBT <= chances[1] < 0.5 * chances[0]
+
+
+def test_the_factors_are_named_in_the_order_of_their_columns() -> None:
+    """The pair is two factors, engine and precision; numbers are none. Each column of the codes has a name."""
+    made = encoding()
+    assert made.factors_of() == [("pair", 0), ("pair", 1)]
+    assert made.factors_of(("pruned", "pool")) == []
+    assert made.inputs([params("a/int8"), params("b/int8")]).codes.shape == (2, 2)
