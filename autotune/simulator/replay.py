@@ -64,8 +64,8 @@ class Contestant:
     """A strategy and what it is given.
 
     `caches`: artifacts are kept, no candidate is measured twice (the reference neither, which is told as the first trial), and
-    slow ones are given up. Without them every trial makes everything anew, as a plain loop around Optuna does. `priors`: they are
-    tried first, or weighed where the strategy does that; without them no strategy knows of any.
+    slow ones are given up. Without them every trial makes everything anew, as a plain loop around Optuna does. `priors`: they
+    are tried first, or weighed where the strategy does that; without them no strategy knows of any.
     """
 
     strategy: str
