@@ -275,7 +275,7 @@ def test_what_the_study_cannot_be_is_told(change: Callable[[dict[str, Any]], Non
     assert says in _refusal(change)
 
 
-@pytest.mark.parametrize("path", sorted(TABLES.glob("*.json.gz")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(TABLES.rglob("*.json.gz")), ids=lambda path: path.name)
 def test_the_recorded_tables_are_whole(path: Path) -> None:
     """Those in benchmarks/tables, of real machines: no check refuses them, and none of their points is missing."""
     assert load_table(path).missing == 0
