@@ -81,7 +81,7 @@ def _make_model(work: Path, name: str) -> None:
     digits, others = HERE.parent / "examples" / "digits" / "make_model.py", HERE / "sweeps" / "development" / "models.py"
     command = [digits, work / "digits"] if name == "digits" else [others, work / "development", name]
     folder = work / ("digits" if name == "digits" else f"development/{name}")
-    if name in ("digits", *DEVELOPMENT) and not (folder / "model.onnx").exists():
+    if name in ("digits", *DEVELOPMENT) and not (folder / "val.npz").exists():
         subprocess.run([sys.executable, "-W", "ignore", *map(str, command)], check=True)
 
 

@@ -95,17 +95,17 @@ def make(folder: Path, name: str) -> float:
     with torch.no_grad():
         answers = torch.cat([model(some).argmax(1) for some in held_out.split(100)])
     folder.mkdir(parents=True, exist_ok=True)
+    export(model, folder / "model.onnx")
     np.savez(folder / "train.npz", x=pixels[:N_TRAIN], y=labels[:N_TRAIN])
     np.savez(folder / "calib.npz", x=pixels[:N_CALIBRATION], y=labels[:N_CALIBRATION])
     np.savez(folder / "val.npz", x=pixels[N_TRAIN:], y=labels[N_TRAIN:])
-    export(model, folder / "model.onnx")
     return float((answers == torch.tensor(labels[N_TRAIN:])).float().mean())
 
 
 def main() -> None:
     """Writes the models named on the command line, or all that are not there yet."""
     folder = Path(sys.argv[1])
-    for name in sys.argv[2:] or [n for n in MODELS if not (folder / n / "model.onnx").exists()]:
+    for name in sys.argv[2:] or [n for n in MODELS if not (folder / n / "val.npz").exists()]:
         began = time.monotonic()
         accuracy = make(folder / name, name)
         print(f"{name}: {accuracy:.2%} on images it has not seen, {time.monotonic() - began:.0f} s", file=sys.stderr)
