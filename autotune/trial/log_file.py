@@ -47,15 +47,15 @@ def _cut_above(most: int, log: Path) -> None:
 
 
 def _cut(log: int) -> None:
-    """The middle is gone. What is written meanwhile stays, but for what comes between the last look and the cut."""
+    """The middle is gone. What is written meanwhile stays, but for what comes between the last look and the cut.
+
+    The end is moved before the file is cut, so that a trial which sees its log shorter writes after all that it wrote before.
+    """
     size = os.fstat(log).st_size
     before = _CUT.match(os.pread(log, 64, _HALF_BYTES))
     begin = _HALF_BYTES + (len(before[0]) if before else 0)
     tail = os.pread(log, _HALF_BYTES, max(begin, size - _HALF_BYTES))
-    n_cut = (int(before[1]) if before else 0) + os.fstat(log).st_size - begin - len(tail)
-    os.ftruncate(log, _HALF_BYTES)
-    appending = os.open(f"/proc/self/fd/{log}", os.O_WRONLY | os.O_APPEND)
-    try:
-        os.write(appending, b"\n--- %d bytes were cut here ---\n" % n_cut + tail)
-    finally:
-        os.close(appending)
+    n_cut = (int(before[1]) if before else 0) + size - begin - len(tail)
+    end = _HALF_BYTES + os.pwrite(log, b"\n--- %d bytes were cut here ---\n" % n_cut + tail, _HALF_BYTES)
+    end += os.pwrite(log, os.pread(log, _HALF_BYTES, size), end)
+    os.ftruncate(log, end)

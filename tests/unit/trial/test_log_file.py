@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import printing_engine
 import pytest
@@ -53,6 +55,30 @@ def test_a_log_does_not_grow_while_its_trial_runs(tmp_path: Path, monkeypatch: p
     record, log = printed(tmp_path, monkeypatch, "until-cut")
     assert record.state == "complete", record.reject
     assert log.stat().st_size <= MOST_BYTES and log.read_bytes().endswith(printing_engine.LAST)
+
+
+def test_what_is_written_while_a_log_is_cut_stays_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line while the last part is moved, and one as soon as the log is seen to be shorter: both come last, in this order."""
+    log = tmp_path / "0.log"
+    log.write_bytes(b"first\n" + b"x" * (17 << 20) + b"\nlast\n")
+
+    def also(text: bytes, call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any) -> Any:
+            found = call(*arguments)
+            if text not in log.read_bytes():
+                with log.open("ab") as handle:
+                    handle.write(text)
+            return found
+
+        return called
+
+    monkeypatch.setattr(os, "pwrite", also(b"meanwhile\n", os.pwrite))
+    monkeypatch.setattr(os, "ftruncate", also(b"afterwards\n", os.ftruncate))
+    keep_short(log)
+    text = log.read_bytes()
+    (line,) = CUT.finditer(text)
+    assert text.startswith(b"first\n") and text.endswith(b"x\nlast\nmeanwhile\nafterwards\n") and len(text) <= MOST_BYTES
+    assert len(text) - len(line[0]) + int(line[1]) == len(b"first\n\nlast\nmeanwhile\nafterwards\n") + (17 << 20)
 
 
 def test_a_crash_after_much_text_is_told_with_its_last_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
