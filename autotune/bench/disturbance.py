@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from autotune.bench.beside import Turns
+
 CONTENDED = "contended"
 """Flag of a load in which too few windows were undisturbed, so that all of them count."""
 MOST_REPEATS = 5
@@ -22,17 +24,31 @@ class CpuMeter(Protocol):
 
 
 class Windows:
-    """The windows of one load, each with the share that others took of the CPUs in it; without a meter none is disturbed."""
+    """The windows of one load, each with the share that others took of the CPUs in it; without a meter none is disturbed.
 
-    def __init__(self, meter: CpuMeter | None, most_repeats: int = MOST_REPEATS) -> None:
-        self._meter, self._most_repeats = meter, most_repeats
+    `turns`: a build runs in some of them; these never count, and are repeated without a bound.
+    """
+
+    def __init__(self, meter: CpuMeter | None, most_repeats: int = MOST_REPEATS, turns: Turns | None = None) -> None:
+        self._meter, self._most_repeats, self._turns = meter, most_repeats, turns
         self.shares: list[float] = []
-        self.lap()
-        self.shares.clear()
+        self._share()
+        if turns is not None:
+            turns.open_windows()
 
     def lap(self) -> None:
         """One more window has ended."""
-        self.shares.append(0.0 if self._meter is None else self._meter.lap())
+        if self._turns is not None:
+            self._turns.lap()
+        self.shares.append(self._share())
+
+    def _share(self) -> float:
+        return 0.0 if self._meter is None else self._meter.lap()
+
+    @property
+    def beside_build(self) -> list[bool]:
+        """For each window whether a build ran in it."""
+        return [False] * len(self.shares) if self._turns is None else self._turns.beside
 
     @property
     def disturbed(self) -> list[bool]:
@@ -42,8 +58,9 @@ class Windows:
 
     @property
     def n_repeats(self) -> int:
-        """Windows by which the load may be longer because of disturbed ones."""
-        return min(self._most_repeats, sum(self.disturbed))
+        """Windows by which the load may be longer because of those that do not count."""
+        both = zip(self.disturbed, self.beside_build, strict=True)
+        return min(self._most_repeats, sum(d and not b for d, b in both)) + sum(self.beside_build)
 
     @property
     def n_towards_the_end(self) -> int:
@@ -51,9 +68,13 @@ class Windows:
         return len(self.shares) - self.n_repeats
 
     def counted(self, at_least: int) -> list[bool]:
-        """For each window whether it counts: the undisturbed ones, or all where fewer than `at_least` were left."""
-        kept = [not d for d in self.disturbed]
-        return kept if sum(kept) >= at_least else [True] * len(kept)
+        """For each window whether it counts: the undisturbed ones, or all where fewer than `at_least` were left.
+
+        None in which a build ran.
+        """
+        alone = [not b for b in self.beside_build]
+        kept = [a and not d for a, d in zip(alone, self.disturbed, strict=True)]
+        return kept if sum(kept) >= at_least else alone
 
     def foreign_share(self, counted: list[bool]) -> float | None:
         """The mean share that others took in the windows that count; None without a meter."""

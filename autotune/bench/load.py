@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.bench.beside import BESIDE_BUILD, Turns
 from autotune.bench.clients import ClosedLoop, SlotThreads
 from autotune.bench.disturbance import CONTENDED, CpuMeter, Windows
 from autotune.bench.lanes import NS, Times, overlapping, produced_rates
 from autotune.bench.lanes import window_rates as window_rates  # re-exported: what a trace is counted with
 from autotune.bench.statistics import mean_estimate, percentile_estimate
 from autotune.engines.protocol import Inputs, Session
-from autotune.records import GIVEN_UP, Estimate, LatencySummary, LoadFigures
+from autotune.records import GIVEN_UP, Estimate, LatencySummary, LoadFigures, Series
 from autotune.spec.model import LoadSpec
 
 WIDE_INTERVAL = "wide_interval"
@@ -33,6 +35,7 @@ class LoadTrace:
     """What the loop saw after the warm-up. Times are monotonic nanoseconds, int64, shape (n_requests,), in completion order.
 
     `counted`: for each window whether it counts, empty where all do. `foreign_share`: of the CPUs that others took in those.
+    `n_beside`: windows in which a build ran, `beside`: what those tell of it, as `Turns.log_ratios`.
     """
 
     started_ns: Times
@@ -44,6 +47,8 @@ class LoadTrace:
     flags: tuple[str, ...] = ()
     counted: tuple[bool, ...] = ()
     foreign_share: float | None = None
+    n_beside: int = 0
+    beside: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +56,7 @@ class LoadResult:
     """Throughput and latency of one load, with intervals; `flags` say what a reader should know about them.
 
     `warmup_s`: what lay before the span that the latency is of. `completed_items_per_s`: what the engine did in that span,
-    where the throughput is something else.
+    where the throughput is something else. `beside`: what the load tells of a build that took turns with being stopped.
     """
 
     throughput_items_per_s: Estimate
@@ -63,6 +68,7 @@ class LoadResult:
     flags: tuple[str, ...]
     figures: LoadFigures | None = None
     completed_items_per_s: Estimate | None = None
+    beside: Series | None = None
 
 
 def run_closed_loop(
@@ -73,13 +79,14 @@ def run_closed_loop(
     clock: Callable[[], int] = time.monotonic_ns,
     give_up_below: float = 0.0,
     meter: CpuMeter | None = None,
+    turns: Turns | None = None,
 ) -> LoadTrace:
     """The session under full load: warmed up until it settles, then measured until the plan's stop rule holds or at the cap.
 
     Ends early, with the flag `given_up`, once the interval of the items per second lies wholly below `give_up_below`.
     Raises what the session raises. The slots' threads have ended when this returns.
     """
-    return count_closed(ClosedLoop(session, batches, clock), batch_size, plan, clock, give_up_below, meter)
+    return count_closed(ClosedLoop(session, batches, clock), batch_size, plan, clock, give_up_below, meter, turns)
 
 
 def count_closed(
@@ -89,19 +96,24 @@ def count_closed(
     clock: Callable[[], int],
     give_up_below: float = 0.0,
     meter: CpuMeter | None = None,
+    turns: Turns | None = None,
 ) -> LoadTrace:
-    """What clients under way do until the stop rule holds, each request of `batch_size` items; then they have ended."""
-    try:
-        warm_begin = clock()
-        settled = warm_up(clients, plan, clock)
-        begin = clock()
-        windows = Windows(meter)
-        end, flags = _count_windows(clients, plan, clock, begin, batch_size, give_up_below, windows)
-    finally:
-        clients.finish()
+    """What clients under way do until the stop rule holds, each request of `batch_size` items; then they have ended.
+
+    Windows in which the build of `turns` runs do not count.
+    """
+    with turns or nullcontext():
+        try:
+            warm_begin = clock()
+            settled = warm_up(clients, plan, clock)
+            begin = clock()
+            windows = Windows(meter, turns=turns)
+            end, flags = _count_windows(clients, plan, clock, begin, batch_size, give_up_below, windows)
+        finally:
+            clients.finish()
     started, done = overlapping(clients.lanes, begin, end)
     counted = windows.counted(_least(plan, give_up_below))
-    if any(windows.disturbed) and all(counted):
+    if any(c and d for c, d in zip(counted, windows.disturbed, strict=True)):
         flags = (*flags, CONTENDED)
     return LoadTrace(
         started_ns=started,
@@ -113,7 +125,16 @@ def count_closed(
         flags=flags if settled else ("unsettled", *flags),
         counted=tuple(counted),
         foreign_share=windows.foreign_share(counted),
+        n_beside=sum(windows.beside_build),
+        beside=() if turns is None else _compared(turns, clients, begin, batch_size, plan, windows),
     )
+
+
+def _compared(
+    turns: Turns, clients: SlotThreads, begin: int, batch_size: int, plan: LoadSpec, windows: Windows
+) -> tuple[tuple[int, float], ...]:
+    edges = [begin + i * int(plan.window_s * NS) for i in range(len(windows.shares) + 1)]
+    return turns.log_ratios(produced_rates(clients.lanes, edges, batch_size).tolist(), windows.disturbed)
 
 
 def _least(plan: LoadSpec, give_up_below: float) -> int:
@@ -174,9 +195,21 @@ def summarize(trace: LoadTrace, plan: LoadSpec) -> LoadResult:
         figures=LoadFigures(
             scenario=plan.scenario,
             n_requests=int(inside.sum()),
-            n_repeated_windows=int((~counted).sum()),
+            n_repeated_windows=int((~counted).sum()) - trace.n_beside,
             foreign_cpu_share=trace.foreign_share,
         ),
+        beside=_beside(trace, plan) if trace.n_beside else None,
+    )
+
+
+def _beside(trace: LoadTrace, plan: LoadSpec) -> Series:
+    """What the load tells of a build beside it, by the second after the warm-up in which a pair of windows began."""
+    return Series(
+        metric=BESIDE_BUILD,
+        unit="ln(ratio)",
+        t_s=tuple(round(trace.warmup_s + i * plan.window_s, 3) for i, _ in trace.beside),
+        values=tuple(round(value, 6) for _, value in trace.beside),
+        absent=None if trace.beside else "no two windows compare",
     )
 
 

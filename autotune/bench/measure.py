@@ -68,7 +68,7 @@ def measure_load(
     with Sampler(probes) as sampler:
         load = run_scenario(on, plan, give_up_below)
     peak = None if idle_mib is None else max(0.0, memory.peak_mib() - idle_mib)
-    series = sampler.series()
+    series = (*sampler.series(), *([load.beside] if load.beside else []))
     power = power_estimate(series, load.warmup_s)
     per_item = energy_per_item(power, load.completed_items_per_s or load.throughput_items_per_s)
     return Measurement(load=load, peak_memory_mib=peak, energy_j_per_item=per_item, power_w=power, telemetry=series)

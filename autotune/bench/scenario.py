@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autotune.bench.assembly import Assembler
+from autotune.bench.beside import Build, Turns
 from autotune.bench.clients import ClosedLoop
 from autotune.bench.disturbance import CpuMeter
 from autotune.bench.feeds import QueryFeed
@@ -23,7 +24,8 @@ from autotune.spec.model import LoadSpec
 class Loadable:
     """A session and what it is loaded with. `pool`: batches of `batch_size` samples. `partial`: it takes fewer samples as well.
 
-    `seed`: arrivals are drawn from it. `logs`: the folder for what a driver writes, if it does.
+    `seed`: arrivals are drawn from it. `logs`: the folder for what a driver writes, if it does. `build`: one on other cores
+    that takes turns with being stopped, where the windows of a closed loop tell whether it disturbs.
     """
 
     session: Session
@@ -33,6 +35,11 @@ class Loadable:
     seed: int = 0
     logs: Path | None = None
     meter: CpuMeter | None = None
+    build: Build | None = None
+
+    def turns(self, plan: LoadSpec) -> Turns | None:
+        """The turns that the build takes, None where there is none."""
+        return None if self.build is None else Turns(self.build, plan.window_s, self.seed)
 
     def assembler(self, *, whole: bool = False) -> Assembler:
         """Makes batches of the pool's samples."""
@@ -52,7 +59,7 @@ def run_scenario(
 
         return run_loadgen(on, plan, give_up_below, clock)
     if plan.scenario == "offline":
-        trace = run_closed_loop(on.session, on.pool, on.batch_size, plan, clock, give_up_below, on.meter)
+        trace = run_closed_loop(on.session, on.pool, on.batch_size, plan, clock, give_up_below, on.meter, on.turns(plan))
         return summarize(trace, plan)
     if plan.samples_per_query is not None:
         return _queries(on, plan, plan.samples_per_query, give_up_below, clock)
@@ -63,7 +70,7 @@ def _queries(on: Loadable, plan: LoadSpec, n: int, give_up_below: float, clock: 
     """One query after the other; with one sample each a single stream is used, and with more as many as there are batches."""
     feed = QueryFeed(n, on.batch_size, clock)
     workers = Workers(on.session, on.assembler(), feed, clock, n_slots=-(-n // on.batch_size), counted=[feed.lane])
-    found = summarize(count_closed(workers, n, plan, clock, give_up_below, on.meter), plan)
+    found = summarize(count_closed(workers, n, plan, clock, give_up_below, on.meter, on.turns(plan)), plan)
     return replace(found, figures=None if found.figures is None else replace(found.figures, mean_batch=min(n, on.batch_size)))
 
 

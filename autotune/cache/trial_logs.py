@@ -19,7 +19,9 @@ KIND = "trial-logs"
 KEPT_LOGS = 300
 """Of each study so many stay, the newest: who looks for the reason of a failure looks there."""
 _LOG, _LOADGEN = ".log", ".loadgen"
-_NAME = re.compile(rf"^(?:{'|'.join(get_args(TrialRole))})-\d{{5,}}(?={_LOG}$|{_LOADGEN}$)")
+AHEAD = "ahead"
+"""What the log of a build is called that was made ahead, beside the trial of that number."""
+_NAME = re.compile(rf"^(?:{'|'.join((*get_args(TrialRole), AHEAD))})-\d{{5,}}(?={_LOG}$|{_LOADGEN}$)")
 """Not start.log, worker-1.log and their like, which rotate by themselves."""
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,19 @@ _RIDGE = 0.3
 
 
 class Costs:
-    """Learnt from the trials so far: the time of each stage when it is new, and of what every trial does again."""
+    """Learnt from the trials so far: the time of each stage when it is new, and of what every trial does again.
 
-    def __init__(self, stages: Sequence[Stage], encoding: Encoding, history: History, overhead_s: float) -> None:
+    `prepared`: by stage, results that were made apart from any trial.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        encoding: Encoding,
+        history: History,
+        overhead_s: float,
+        prepared: Mapping[str, set[Hashable]] = MappingProxyType({}),
+    ) -> None:
         self._stages, self._encoding, self._overhead_s = stages, encoding, overhead_s
         self.made: dict[str, set[Hashable]] = {s.name: set() for s in stages}
         self._first: dict[str, list[tuple[Params, float]]] = {s.name: [] for s in stages}
@@ -31,7 +42,7 @@ class Costs:
         for seen in history.seen:
             self._take_in(seen)
         for stage in stages:
-            self.made[stage.name] |= history.made.get(stage.name, set())
+            self.made[stage.name] |= history.made.get(stage.name, set()) | prepared.get(stage.name, set())
         for params in history.pending:
             for stage in stages:
                 self.made[stage.name].add(stage.key_of(params))
@@ -53,10 +64,18 @@ class Costs:
         if not seen.failed and rest > 0:
             self._rest.append((seen.params, rest))
 
-    def of(self, rows: Sequence[Params], passes: Array) -> Array:
-        """Expected seconds of each candidate, shape (n,). `passes`: the probability that it comes to the end of its stages."""
+    def lacks(self, rows: Sequence[Params], stages: Collection[str]) -> list[bool]:
+        """Of each candidate whether one of these stages is still to be done for it."""
+        asked = [s for s in self._stages if s.name in stages]
+        return [any((key := s.key_of(row)) is not None and key not in self.made[s.name] for s in asked) for row in rows]
+
+    def of(self, rows: Sequence[Params], passes: Array, without: Collection[str] = ()) -> Array:
+        """Expected seconds of each candidate, shape (n,). `passes`: the probability that it comes to the end of its stages.
+
+        `without`: stages that do not count.
+        """
         total = np.full(len(rows), self._overhead_s)
-        for stage in self._stages:
+        for stage in (s for s in self._stages if s.name not in without):
             groups = self._encoding.groups(rows, stage.name, stage.key_of)
             again = self._again[stage.name]
             each = np.full(len(groups.keys), float(np.mean(again)) if again else 0.0)

@@ -14,7 +14,7 @@ where no earlier trial has done it. Pending trials are taken to come out as expe
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +81,7 @@ class CostAwareSampler(BaseSampler):
         self._encoding: Encoding | None = None
         self._gone: Absence | None = None
         self._surrogate = Surrogate(stages=self._stages)
+        self._prepared: dict[str, set[Hashable]] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -105,6 +106,9 @@ class CostAwareSampler(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The given space, or every parameter that a finished trial had, with its latest distribution."""
+        return self._space_of(study)
+
+    def _space_of(self, study: Study) -> dict[str, BaseDistribution]:
         if self._space is not None:
             return dict(self._space)
         found: dict[str, BaseDistribution] = {}
@@ -121,17 +125,41 @@ class CostAwareSampler(BaseSampler):
         with self._lock:
             return self._sample(study, trial, search_space)
 
-    def _sample(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+    def to_prepare(self, study: Study, stages: Collection[str]) -> dict[str, Any]:
+        """The candidate that would be proposed once these stages were done for all, of those for which one is still to be done.
+
+        Empty where there is none. So a program that has time can do it before a trial asks for it, and say so by
+        `note_prepared`. Asks for no trial.
+        """
+        with self._lock:
+            space = self._space_of(study)
+            return self._sample(study, None, space, stages) if space else {}
+
+    def note_prepared(self, params: Params, stages: Collection[str]) -> None:
+        """These stages were done for the candidate, apart from any trial; for others that share their results as well."""
+        gone = self._absent(params) if self._absent is not None else frozenset[str]()
+        kept = {name: value for name, value in params.items() if name not in gone}
+        with self._lock:
+            for stage in (s for s in self._stages if s.name in stages):
+                self._prepared.setdefault(stage.name, set()).add(stage.key_of(kept))
+
+    def _sample(
+        self,
+        study: Study,
+        trial: FrozenTrial | None,
+        search_space: dict[str, BaseDistribution],
+        lacking: Collection[str] | None = None,
+    ) -> dict[str, Any]:
         trials = study.get_trials(deepcopy=False)
         encoding = self._encoding_of(search_space, trials)
-        self._history.update(study._study_id, trials, trial.number, encoding.trimmed)
+        self._history.update(study._study_id, trials, -1 if trial is None else trial.number, encoding.trimmed)
         if len(self._history.seen) < self._n_startup:
             return {}
         minimize = [d == StudyDirection.MINIMIZE for d in study.directions]
         if len(self._history.seen) > MOST_REMEMBERED + MOST_REMEMBERED // 5:
             self._history.forget_all_but(*remembered(self._history.seen, self._stages, minimize))
         try:
-            return self._proposed(encoding, minimize)
+            return self._proposed(encoding, minimize, lacking)
         finally:
             encoding.forget()
 
@@ -141,7 +169,7 @@ class CostAwareSampler(BaseSampler):
         """A uniform draw."""
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
-    def _proposed(self, encoding: Encoding, minimize: Sequence[bool]) -> dict[str, Any]:
+    def _proposed(self, encoding: Encoding, minimize: Sequence[bool], lacking: Collection[str] | None) -> dict[str, Any]:
         history, surrogate = self._history, self._surrogate
         surrogate.fit(encoding, history, len(minimize))
         if not surrogate.is_ready(len(minimize)):
@@ -154,11 +182,14 @@ class CostAwareSampler(BaseSampler):
         known = history.known(keys.keys)
         scores = [0.0 if done else FAVOUR if key in favoured else 1.0 for key, done in zip(keys.keys, known, strict=True)]
         weights = np.array(scores)[keys.of_row]
+        costs = Costs(self._stages, encoding, history, self._overhead_s, self._prepared)
+        if lacking is not None:
+            weights = weights * np.array(costs.lacks(pool, lacking))
         if not np.any(weights > 0):
             return {}
         keeps, passes = surrogate.feasible(pool)
         gain = expected_improvement(front, corner, surrogate.objectives(pool, minimize))
-        seconds = Costs(self._stages, encoding, history, self._overhead_s).of(pool, passes)
+        seconds = costs.of(pool, passes, lacking or ())
         score = weights * gain * keeps / seconds
         if not np.any(score > 0):
             score = weights * (keeps + _LEAST) / seconds

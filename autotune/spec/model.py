@@ -212,6 +212,17 @@ class LimitsSpec(Section):
     memory_mib: int | None = Field(None, ge=64, description="resident memory of the trial; default 90 % of the machine's")
 
 
+class BuildAheadSpec(Section):
+    """Variants and engines that the search may soon want are built while others are measured; `off`: none are."""
+
+    cores: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="the last ones that the study may use, kept for builds: nothing is measured on them; 0: off",
+    )
+
+
 class CacheSpec(Section):
     """Where variants, engines and accuracies are kept, and how much of the disk they may take; a path alone is the folder."""
 
@@ -239,6 +250,7 @@ OFF: Mapping[str, Mapping[str, float]] = {
     "finalists": {"rounds": 0},
     "canary": {"every_trials": 0},
     "warm_start": {"at_most": 0},
+    "build_ahead": {"cores": 0},
     "early_stop": {"error_rate": 0.0},
 }
 """What `off` stands for in the sections that can be switched off."""
@@ -282,6 +294,7 @@ class StudySpec(Section):
     finalists: FinalistsSpec = FinalistsSpec()
     canary: CanarySpec = CanarySpec()
     warm_start: WarmStartSpec = WarmStartSpec()
+    build_ahead: BuildAheadSpec = BuildAheadSpec()
     limits: LimitsSpec = LimitsSpec()
     recovery: RecoverySpec = RecoverySpec()
     priors: tuple[Mapping[str, Any], ...] = Field((), description="configurations to try first; may name some knobs only")
@@ -300,7 +313,7 @@ class StudySpec(Section):
     file: Path | None = Field(None, exclude=True)
     _n_own_priors: int | None = PrivateAttr(default=None)
 
-    @field_validator("finalists", "canary", "warm_start", mode="before")
+    @field_validator("finalists", "canary", "warm_start", "build_ahead", mode="before")
     @classmethod
     def _off(cls, value: Any, info: ValidationInfo) -> Any:
         return _off_or(value, str(info.field_name))

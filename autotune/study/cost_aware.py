@@ -42,7 +42,7 @@ def cost_aware(plan: StudyPlan) -> Strategy:
         sampler.reseed(seed)
         return sampler
 
-    return Strategy(sampler=reseeded, weighs_priors=True)
+    return Strategy(sampler=reseeded, weighs_priors=True, ahead=sampler)
 
 
 def favoured_priors(plan: StudyPlan) -> tuple[Candidate, ...]:

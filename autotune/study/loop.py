@@ -19,6 +19,7 @@ from autotune.spec.model import StudySpec
 from autotune.store.repository import SEARCHED, Store
 from autotune.store.studies import StudyRow
 from autotune.store.worker import WorkerIdentity
+from autotune.study.build_ahead import BuildAhead
 from autotune.study.canary import run_canary
 from autotune.study.finalists import reserve_s, rounds_so_far, run_finalists
 from autotune.study.giving_up import rivals_in
@@ -149,15 +150,17 @@ def run_study(
         heartbeat(store, worker.worker_id),
     ):
         proposer = _proposer(plan, store, study, worker)
+        ahead = BuildAhead(plan, proposer, observer.note)
         run = StudySession(
-            plan=plan, store=store, proposer=proposer, study=study, worker=worker,
+            plan=plan, store=store, proposer=proposer, study=study, worker=worker, ahead=ahead,
             process=process, observer=observer, switch=switch, target=target, began=began, again=again,
             environment_key=store.add_environment(plan.fingerprint),
         )  # fmt: skip
         run.spent["search"] = time.monotonic() - began
         try:
             store.set_study_state(study.id, "running")
-            return _run(run, hours or plan.spec.budget.hours)
+            with ahead:
+                return _run(run, hours or plan.spec.budget.hours)
         except StoreAway as exc:
             raise StoreAway(f"{exc} {_what_waits(run)}") from exc
         finally:
@@ -209,6 +212,10 @@ def _run(run: StudySession, hours: float | None) -> StudyResult:
             reference = still_usable(run, reference)
             run_canary(run, reference)
             ended = _one_trial(run, reference)
+    run.ahead.close()
+    run.ahead.let_go()
+    if run.ahead.summary:
+        run.observer.note(run.ahead.summary)
     # They get what was reserved for them even where the last trial ran over.
     if ended != "stopped" and not run_finalists(run, reference, clock.left_s(), clock.reserve_s) and run.switch.count:
         ended = "stopped"
@@ -289,7 +296,7 @@ def _one_trial(run: StudySession, reference: TrialRecord) -> Ended | None:
     """One more finished trial, or the reason why there will be none."""
     known = run.known
     with asking_lock(run.study):
-        proposal = run.timed("search", run.proposer.ask, len(known))
+        proposal = run.ahead.next_proposal(lambda: run.timed("search", run.proposer.ask, len(known)))
     number = known.number_of(proposal.candidate)
     if number is not None and not run.again:
         twin = run.store.trial(run.study.id, number)
@@ -309,7 +316,8 @@ def _one_trial(run: StudySession, reference: TrialRecord) -> Ended | None:
     if record is None:
         run.timed("search", run.proposer.put_back, proposal.number)
         return "stopped" if run.switch.count else None
-    run.timed("search", run.proposer.tell, record.number, record, [reference, *known.worst, record])
+    told = run.ahead.as_if_built(record)
+    run.timed("search", run.proposer.tell, record.number, told, [reference, *known.worst, record])
     reported = run.timed("store", known.report, record.number)
     _announce(run, reported)
     give_back()

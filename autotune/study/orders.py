@@ -104,6 +104,7 @@ def wait_while_paused(run: StudySession, sleep: Callable[[float], None] = time.s
         return
     began, name = time.monotonic(), run.study.name
     run.process.close()
+    run.ahead.rest()
     run.observer.note(f"{name} is paused since {pause.given_at} by {pause.given_by}; it goes on after: autotune resume {name}")
     run.switch.is_waiting = True
     while run.switch.orders.pause is not None and not run.switch.count:

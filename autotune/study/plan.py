@@ -11,6 +11,7 @@ from typing import Any
 from autotune.cache import Cache
 from autotune.candidate import Candidate, Choices
 from autotune.devices.build_target import build_target
+from autotune.devices.cores import set_apart
 from autotune.devices.gpu import device_fingerprint, selected_gpu
 from autotune.devices.precision import doubtful_precisions
 from autotune.engines.protocol import Backend, Capabilities
@@ -32,7 +33,7 @@ class StudyPlan:
 
     `doubts`: precision → why it is searched here, but seldom leads; their priors are the last. `certain`: those of the priors
     that every strategy tries first, the engines' defaults and what the study file names. The others are its preset's; a
-    strategy may weigh them by itself.
+    strategy may weigh them by itself. `build_cores`: the CPUs on which is built ahead, none where nothing is.
     """
 
     spec: StudySpec
@@ -44,6 +45,7 @@ class StudyPlan:
     doubts: Mapping[str, str]
     cache_root: Path
     certain: tuple[Candidate, ...] = ()
+    build_cores: tuple[int, ...] = ()
 
     @property
     def cache(self) -> Cache:
@@ -71,8 +73,10 @@ class StudyPlan:
 def make_plan(spec: StudySpec) -> StudyPlan:
     """The study on this machine, or the part of it for this kind of device.
 
-    Raises EnvironmentProblem where the machine lacks what was asked for, SpecError on an empty space.
+    From now on this process does not run on the cores that the study builds on. Raises EnvironmentProblem where the machine
+    lacks what was asked for, SpecError on an empty space.
     """
+    build_cores = set_apart(spec.build_ahead.cores) if spec.build_ahead.cores else ()
     kind, able = engines_here(spec)
     _require_energy(spec, kind)
     views = [_view(backend, found) for backend, found in able.values()]
@@ -93,6 +97,7 @@ def make_plan(spec: StudySpec) -> StudyPlan:
         doubts=doubts,
         certain=_news(_priors(spec.own_priors, spec, space, doubts), reference, space),
         cache_root=cache_root_of(spec),
+        build_cores=build_cores,
     )
 
 

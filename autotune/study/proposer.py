@@ -38,6 +38,7 @@ _PAIRS = "autotune:pairs"
 _REFERENCE = "autotune:reference"
 _SUSPECT = "autotune:suspect"
 _OPEN_ATTEMPTS = 6
+_BUILD_ATTEMPTS = 4
 
 
 def _patient(method: Callable[Concatenate[Proposer, _P], _T]) -> Callable[Concatenate[Proposer, _P], _T]:
@@ -180,6 +181,35 @@ class Proposer:
             params = params_from_candidate(candidate, self._plan.space)
             if params is not None:
                 self._study.enqueue_trial(params, skip_if_exists=True)
+
+    @_patient
+    def next_build(self, is_built: Callable[[Candidate], bool], stages: Collection[str]) -> Candidate | None:
+        """Whose `stages` to do before its trial comes: the first that waits to be asked for, else what the strategy names.
+
+        None where nothing is known to be wanted. Call `note_built` when it was done, or it is named again.
+        """
+        import optuna
+
+        for trial in self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)):
+            params = trial.system_attrs.get("fixed_params", {})
+            if PAIR in params and not is_built(candidate := candidate_from_params(params)):
+                return candidate
+        if self._strategy.ahead is None:
+            return None
+        for _ in range(_BUILD_ATTEMPTS):
+            found = self._strategy.ahead.to_prepare(self._study, stages)
+            if PAIR not in found:
+                return None
+            if not is_built(candidate := candidate_from_params(found)):
+                return candidate
+            self.note_built(candidate, stages)  # a trial tried to, and failed
+        return None
+
+    def note_built(self, candidate: Candidate, stages: Collection[str]) -> None:
+        """These stages were done for the candidate and cost its trial nothing, nor others that share their results."""
+        params = params_from_candidate(candidate, self._plan.space)
+        if self._strategy.ahead is not None and params is not None:
+            self._strategy.ahead.note_prepared(params, stages)
 
     @_patient
     def enqueue_unseen(self, seen: Container[Candidate]) -> bool:

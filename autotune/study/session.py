@@ -16,6 +16,7 @@ from autotune.store.repository import Store
 from autotune.store.studies import StudyRow
 from autotune.store.trials import RunningTrial
 from autotune.store.worker import WorkerIdentity
+from autotune.study.build_ahead import BuildAhead
 from autotune.study.heartbeat import Silence
 from autotune.study.known_trials import KnownTrials
 from autotune.study.observer import Observer
@@ -83,6 +84,7 @@ class StudySession:
     study: StudyRow
     worker: WorkerIdentity
     process: TrialProcess
+    ahead: BuildAhead
     observer: Observer
     switch: StopSwitch
     target: int
@@ -135,7 +137,8 @@ class StudySession:
         self.spent[what] = self.spent.get(what, 0.0) + seconds
 
     def pause(self) -> None:
-        """A moment has passed that is accounted for as waiting for other workers."""
+        """A moment has passed that is accounted for as waiting for other workers, whom no build of this one keeps waiting."""
+        self.ahead.abort()
         self.timed(FOR_OTHERS, time.sleep, OTHERS_POLL_S)
 
     def under_way(self) -> list[RunningTrial]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from autotune.registry import STRATEGIES
 from autotune.study.plan import StudyPlan
 
 if TYPE_CHECKING:
+    import optuna
     from optuna.samplers import BaseSampler
 
 GP_UNTIL_TRIALS = 150
@@ -19,16 +20,30 @@ GP_UNTIL_TRIALS = 150
 STARTUP_TRIALS = 10
 
 
+class Ahead(Protocol):
+    """Of a strategy that knows which stages its trials share, as `CostAwareSampler` does."""
+
+    def to_prepare(self, study: optuna.Study, stages: Collection[str]) -> dict[str, Any]:
+        """The most promising candidate, were these stages done, of those that lack one; empty where there is none."""
+        ...
+
+    def note_prepared(self, params: Mapping[str, Any], stages: Collection[str]) -> None:
+        """These stages were done for it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strategy:
     """How a study searches; made once for it, so that a sampler may remember what it learnt.
 
     `sampler`: for the next proposal, by the number of finished trials and a fresh seed. `weighs_priors`: it was told the plan's
-    priors and tries them when they promise most; otherwise all are tried first.
+    priors and tries them when they promise most; otherwise all are tried first. `ahead`: where it can tell what it may soon
+    want to have built.
     """
 
     sampler: Callable[[int, int], BaseSampler]
     weighs_priors: bool = False
+    ahead: Ahead | None = None
 
 
 def strategy_named(name: str, plan: StudyPlan) -> Strategy:

@@ -84,7 +84,10 @@ def measured(
     )
     try:
         with nullcontext() if role == "reference" else _device(run):
-            found = tried(run, request, lambda: _once(run, request))
+            if role == "search":
+                run.timed("search", run.ahead.begin, number, candidate)
+            with run.ahead.measuring(request) as asked:
+                found = run.ahead.seen(tried(run, asked, lambda: _once(run, asked)))
     except (Interrupted, InterruptedError):
         run.store.discard_trial(trial_id)
         return None
@@ -96,7 +99,12 @@ def measured(
 
 def _once(run: StudySession, request: TrialRequest) -> TrialRecord:
     spent_on = SPENT_ON.get(request.role, "trials")
-    record: TrialRecord = run.timed(spent_on, run.process.run, request, run.observer.stage_began, run.is_to_end)
+
+    def on_stage(stage: str) -> None:
+        run.ahead.at_stage(request, stage)
+        run.observer.stage_began(stage)
+
+    record: TrialRecord = run.timed(spent_on, run.process.run, request, on_stage, run.is_to_end)
     return record
 
 
@@ -117,7 +125,12 @@ def stored(run: StudySession, trial_id: int, record: TrialRecord) -> TrialRecord
 @contextmanager
 def _device(run: StudySession) -> Iterator[None]:
     """Inside the block nobody else measures on the device; the wait is accounted for. Raises InterruptedError."""
-    with device_lock(run.plan.lock_name, run.is_to_give_way) as waited_s:
+
+    def gives_way() -> bool:
+        run.ahead.abort()  # somebody else measures, who may want what the build holds
+        return run.is_to_give_way()
+
+    with device_lock(run.plan.lock_name, gives_way) as waited_s:
         run.add_time(FOR_DEVICE, waited_s)
         yield
 

@@ -45,6 +45,13 @@ class TrialProcess:
         self._preload = tuple(preload)
         self._process: subprocess.Popen[bytes] | None = None
         self._conn: Connection | None = None
+        self._under_way: _Watch | None = None
+
+    @property
+    def child(self) -> int | None:
+        """The process of the trial under way, which leads a group of its own; None where there is none. For any thread."""
+        watch = self._under_way
+        return None if watch is None else watch.pid
 
     def __enter__(self) -> Self:
         return self
@@ -96,6 +103,7 @@ class TrialProcess:
         """The child's answer. Raises CandidateRejected for a child that has none, whatever became of it."""
         while True:
             watch.begin()
+            self._under_way = watch
             fresh = self._process is None
             try:
                 conn = self._connect()
@@ -107,6 +115,7 @@ class TrialProcess:
                     continue  # the warm process died between two trials, which is not this candidate's doing
                 raise WorkerCrashed("the process that forks trials died", stage=watch.stage) from None
             finally:
+                self._under_way = None
                 watch.settle_log()
             return watch.outcome()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from autotune.bench.accuracy import accuracy_estimate, drop_estimate
 from autotune.bench.agreement import agreement
+from autotune.bench.beside import ProcessGroup
 from autotune.bench.measure import Measurement, measure_load
 from autotune.bench.memory import resident_mib
 from autotune.bench.scenario import Loadable
@@ -114,6 +115,8 @@ def _walk(request: TrialRequest, draft: _Draft, cache: Cache) -> None:
         variant, hits = variant_of(spec, candidate, backend, cache, request.calibration)
         draft.cached += [hit for hit in hits if hit != "prune"]  # by now it always is
         draft.known |= {"variant": variant.info, "model_bytes": variant.info.model_bytes}
+    if request.variant_only:
+        raise BuiltOnly(f"the variant {variant.info.key} is made; no engine was built, as asked", stage="engine")
     # Before the engine is built: a builder makes a CUDA context, which is the trial's own too.
     watch = None if request.build_only else DeviceWatch(able.device)
     with draft.stage("engine"):
@@ -143,6 +146,7 @@ def _walk(request: TrialRequest, draft: _Draft, cache: Cache) -> None:
                 seed=request.arrivals_seed,
                 logs=request.log_path.with_suffix(".loadgen"),
                 meter=watch.cpu_meter(),
+                build=None if request.build_group is None else ProcessGroup(request.build_group),
             )
             measured, flags = watch.measured(lambda probes: measure_load(loadable, spec.load, probes, idle_mib, enough))
             draft.known |= _measured(measured) | _pool_peak(session)

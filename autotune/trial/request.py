@@ -32,8 +32,9 @@ class TrialRequest:
     """One candidate of one study. `reference_scores`: cache key of the reference's accuracy, None for the reference itself.
 
     `with_load` false ends the trial after accuracy, for a reference whose speed nobody asked for; `build_only` ends it once the
-    engine is built, with the reason built_only. `rivals`: the load is given up once it is certain that one of them is faster
-    and not less accurate. `calibration`: what a calibrated precision sees.
+    engine is built, with the reason built_only, and `variant_only` before it is. `build_group`: a process group that builds on
+    other cores and takes turns with being stopped during the load. `rivals`: the load is given up once it is certain that one
+    of them is faster and not less accurate. `calibration`: what a calibrated precision sees.
     """
 
     spec: StudySpec
@@ -45,6 +46,8 @@ class TrialRequest:
     reference_scores: str | None = None
     with_load: bool = True
     build_only: bool = False
+    variant_only: bool = False
+    build_group: int | None = None
     rivals: tuple[Rival, ...] = ()
     calibration: CalibrationSubset | None = None
 

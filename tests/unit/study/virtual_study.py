@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from study_samples import candidate, estimate, record, rejected, study
@@ -16,6 +16,7 @@ from autotune.candidate import Candidate, Choices
 from autotune.records import TrialRecord
 from autotune.store.repository import COMPARABLE, open_store
 from autotune.store.worker import this_worker
+from autotune.study.build_ahead import BuildAhead
 from autotune.study.loop import register_study
 from autotune.study.observer import Silent
 from autotune.study.plan import make_plan
@@ -79,7 +80,7 @@ def session(folder: Path, machine: VirtualMachine, **sections: Any) -> StudySess
     for trial in store.running(row.id):
         store.discard_trial(trial.trial_id)
     # Nothing here asks Optuna, and the machine runs a trial in no time.
-    parts: Any = {"proposer": None, "process": machine}
+    parts: Any = {"proposer": None, "process": machine, "ahead": BuildAhead(plan, cast("Any", None), Silent().note)}
     return StudySession(
         plan=plan, store=store, study=row, worker=this_worker(), observer=Silent(), switch=StopSwitch(), target=12, began=0.0,
         **parts,
