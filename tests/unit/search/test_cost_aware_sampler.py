@@ -245,3 +245,28 @@ def test_a_favoured_candidate_is_looked_at_in_a_space_too_large_to_enumerate() -
         of.add_trial(optuna.create_trial(params={"x": x, "y": 0.5}, distributions=space, value=1.0))
     asked = [of.ask(space).params for _ in range(3)]
     assert {"x": 0.123, "y": 0.456} in asked
+
+
+def test_it_names_what_to_prepare_as_if_preparing_took_no_time() -> None:
+    """A build takes 1,000 s, and all that can be had of "half" is known: it is tried further all the same, until "int8" is made."""
+    build = Stage(name="build", parameters=("precision",))
+    space = {"precision": CategoricalDistribution(("half", "int8")), "streams": IntDistribution(1, 12)}
+    sampler = CostAwareSampler(seed=0, stages=[build], search_space=space, n_startup_trials=1)
+    of = optuna.create_study(direction="maximize", sampler=sampler)
+    assert sampler.to_prepare(of, ["build"]) == {}  # nothing was measured yet
+    for streams in range(1, 7):
+        trial = optuna.trial.create_trial(
+            params={"precision": "half", "streams": streams},
+            distributions=space,
+            value=10.0 + 0.1 * (streams % 2),
+            user_attrs={OUTCOME: outcome({"build": 1000.0 if streams == 1 else 0.0, "load": 1.0})},
+        )
+        of.add_trial(trial)
+    wanted = sampler.to_prepare(of, ["build"])
+    assert wanted["precision"] == "int8" and len(of.trials) == 6
+    asked = of.ask(space)
+    assert asked.params["precision"] == "half"
+    of.tell(asked, 10.0)
+    sampler.note_prepared(wanted, ["build"])
+    assert sampler.to_prepare(of, ["build"]) == {} and sampler.to_prepare(of, ["other"]) == {}
+    assert of.ask(space).params["precision"] == "int8"

@@ -59,3 +59,13 @@ def test_failed_trials_tell_nothing_of_loads() -> None:
     """A rejection ends before the load: its short time would make loads look cheap."""
     known = costs(seen("a", 0, build=8.0, load=2.0), seen("b", 0, failed=True, build=1.0, prune=1.0, open=0.01))
     assert known.of([{"kind": "a", "n": 3}], np.ones(1)) == pytest.approx([0.5 + 2.0])
+
+
+def test_what_was_prepared_costs_nothing_and_is_not_lacking() -> None:
+    """The build of "c" was made apart from any trial; pruning, which all but "a" share, was done by none."""
+    done = {"build": {("c",)}}
+    known = Costs(STAGES, ENCODING, History(seen=[seen("a", 0, build=8.0, load=2.0)]), 0.5, done)
+    rows = [{"kind": kind, "n": 0} for kind in "abc"]
+    assert known.lacks(rows, ["build"]) == [False, True, False]
+    assert known.lacks(rows, ["build", "prune"]) == [False, True, True]
+    assert known.of(rows, np.ones(3), without=["prune"]) == pytest.approx([2.5, 10.5, 2.5])

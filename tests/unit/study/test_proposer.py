@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +209,50 @@ def test_every_call_comes_through_an_unsteady_database(url: str, after: bool) ->
     assert [states[n] for n in told] == ["COMPLETE"] * 4 and states[lost.number] == "FAIL"
     assert "RUNNING" not in states.values() and patience.n_absences >= 2
     assert all(t.constraints == {"runs": -1} for t in trials(url) if t.state.name == "COMPLETE")
+
+
+def test_what_waits_is_built_ahead_first(url: str) -> None:
+    """In the order in which it is asked for, whatever the strategy; what is built already is passed over."""
+    proposer = Proposer(plan(), url, "w", strategy="random")
+    enqueued = [candidate(streams=2), candidate(precision="fp16", streams=1)]
+    proposer.enqueue_first(enqueued)
+    assert proposer.next_build(lambda c: False, ("engine",)) == enqueued[0]
+    assert proposer.next_build([enqueued[0]].__contains__, ("engine",)) == enqueued[1]
+    assert proposer.next_build(enqueued.__contains__, ("engine",)) is None
+
+
+def test_then_what_the_strategy_wants_is_built_ahead(url: str) -> None:
+    """A trial built fp32, nobody fp16: that is named until it is said to be built."""
+    proposer, stages = Proposer(plan(), url, "w"), ("prune", "variant", "engine")
+    proposer.enqueue_first([candidate(streams=2)])
+    first = proposer.ask(0)
+    done = replace(record(first.number), candidate=first.candidate, stage_s={"variant": 1.0, "engine": 1.0, "load": 1.0})
+    proposer.tell(first.number, done, [])
+    wanted = proposer.next_build(lambda c: False, stages)
+    assert wanted is not None and wanted.precision == "fp16"
+    proposer.note_built(wanted, stages)
+    assert proposer.next_build(lambda c: False, stages) is None
+
+
+def test_what_a_trial_tried_to_build_is_not_named_for_ever(url: str) -> None:
+    """The strategy still lacks it, the builder has seen its trial fail: it is taken for done."""
+    proposer = Proposer(plan(), url, "w")
+    first = proposer.ask(0)
+    proposer.tell(first.number, record(first.number), [])
+    asked: list[Any] = []
+
+    def is_built(c: Any) -> bool:
+        asked.append(c)
+        return True
+
+    assert proposer.next_build(is_built, ("variant",)) is None
+    assert 1 <= len(asked) <= 4
+
+
+def test_a_strategy_that_knows_no_stages_names_nothing(url: str) -> None:
+    """Random draws tell nothing of what is drawn next."""
+    proposer = Proposer(plan(), url, "w", strategy="random")
+    first = proposer.ask(0)
+    proposer.tell(first.number, record(first.number), [])
+    assert proposer.next_build(lambda c: False, ("variant",)) is None
+    proposer.note_built(first.candidate, ("variant",))
