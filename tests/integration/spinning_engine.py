@@ -17,7 +17,7 @@ from autotune.registry import ENGINES
 from autotune.variants.variant import ModelVariant
 
 NAME = "spinning"
-BUILD_S = 1.5
+BUILD_S = 0.8
 
 
 class SpinningBackend(FakeBackend):

@@ -21,6 +21,7 @@ COMMAND = [sys.executable, "-c", "import spinning_engine; from autotune.cli.main
 CHANGES = (
     ("engines: [fake]", "engines: [spinning]\nbuild_ahead: {cores: 1}"),
     ("load: {window_s: 0.05, min_windows: 4, max_s: 0.2,", "load: {window_s: 0.1, min_windows: 6, max_s: 0.6,"),
+    ("budget: {trials: 12}", "budget: {trials: 9}"),
 )
 
 
@@ -44,13 +45,10 @@ def builds(folder: Path) -> list[dict[str, Any]]:
 
 def processes_of(folder: Path) -> list[psutil.Process]:
     """What runs with the study's environment, but for this process."""
-    found = []
+    found, log = [], environment(folder)["SPINNING_LOG"]
     for process in psutil.process_iter():
         try:
-            if (
-                process.environ().get("SPINNING_LOG") == str(folder / "builds.jsonl")
-                and process.status() != psutil.STATUS_ZOMBIE
-            ):
+            if process.environ().get("SPINNING_LOG") == log and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except psutil.Error:
             continue
@@ -77,13 +75,8 @@ def test_engines_are_there_when_their_trials_begin(tmp_path: Path) -> None:
 def test_kill_9_leaves_no_build_behind_and_the_study_goes_on(tmp_path: Path) -> None:
     """The study's process is killed while a build is under way, stopped or not: nothing of it is left, and a start goes on."""
     fake.write_study(tmp_path, *CHANGES)
-    process = subprocess.Popen(
-        [*COMMAND, "start", "study.yaml"],
-        cwd=tmp_path,
-        env=environment(tmp_path),
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    command = [*COMMAND, "start", "study.yaml"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.DEVNULL)
     log = tmp_path / "cache" / "logs" / "fake"
     for _ in range(600):
         if list(log.glob("ahead-*.log")) or process.poll() is not None:
@@ -99,7 +92,7 @@ def test_kill_9_leaves_no_build_behind_and_the_study_goes_on(tmp_path: Path) -> 
     assert processes_of(tmp_path) == []
     autotune(tmp_path, "start", "study.yaml")
     trials = json.loads(autotune(tmp_path, "trials", "study.yaml", "--json", "--all").stdout)
-    assert len([t for t in trials if t["role"] == "search"]) == 12 and not processes_of(tmp_path)
+    assert len([t for t in trials if t["role"] == "search"]) == 9 and not processes_of(tmp_path)
 
 
 def test_more_cores_than_there_are(tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ def test_a_favoured_candidate_is_looked_at_in_a_space_too_large_to_enumerate() -
 
 
 def test_it_names_what_to_prepare_as_if_preparing_took_no_time() -> None:
-    """A build takes 1,000 s, and all that can be had of "half" is known: it is tried further all the same, until "int8" is made."""
+    """A build takes 1,000 s, and what "half" can do is known: it is tried further all the same, until "int8" is made."""
     build = Stage(name="build", parameters=("precision",))
     space = {"precision": CategoricalDistribution(("half", "int8")), "streams": IntDistribution(1, 12)}
     sampler = CostAwareSampler(seed=0, stages=[build], search_space=space, n_startup_trials=1)

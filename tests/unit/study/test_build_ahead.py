@@ -249,9 +249,7 @@ def test_a_candidate_whose_build_is_under_way_is_held_back(make: Make) -> None:
     """Another is measured meanwhile, and a second time; then comes the one that was held back, under its own number."""
     bench = make(FIRST)
     bench.ahead.begin(7, HERE)
-    coming = iter(
-        [Proposal(number=8, candidate=FIRST), Proposal(number=9, candidate=SECOND), Proposal(number=10, candidate=HERE)]
-    )
+    coming = iter([Proposal(number=8 + i, candidate=c) for i, c in enumerate((FIRST, SECOND, HERE))])
     assert [bench.ahead.next_proposal(lambda: next(coming)).number for _ in range(2)] == [9, 10]
     bench.finish()
     assert bench.ahead.next_proposal(lambda: next(coming)).number == 8
