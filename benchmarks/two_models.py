@@ -63,17 +63,22 @@ class Bench:
     _scores: str | None = None
     _number: int = field(default=0)
 
-    def measured(self, candidate: Candidate, load: LoadSpec) -> TrialRecord:
-        """The record of the candidate under this load, with arrivals of its own. Exits where it could not run."""
+    def measured(self, candidate: Candidate, load: LoadSpec, build_group: int | None = None) -> TrialRecord:
+        """The record of the candidate under this load, with arrivals of its own. Exits where it could not run.
+
+        `build_group`: processes that take turns with being stopped meanwhile.
+        """
         if self._scores is None:
             found = self._run(self.plan.reference, load, with_load=False)
             self._scores = found.scores_key
-        record = self._run(candidate, load)
+        record = self._run(candidate, load, build_group=build_group)
         if record.state != "complete":
             sys.exit(f"{self.name} {candidate}: {record.reject.message if record.reject else record.state}")
         return record
 
-    def _run(self, candidate: Candidate, load: LoadSpec, *, with_load: bool = True) -> TrialRecord:
+    def _run(
+        self, candidate: Candidate, load: LoadSpec, *, with_load: bool = True, build_group: int | None = None
+    ) -> TrialRecord:
         self._number += 1
         spec = self.plan.spec.model_copy(update={"load": load, "constraints": ConstraintsSpec()})
         request = TrialRequest(
@@ -85,6 +90,7 @@ class Bench:
             log_path=self.plan.cache_root / "logs" / "benchmark" / f"{self._number:05d}.log",
             reference_scores=self._scores,
             with_load=with_load,
+            build_group=build_group,
         )
         return self.process.run(request)
 

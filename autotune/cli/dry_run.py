@@ -33,6 +33,7 @@ def dry_run_report(study_file: str, trials: int | None, storage: str | None, *, 
         "knobs": {knob: str(domain) for knob, domain in plan.space.domains.items()},
         "engine_knobs": {engine: sorted(knobs) for engine, knobs in plan.space.knobs_of.items()},
         "removed": [str(r) for r in plan.space.removed],
+        "build_cores": list(plan.build_cores),
         "reference": plan.reference.as_json(),
         "doubts": dict(plan.doubts),
         "priors": [c.as_json() for c in plan.priors],
@@ -61,6 +62,8 @@ def _finished_trials(plan: StudyPlan, url: str) -> int | None:
 def _print(plan: StudyPlan, document: dict[str, Any], target: int) -> None:
     click.echo(f"study {plan.spec.study} on {plan.fingerprint.device}")
     click.echo(f"  reference: {plan.reference}")
+    if plan.build_cores:
+        click.echo(f"  builds ahead on CPUs {', '.join(map(str, plan.build_cores))}, on which nothing is measured")
     click.echo(f"  engine/precision: {', '.join(document['engines_precisions'])}")
     for knob, domain in plan.space.domains.items():
         takers = [e for e in plan.space.engines if plan.space.has(e, knob)]

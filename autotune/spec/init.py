@@ -178,6 +178,7 @@ def _search_lines(device: str, calibrated: bool) -> list[str]:
         "# finalists: {rounds: 5}   # the best are measured again at the end, in fresh processes; off: they are not",
         "# canary: {every_trials: 10}   # the reference is measured again in between; off: it is not",
         "# warm_start: {at_most: 6}     # configurations of earlier studies in the database are tried first; off: none",
+        "# build_ahead: {cores: 2}      # the last cores, kept to build what comes next while others are measured; off: none",
         "storage: sqlite:///autotune.db   # or postgresql+psycopg://…",
         "seed: 0",
     ]

@@ -35,17 +35,23 @@ class Worker(Silent):
     seen: list[Orders]
     notes: list[str] = field(default_factory=list)
     closed: int = 0
+    rested: int = 0
 
     def __post_init__(self) -> None:
         self.run: Any = SimpleNamespace(
             switch=StopSwitch(), study=SimpleNamespace(id=1, name="s"), worker=this_worker(), observer=self, spent={},
             store=SimpleNamespace(orders=lambda *_: self.seen.pop(0)), process=SimpleNamespace(close=self.close),
+            ahead=SimpleNamespace(rest=self.rest),
         )  # fmt: skip
         self.run.add_time = lambda what, seconds: self.run.spent.update({what: self.run.spent.get(what, 0.0) + seconds})
 
     def close(self) -> None:
         """The warm process is gone."""
         self.closed += 1
+
+    def rest(self) -> None:
+        """Nothing is built ahead."""
+        self.rested += 1
 
     def note(self, text: str) -> None:
         """A line to the person who watches."""
@@ -72,7 +78,7 @@ def test_a_paused_worker_waits_until_it_is_resumed() -> None:
         "s is paused since 2026-03-01T12:00:00+00:00 by ann on host; it goes on after: autotune resume s",
         "s is resumed",
     ]
-    assert worker.closed == 1 and not worker.run.switch.is_waiting and "paused" in worker.run.spent
+    assert worker.closed == worker.rested == 1 and not worker.run.switch.is_waiting and "paused" in worker.run.spent
     assert study_time_s(worker.run) >= before
 
 
