@@ -6,9 +6,9 @@
 pruned and recovered meanwhile. In one window of each two, drawn at random, it is stopped. Printed: throughput beside it over
 throughput without, as a study judges it.
 
-`studies`: the study of `make demo`, without finalists, by turns with `build_ahead: {cores: 1}` and with `off` on the cores that the
-former measures on. Printed: seconds from its begin until it had 95 % of the hypervolume that either of the two reached in the
-round (accuracy above the limit × throughput over its own reference's), how many builds were made ahead, and what trials waited.
+`studies`: the study of `make demo`, without finalists, by turns with `build_ahead: {cores: 1}` and with `off` on the cores that
+the former measures on. Printed: seconds from its begin until it had 95 % of the hypervolume that either of the two reached in
+the round (accuracy above the limit × throughput over its own reference's), and how many trials found their build made.
 
 Needs two cores or more, and: pip install 'autotune[cpu]'
 """

@@ -1,7 +1,7 @@
 """The fake engine, whose builds keep a CPU busy for a while and write down where and when.
 
 Imported by the command line and by the processes that fork trials (`preload`), so that studies find it under its name.
-SPINNING_LOG names the file that lists the builds: the CPUs a build might run on, its process, its begin and its end.
+SPINNING_LOG names the file that lists the builds: the CPUs a build might run on, what it built, its begin and its end.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class SpinningBackend(FakeBackend):
         while time.process_time() - used < BUILD_S:
             pass
         super().build(variant, candidate, folder)
-        told = {"cpus": sorted(os.sched_getaffinity(0)), "pid": os.getpid(), "begin": begin, "end": time.monotonic()}
+        took = {"begin": begin, "end": time.monotonic()}
+        told = {"cpus": sorted(os.sched_getaffinity(0)), "engine": [variant.info.key, candidate.batch_size], **took}
         with Path(os.environ["SPINNING_LOG"]).open("a") as log:
             log.write(json.dumps(told) + "\n")
 
