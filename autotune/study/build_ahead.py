@@ -20,9 +20,10 @@ from typing import Self
 from autotune.bench.beside import Evidence, ProcessGroup
 from autotune.cache.trial_logs import AHEAD
 from autotune.candidate import KNOBS, Candidate
-from autotune.errors import AutotuneError
+from autotune.errors import AutotuneError, BuiltOnly
 from autotune.records import TrialRecord
 from autotune.study.device_lock import holders
+from autotune.study.outcome import LASTING
 from autotune.study.plan import StudyPlan
 from autotune.study.proposer import Proposal, Proposer
 from autotune.telemetry.host import host_probes
@@ -64,6 +65,7 @@ class BuildAhead:
         self._took: dict[Hashable, Mapping[str, float]] = {}
         self._evidence = Evidence()
         self._held: Proposal | None = None
+        self._is_over = False
         self._counted_beside = False
         self._compares = not plan.spec.load.arrivals and plan.spec.load.driver == "autotune" and not self._counts_energy()
         self.n_built, self.built_s = 0, 0.0
@@ -102,7 +104,7 @@ class BuildAhead:
         """Unless one is under way, a build begins beside the trial `number` of `candidate`. The device is this worker's."""
         self._begun.add(self._key(candidate))
         self.take_in()
-        if self._threads is None or self._now is not None or self._others_measure():
+        if self._threads is None or self._is_over or self._now is not None or self._others_measure():
             return
         wanted = self._proposer.next_build(lambda c: self._key(c) in self._begun, self.stages)
         if wanted is None:
@@ -126,13 +128,14 @@ class BuildAhead:
             time.sleep(_POLL_S)
 
     def _built(self, request: TrialRequest) -> TrialRecord | None:
-        """On the builder's thread: the record, None where it was ended or the machine is at fault."""
+        """On the builder's thread: the record. None where it was ended, or the machine is at fault; then no more is built."""
         try:
             return self._process.run(request, should_abort=self._abort.is_set)
         except Interrupted:
             return None
-        except AutotuneError as exc:
-            _log.warning("build_ahead=%s failed: %s", request.candidate, exc)
+        except (AutotuneError, OSError) as exc:  # the trial that needs it meets the same fault, and reports it
+            _log.warning("build_ahead=%s no more is built ahead: %s", request.candidate, exc)
+            self._is_over = True
             return None
 
     def take_in(self) -> None:
@@ -144,11 +147,14 @@ class BuildAhead:
         if record is None:
             self._begun.discard(key)
             return
-        self._took[key] = {name: seconds for name, seconds in record.stage_s.items() if name in self.stages}
-        self._proposer.note_built(done.candidate, self.stages)
-        self.n_built += 1
-        self.built_s += sum(self._took[key].values())
-        _log.info("built_ahead=%s cached=%s", done.candidate, ",".join(record.cached) or "-")
+        reason = record.reject.reason if record.reject is not None else ""
+        if reason == BuiltOnly.reason:
+            self._took[key] = {name: seconds for name, seconds in record.stage_s.items() if name in self.stages}
+            self.n_built += 1
+            self.built_s += sum(self._took[key].values())
+        if reason == BuiltOnly.reason or reason in LASTING:
+            self._proposer.note_built(done.candidate, self.stages)
+        _log.info("build_ahead=%s ended=%s cached=%s", done.candidate, reason, ",".join(record.cached) or "-")
 
     def next_proposal(self, ask: Callable[[], Proposal]) -> Proposal:
         """What to measure next: what was held back, once its build is done; else what `ask` gives, or gives in its place.

@@ -10,14 +10,14 @@ from autotune.spec.model import StudySpec
 from autotune.study.objectives import objectives_of
 
 _SHARED = frozenset({"prune", "variant", "engine"})
-_LASTING = frozenset({"unsupported", "build_failed"})
+LASTING = frozenset({"unsupported", "build_failed"})
 """Reasons that will not go away: the cache remembers them, too. Accuracy is a constraint, and told as one."""
 
 
 def outcome_of(record: TrialRecord, spec: StudySpec, *, duplicate: bool = False) -> dict[str, Any]:
     """The attribute from which a cost-aware search learns."""
     reject = record.reject
-    shared = reject is not None and record.state == "rejected" and reject.stage in _SHARED and reject.reason in _LASTING
+    shared = reject is not None and record.state == "rejected" and reject.stage in _SHARED and reject.reason in LASTING
     return outcome(
         record.stage_s,
         failed_in=reject.stage if shared and reject else None,

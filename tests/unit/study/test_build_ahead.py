@@ -15,7 +15,8 @@ from study_samples import candidate, record, study
 
 from autotune.bench.beside import BESIDE_BUILD
 from autotune.candidate import Candidate, Choices
-from autotune.records import Series, TrialRecord
+from autotune.errors import EnvironmentProblem
+from autotune.records import Rejection, Series, TrialRecord
 from autotune.study import build_ahead
 from autotune.study.build_ahead import BESIDE_A_BUILD, BUILT_AHEAD, BuildAhead
 from autotune.study.device_lock import Holder
@@ -35,7 +36,7 @@ class Builds:
         self.child: int | None = None
         self.asked: list[TrialRequest] = []
         self.ended = threading.Event()
-        self.fails = False
+        self.reason, self.fault = "built_only", False
 
     def run(self, request: TrialRequest, should_abort: Callable[[], bool]) -> TrialRecord:
         self.asked.append(request)
@@ -45,8 +46,11 @@ class Builds:
                 if should_abort():
                     raise Interrupted
             self.ended.clear()
+            if self.fault:
+                raise EnvironmentProblem("no process can be started")
+            reject = Rejection(reason=self.reason, stage="open", message="")
             found = record(request.number, stage_s={"variant": 3.0, "engine": 4.0, "data": 1.0})
-            return replace(found, candidate=request.candidate)
+            return replace(found, state="rejected", candidate=request.candidate, reject=reject)
         finally:
             self.child = None
 
@@ -297,3 +301,24 @@ def test_whoever_waits_is_not_kept_waiting_by_a_stopped_build(make: Make) -> Non
         bench.ahead.abort()
         bench.ahead.abort()
     assert bench.builds.child is None and bench.ahead.summary is None
+
+
+def test_a_build_that_cannot_be_is_known_to_the_search_and_one_that_crashed_is_not(make: Make) -> None:
+    """The cache remembers the former, so its trial fails at once; the latter may be the process's fault. Neither was built."""
+    bench = make(FIRST, SECOND)
+    for reason in ("build_failed", "worker_crashed"):
+        bench.builds.reason = reason
+        bench.ahead.begin(7, HERE)
+        bench.finish()
+    assert [r.candidate for r in bench.builds.asked] == [FIRST, SECOND] and bench.names.built == [FIRST]
+    assert bench.ahead.n_built == 0 and bench.measure()[1].flags == ()
+
+
+def test_a_machine_that_cannot_build_is_not_asked_again(make: Make) -> None:
+    """The study goes on without; a trial that meets the same fault reports it."""
+    bench = make(FIRST, SECOND)
+    bench.builds.fault = True
+    bench.ahead.begin(7, HERE)
+    bench.finish()
+    bench.ahead.begin(8, HERE)
+    assert len(bench.builds.asked) == 1 and bench.names.built == []
