@@ -74,8 +74,17 @@ class DeviceFingerprint:
         return digest_of(asdict(self))
 
 
+CORES = "AUTOTUNE_CORES"
+"""Variable that says how many CPUs candidates are measured on, where a process builds for them on others (`devices.cores`)."""
+
+
 def usable_cores() -> int:
-    """CPUs that this process may run on: affinity and the container's CPU quota, at least 1."""
+    """CPUs that candidates may be measured on: affinity and the container's CPU quota, at least 1.
+
+    The same in a process that only builds, wherever that runs, for what is built is known by the device that it is for.
+    """
+    if (named := os.environ.get(CORES, "")).isdigit():
+        return max(1, int(named))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()

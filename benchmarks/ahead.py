@@ -4,7 +4,7 @@
 
 `windows`: MobileNetV2 and ResNet-20 (fp32) under full load on each CPU engine, on all cores but the last, on which ResNet-20 is
 pruned and recovered meanwhile. In one window of each two, drawn at random, it is stopped. Printed: throughput beside it over
-throughput without, as a study judges it.
+throughput without, as a study judges it from loads of six seconds.
 
 `studies`: the study of `make demo`, without finalists, by turns with `build_ahead: {cores: 1}` and with `off` on the cores that
 the former measures on. Printed: seconds from its begin until it had 95 % of the hypervolume that either of the two reached in
@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 from two_models import Bench, arguments_of, benches, machine, write
 
-from autotune.bench.beside import BESIDE_BUILD, Evidence
+from autotune.bench.beside import Evidence, log_ratios_in, was_disturbed
 from autotune.devices.cores import set_apart
 from autotune.pareto import hypervolume
 from autotune.records import FINISHED, TrialRecord
@@ -52,8 +52,8 @@ def main() -> None:
         __doc__ or "",
         parts={"nargs": "+", "choices": ["windows", "studies"], "default": ["windows", "studies"]},
         rounds={"type": int, "default": 3, "help": "of studies"},
-        loads={"type": int, "default": 3, "help": "of each model and engine"},
-        seconds={"type": float, "default": 20.0, "help": "of windows that count in each load"},
+        loads={"type": int, "default": 8, "help": "of each model and engine"},
+        seconds={"type": float, "default": 6.0, "help": "of windows that count in each load"},
         trials={"type": int, "default": 24, "help": "of each study"},
     )
     if arguments.quick:
@@ -77,14 +77,15 @@ def _windows(found: Sequence[Bench], cores: tuple[int, ...], n_loads: int, secon
         for engine in bench.plan.space.engines:
             candidate = bench.candidate(engine, batch_size=8, streams=1)
             bench.measured(candidate, load.model_copy(update={"min_windows": 3, "max_s": 2.0}))  # it is built by then
-            of_one, log_ratios = Evidence(), list[float]()
+            of_one, log_ratios, disturbed = Evidence(), list[tuple[float, ...]](), list[bool]()
             with _building(bench, cores) as builder:
                 for _ in range(n_loads):
                     record = bench.measured(candidate, load, builder.group())
                     of_one.add(record.telemetry)
                     everything.add(record.telemetry)
-                    log_ratios += next((s.values for s in record.telemetry if s.metric == BESIDE_BUILD), ())
-            rows[f"{bench.name}, {engine}"] = {"effect": of_one.effect, "verdict": of_one.verdict, "log_ratios": log_ratios}
+                    log_ratios.append(log_ratios_in(record.telemetry))
+                    disturbed.append(was_disturbed(record.telemetry))
+            rows[f"{bench.name}, {engine}"] = {"effect": of_one.effect, "log_ratios": log_ratios, "disturbed": disturbed}
             print(f"{bench.name} {engine}: {_told(of_one)}", flush=True)
     print(f"all: {_told(everything)}")
     return rows | {"all": {"effect": everything.effect, "verdict": everything.verdict}}
@@ -92,7 +93,9 @@ def _windows(found: Sequence[Bench], cores: tuple[int, ...], n_loads: int, secon
 
 def _told(evidence: Evidence) -> str:
     e = evidence.effect
-    return "too few pairs" if e is None else f"{e.value:+.2%} [{e.low:+.2%}, {e.high:+.2%}] of {e.n} pairs: {evidence.verdict}"
+    return (
+        "too few loads" if e is None else f"{e.value:+.2%} [{e.low:+.2%}, {e.high:+.2%}] over {e.n} loads: {evidence.verdict}"
+    )
 
 
 class _Builder:

@@ -12,63 +12,79 @@ from typing import Literal, Protocol, Self
 
 import numpy as np
 
-from autotune.bench.statistics import trimmed_estimate
+from autotune.bench.statistics import mean_estimate, trimmed_estimate
 from autotune.records import Estimate, Series
 
-BESIDE_BUILD = "beside_build"
+LOG_RATIO = "beside_build_log_ratio"
 """Telemetry metric: throughput beside a build over throughput without, as a natural logarithm, of each pair of windows."""
-_LEAST_CPUS = 0.5
-"""A build that used less in a window was waiting for something, and what was measured beside it shows nothing."""
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-
-
+COUNTED_BESIDE = "beside_a_build"
+"""Flag of a load that counted windows in which a build ran, because such builds had been shown to be harmless."""
 HARMLESS = 0.01
 """A build disturbs nothing when throughput beside it is certainly within 1 % of what it is without: the width to which a search
 measures at best (`load: {precision: 0.01}`)."""
 _LOOKS = 1.5
-"""Half-widths of 95 % are taken so many times, which makes them 99.7 % for many pairs: they are looked at after every trial."""
-_LEAST_PAIRS = 8
-_MOST_PAIRS = 1000
-"""By then a spread of 10 % between the windows of a pair would have told; where it has not, builds are taken to disturb."""
+"""Half-widths of 95 % are taken so many times, because they are looked at after every load (test_beside.py simulates it)."""
+_LEAST_LOADS = 8
+_LEAST_PAIRS = 5
+_CERTAIN = 2.0
+"""A load's own half-width is taken so many times before it is certain that this load was disturbed: a study has many loads."""
+_LONGEST_REQUEST = 0.1
+"""Of a window. A request that lies in both windows of a pair makes them look alike, whatever the build does."""
+_LEAST_CPUS = 0.5
+"""A build that used less in a window was waiting for something, and what was measured beside it shows nothing."""
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 Verdict = Literal["unknown", "harmless", "disturbs"]
 
 
 class Evidence:
-    """What the pairs of windows of all loads so far tell of builds beside them."""
+    """What the pairs of windows of all loads so far tell of builds beside them, each load as one value."""
 
     def __init__(self) -> None:
-        self._log_ratios: list[float] = []
+        self._loads: list[float] = []
 
     def add(self, telemetry: Iterable[Series]) -> None:
         """The pairs of one more load are taken in."""
-        for series in telemetry:
-            if series.metric == BESIDE_BUILD:
-                self._log_ratios += series.values
+        pairs = log_ratios_in(telemetry)
+        if len(pairs) >= 2:
+            self._loads.append(trimmed_estimate(np.array(pairs)).value)
 
     @property
     def effect(self) -> Estimate | None:
-        """Throughput beside a build over throughput without, less 1, of windows that nothing else disturbed much.
+        """Throughput beside a build over throughput without, less 1, over loads; None for fewer than eight.
 
-        The interval is wide enough to be looked at after every trial.
+        The interval is wide enough to be looked at after every load.
         """
-        if len(self._log_ratios) < _LEAST_PAIRS:
+        if len(self._loads) < _LEAST_LOADS:
             return None
-        found = trimmed_estimate(np.array(self._log_ratios))
+        found = mean_estimate(np.array(self._loads))
         half = _LOOKS * found.half_width
         low, high = math.expm1(found.value - half), math.expm1(found.value + half)
         return Estimate(value=math.expm1(found.value), low=low, high=high, n=found.n, method=found.method)
 
     @property
     def verdict(self) -> Verdict:
-        """Whether builds may run while a throughput is counted; unknown until enough pairs agree."""
+        """Whether builds may run while a throughput is counted; unknown until enough loads agree, and perhaps again later."""
         effect = self.effect
         if effect is None:
             return "unknown"
         if effect.low >= -HARMLESS and effect.high <= HARMLESS:
             return "harmless"
-        certain = effect.high < -HARMLESS or effect.low > HARMLESS
-        return "disturbs" if certain or effect.n >= _MOST_PAIRS else "unknown"
+        return "disturbs" if effect.high < -HARMLESS or effect.low > HARMLESS else "unknown"
+
+
+def log_ratios_in(telemetry: Iterable[Series]) -> tuple[float, ...]:
+    """The pairs that a load's telemetry holds, as logarithms."""
+    return next((s.values for s in telemetry if s.metric == LOG_RATIO), ())
+
+
+def was_disturbed(telemetry: Iterable[Series]) -> bool:
+    """True when a load's own pairs show that the build beside it changed its throughput by more than what is harmless."""
+    pairs = log_ratios_in(telemetry)
+    if len(pairs) < _LEAST_PAIRS:
+        return False
+    found = mean_estimate(np.array(pairs))
+    return abs(found.value) - _CERTAIN * found.half_width > HARMLESS
 
 
 class Build(Protocol):
@@ -104,7 +120,7 @@ class ProcessGroup:
     def _sent(self, number: signal.Signals) -> bool:
         try:
             os.killpg(self._group, number)
-        except ProcessLookupError:
+        except (ProcessLookupError, PermissionError):  # gone, or its number is another user's by now
             return False
         return True
 
@@ -120,12 +136,13 @@ class ProcessGroup:
 class Turns:
     """Stops a build for the whole of a load, but for one window of each two, in an order drawn at random.
 
-    Of the throughput only windows without it count. A context manager around warm-up and windows, after which the build goes
-    on; call `open_windows` when the first window begins and `lap` when one ends.
+    A context manager around warm-up and windows, after which the build goes on; call `open_windows` when the first window
+    begins and `lap` when one ends. `harmless`: the windows beside it count like the others.
     """
 
-    def __init__(self, build: Build, window_s: float, seed: int = 0) -> None:
+    def __init__(self, build: Build, window_s: float, seed: int = 0, *, harmless: bool = False) -> None:
         self._build, self._window_s, self._random = build, window_s, random.Random(seed)
+        self.harmless = harmless
         self._first = False
         self._running = False
         self._over = False
@@ -141,8 +158,9 @@ class Turns:
     def __exit__(self, *_: object) -> None:
         self._build.go_on()
 
-    def open_windows(self) -> None:
-        """The first window begins."""
+    def open_windows(self, request_s: float) -> None:
+        """The first window begins. `request_s`: what a request takes; in windows too short for it no build runs."""
+        self._over = self._over or not 0 < request_s <= _LONGEST_REQUEST * self._window_s
         self._next()
 
     def lap(self) -> None:

@@ -26,15 +26,13 @@ class CpuMeter(Protocol):
 class Windows:
     """The windows of one load, each with the share that others took of the CPUs in it; without a meter none is disturbed.
 
-    `turns`: a build runs in some of them; these never count, and are repeated without a bound.
+    `turns`: a build runs in some of them. Unless it is harmless these never count, and are repeated without a bound.
     """
 
     def __init__(self, meter: CpuMeter | None, most_repeats: int = MOST_REPEATS, turns: Turns | None = None) -> None:
         self._meter, self._most_repeats, self._turns = meter, most_repeats, turns
         self.shares: list[float] = []
         self._share()
-        if turns is not None:
-            turns.open_windows()
 
     def lap(self) -> None:
         """One more window has ended."""
@@ -46,9 +44,10 @@ class Windows:
         return 0.0 if self._meter is None else self._meter.lap()
 
     @property
-    def beside_build(self) -> list[bool]:
-        """For each window whether a build ran in it."""
-        return [False] * len(self.shares) if self._turns is None else self._turns.beside
+    def left_to_build(self) -> list[bool]:
+        """For each window whether it does not count because a build ran in it."""
+        counts = self._turns is None or self._turns.harmless
+        return [False] * len(self.shares) if counts or self._turns is None else self._turns.beside
 
     @property
     def disturbed(self) -> list[bool]:
@@ -59,8 +58,8 @@ class Windows:
     @property
     def n_repeats(self) -> int:
         """Windows by which the load may be longer because of those that do not count."""
-        both = zip(self.disturbed, self.beside_build, strict=True)
-        return min(self._most_repeats, sum(d and not b for d, b in both)) + sum(self.beside_build)
+        left = self.left_to_build
+        return min(self._most_repeats, sum(d and not b for d, b in zip(self.disturbed, left, strict=True))) + sum(left)
 
     @property
     def n_towards_the_end(self) -> int:
@@ -70,9 +69,9 @@ class Windows:
     def counted(self, at_least: int) -> list[bool]:
         """For each window whether it counts: the undisturbed ones, or all where fewer than `at_least` were left.
 
-        None in which a build ran.
+        None that was left to a build.
         """
-        alone = [not b for b in self.beside_build]
+        alone = [not b for b in self.left_to_build]
         kept = [a and not d for a, d in zip(alone, self.disturbed, strict=True)]
         return kept if sum(kept) >= at_least else alone
 

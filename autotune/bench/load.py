@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.bench.beside import BESIDE_BUILD, Turns
+from autotune.bench.beside import COUNTED_BESIDE, LOG_RATIO, Turns
 from autotune.bench.clients import ClosedLoop, SlotThreads
 from autotune.bench.disturbance import CONTENDED, CpuMeter, Windows
 from autotune.bench.lanes import NS, Times, overlapping, produced_rates
@@ -35,7 +35,8 @@ class LoadTrace:
     """What the loop saw after the warm-up. Times are monotonic nanoseconds, int64, shape (n_requests,), in completion order.
 
     `counted`: for each window whether it counts, empty where all do. `foreign_share`: of the CPUs that others took in those.
-    `n_beside`: windows in which a build ran, `beside`: what those tell of it, as `Turns.log_ratios`.
+    `left_to_build`: for each window whether a build ran in it, so that it does not count; empty where none did. `beside`: what
+    a build did to the windows, as `Turns.log_ratios`; None where none took turns.
     """
 
     started_ns: Times
@@ -47,8 +48,8 @@ class LoadTrace:
     flags: tuple[str, ...] = ()
     counted: tuple[bool, ...] = ()
     foreign_share: float | None = None
-    n_beside: int = 0
-    beside: tuple[tuple[int, float], ...] = ()
+    left_to_build: tuple[bool, ...] = ()
+    beside: tuple[tuple[int, float], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,12 +101,14 @@ def count_closed(
 ) -> LoadTrace:
     """What clients under way do until the stop rule holds, each request of `batch_size` items; then they have ended.
 
-    Windows in which the build of `turns` runs do not count.
+    Windows in which the build of `turns` runs do not count, unless it is harmless.
     """
     with turns or nullcontext():
         try:
             warm_begin = clock()
             settled = warm_up(clients, plan, clock)
+            if turns is not None:
+                turns.open_windows(_request_s(clients, warm_begin, clock()))
             begin = clock()
             windows = Windows(meter, turns=turns)
             end, flags = _count_windows(clients, plan, clock, begin, batch_size, give_up_below, windows)
@@ -115,6 +118,8 @@ def count_closed(
     counted = windows.counted(_least(plan, give_up_below))
     if any(c and d for c, d in zip(counted, windows.disturbed, strict=True)):
         flags = (*flags, CONTENDED)
+    if turns is not None and turns.harmless and any(turns.beside):
+        flags = (*flags, COUNTED_BESIDE)
     return LoadTrace(
         started_ns=started,
         done_ns=done,
@@ -125,9 +130,15 @@ def count_closed(
         flags=flags if settled else ("unsettled", *flags),
         counted=tuple(counted),
         foreign_share=windows.foreign_share(counted),
-        n_beside=sum(windows.beside_build),
-        beside=() if turns is None else _compared(turns, clients, begin, batch_size, plan, windows),
+        left_to_build=tuple(windows.left_to_build) if turns is not None else (),
+        beside=None if turns is None else _compared(turns, clients, begin, batch_size, plan, windows),
     )
+
+
+def _request_s(clients: SlotThreads, begin_ns: int, end_ns: int) -> float:
+    """Mean time that a request took between the two instants, in seconds; 0 where none was done."""
+    started, done = overlapping(clients.lanes, begin_ns, end_ns)
+    return float(np.mean(done - started)) / NS if len(done) else 0.0
 
 
 def _compared(
@@ -182,7 +193,8 @@ def summarize(trace: LoadTrace, plan: LoadSpec) -> LoadResult:
     counted = np.array(trace.counted or [True] * n_windows, dtype=bool)
     rates = window_rates(trace.started_ns, trace.done_ns, edges, trace.batch_size)[counted]
     inside = (trace.started_ns >= trace.begin_ns) & (trace.done_ns <= trace.end_ns)
-    inside[inside] = _in_counted(trace, inside, window_ns, counted)
+    left = np.array(trace.left_to_build or [False] * n_windows, dtype=bool)
+    inside[inside] = _in_counted(trace, inside, window_ns, counted, left)
     latency_ms = (trace.done_ns - trace.started_ns)[inside] / 1e6
     return LoadResult(
         throughput_items_per_s=mean_estimate(rates),
@@ -195,32 +207,41 @@ def summarize(trace: LoadTrace, plan: LoadSpec) -> LoadResult:
         figures=LoadFigures(
             scenario=plan.scenario,
             n_requests=int(inside.sum()),
-            n_repeated_windows=int((~counted).sum()) - trace.n_beside,
+            n_repeated_windows=int((~counted & ~left).sum()),
             foreign_cpu_share=trace.foreign_share,
         ),
-        beside=_beside(trace, plan) if trace.n_beside else None,
+        beside=None if trace.beside is None else _beside(trace.beside, trace.warmup_s, plan),
     )
 
 
-def _beside(trace: LoadTrace, plan: LoadSpec) -> Series:
-    """What the load tells of a build beside it, by the second after the warm-up in which a pair of windows began."""
+def _beside(pairs: Sequence[tuple[int, float]], warmup_s: float, plan: LoadSpec) -> Series:
+    """What the load tells of a build beside it, by the second in which a pair of windows began."""
     return Series(
-        metric=BESIDE_BUILD,
+        metric=LOG_RATIO,
         unit="ln(ratio)",
-        t_s=tuple(round(trace.warmup_s + i * plan.window_s, 3) for i, _ in trace.beside),
-        values=tuple(round(value, 6) for _, value in trace.beside),
-        absent=None if trace.beside else "no two windows compare",
+        t_s=tuple(round(warmup_s + i * plan.window_s, 3) for i, _ in pairs),
+        values=tuple(round(value, 6) for _, value in pairs),
+        absent=None if pairs else "no two windows compare: the build had ended, waited, or requests take too long for windows",
     )
 
 
-def _in_counted(trace: LoadTrace, inside: NDArray[np.bool_], window_ns: int, counted: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Of the requests `inside` the span: which began and ended in windows that count, with no other in between."""
-    before = np.concatenate(([0], np.cumsum(~counted)))
+def _in_counted(
+    trace: LoadTrace,
+    inside: NDArray[np.bool_],
+    window_ns: int,
+    counted: NDArray[np.bool_],
+    left: NDArray[np.bool_],
+) -> NDArray[np.bool_]:
+    """Of the requests `inside` the span: which began in windows that count, with no disturbed one until they ended.
+
+    Those that end in a window that was `left` to a build count, or the long ones would be missing: every second window is.
+    """
+    before = np.concatenate(([0], np.cumsum(~counted & ~left)))
     first, last = (
         np.clip((times[inside] - trace.begin_ns) // window_ns, 0, len(counted) - 1)
         for times in (trace.started_ns, trace.done_ns)
     )
-    return np.asarray(before[last + 1] == before[first])
+    return np.asarray((before[last + 1] == before[first]) & counted[first])
 
 
 def latency_summary(latency_ms: NDArray[np.float64]) -> LatencySummary:

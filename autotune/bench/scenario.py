@@ -25,7 +25,8 @@ class Loadable:
     """A session and what it is loaded with. `pool`: batches of `batch_size` samples. `partial`: it takes fewer samples as well.
 
     `seed`: arrivals are drawn from it. `logs`: the folder for what a driver writes, if it does. `build`: one on other cores
-    that takes turns with being stopped, where the windows of a closed loop tell whether it disturbs.
+    that takes turns with being stopped, where the windows of a closed loop tell whether it disturbs; `build_is_harmless`: that
+    is known.
     """
 
     session: Session
@@ -36,10 +37,13 @@ class Loadable:
     logs: Path | None = None
     meter: CpuMeter | None = None
     build: Build | None = None
+    build_is_harmless: bool = False
 
     def turns(self, plan: LoadSpec) -> Turns | None:
         """The turns that the build takes, None where there is none."""
-        return None if self.build is None else Turns(self.build, plan.window_s, self.seed)
+        if self.build is None:
+            return None
+        return Turns(self.build, plan.window_s, self.seed, harmless=self.build_is_harmless)
 
     def assembler(self, *, whole: bool = False) -> Assembler:
         """Makes batches of the pool's samples."""

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("autotune.fleet")
 _PROGRESS_S = 5.0
-_OF_THE_PROCESS = frozenset({"AUTOTUNE_VISIBLE_BEFORE", "AUTOTUNE_FAKE_DEVICE", "AUTOTUNE_STORAGE"})
+_OF_THE_PROCESS = frozenset(
+    {"AUTOTUNE_VISIBLE_BEFORE", "AUTOTUNE_FAKE_DEVICE", "AUTOTUNE_STORAGE", "AUTOTUNE_CORES_APART", "AUTOTUNE_CORES"}
+)
 """Variables of autotune's that belong to one process and are not handed on."""
 
 

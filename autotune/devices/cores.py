@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from autotune.errors import EnvironmentProblem
-from autotune.fingerprint import cpu_fingerprint, usable_cores
+from autotune.fingerprint import CORES, cpu_fingerprint, usable_cores
 
-_VARIABLE = "AUTOTUNE_CORES_APART"
+VARIABLE = "AUTOTUNE_CORES_APART"
 """Names them to the processes that this one starts: these may not use them any more and must not set others apart."""
 _SYSFS = Path("/sys/devices/system/cpu")
 
@@ -23,6 +24,7 @@ def set_apart(n: int) -> tuple[int, ...]:
     The same ones at every call. Raises EnvironmentProblem where none would be left, where only a part of a physical core would
     be taken, or where a quota of the container counts the time of all of them.
     """
+    os.environ.pop(CORES, None)
     mine = os.sched_getaffinity(0)
     if usable_cores() < len(mine):
         raise EnvironmentProblem(
@@ -30,22 +32,25 @@ def set_apart(n: int) -> tuple[int, ...]:
             "the measurements need.",
             remedy="a container with a set of CPUs (cpuset) instead of a quota, or build_ahead: off",
         )
-    earlier = _named()
+    earlier = _named() - mine
     if len(earlier) == n:
         mine -= earlier
         apart = tuple(sorted(earlier))
     else:
         apart = _last_whole_cores(n, mine | earlier, {cpu: siblings(cpu) for cpu in mine | earlier})
         mine = (mine | earlier) - set(apart)
-    os.environ[_VARIABLE] = ",".join(map(str, apart))
+    os.environ[VARIABLE], os.environ[CORES] = ",".join(map(str, apart)), str(len(mine))
     for thread in Path("/proc/self/task").iterdir():  # the affinity is each thread's own
-        os.sched_setaffinity(int(thread.name), mine)
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread.name), mine)
     cpu_fingerprint.cache_clear()
     return apart
 
 
 def _named() -> set[int]:
-    return {int(word) for word in os.environ.get(_VARIABLE, "").split(",") if word.isdigit()}
+    """The CPUs that a process above this one set apart, as far as there are any."""
+    named = {int(word) for word in os.environ.get(VARIABLE, "").split(",") if word.isdigit()}
+    return {cpu for cpu in named if (_SYSFS / f"cpu{cpu}").is_dir()}
 
 
 def siblings(cpu: int, sysfs: Path = _SYSFS) -> frozenset[int]:

@@ -86,6 +86,11 @@ class History:
     _forgotten: set[int] = field(default_factory=set)
     _study: int | None = None
 
+    @property
+    def study(self) -> int | None:
+        """Optuna's id of the study that it is of; None before the first update."""
+        return self._study
+
     def update(
         self, study_id: int, trials: Sequence[FrozenTrial], me: int, trimmed: Callable[[Params], dict[str, Any]]
     ) -> None:

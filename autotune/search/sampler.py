@@ -88,7 +88,7 @@ class CostAwareSampler(BaseSampler):
         return {name: value for name, value in vars(self).items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.Lock())
+        vars(self).update({"_prepared": {}} | state, _lock=threading.Lock())
 
     @property
     def work(self) -> Work:
@@ -152,6 +152,8 @@ class CostAwareSampler(BaseSampler):
     ) -> dict[str, Any]:
         trials = study.get_trials(deepcopy=False)
         encoding = self._encoding_of(search_space, trials)
+        if self._history.study not in (None, study._study_id):
+            self._prepared = {}
         self._history.update(study._study_id, trials, -1 if trial is None else trial.number, encoding.trimmed)
         if len(self._history.seen) < self._n_startup:
             return {}

@@ -1,8 +1,8 @@
 """BuildAhead: while a worker measures one candidate, what the search may soon want is built on cores of its own.
 
-A build runs only while this worker has the device and nobody else on the host measures. During a load it is stopped, unless
-the windows of earlier loads have shown that it disturbs none (`bench.beside`): until that is known it takes turns with being
-stopped, and what is measured beside it does not count. What is built ahead is found in the cache by the trial that needs it.
+A build runs only while this worker has the device and nobody else on the host measures. During a load it is stopped, or takes
+turns with being stopped, window by window (`bench.beside`): what was measured beside it counts only once many loads have shown
+that it disturbs none. What is built ahead is found in the cache by the trial that needs it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Self
 
-from autotune.bench.beside import Evidence, ProcessGroup
+from autotune.bench.beside import COUNTED_BESIDE, Evidence, ProcessGroup, was_disturbed
 from autotune.cache.trial_logs import AHEAD
 from autotune.candidate import KNOBS, Candidate
-from autotune.errors import AutotuneError, BuiltOnly
+from autotune.errors import BuiltOnly
+from autotune.fingerprint import cpu_fingerprint
 from autotune.records import TrialRecord
+from autotune.spec.model import LimitsSpec
 from autotune.study.device_lock import holders
 from autotune.study.outcome import LASTING
 from autotune.study.plan import StudyPlan
@@ -33,25 +35,37 @@ from autotune.trial.request import TrialRequest
 _log = logging.getLogger(__name__)
 BUILT_AHEAD = "built_ahead"
 """Flag of a trial whose variant or engine was made before it began."""
-BESIDE_A_BUILD = "beside_a_build"
-"""Flag of a trial whose load counted windows in which a build ran, because such builds had been shown to be harmless."""
 _POLL_S = 0.005
+_LONGEST_STOP_S = 5.0
+"""So long a build may be stopped between two trials with what it has locked; then it is ended, for others may want that."""
+_LOOK_S = 1.0
+"""How often a build looks whether somebody else measures."""
+_MOST_HELD = 3
+"""Candidates that wait for one build: those that share it."""
+_MEMORY_SHARE = 0.4
+"""Of the machine's memory, for a build beside a trial; unless the study says what a trial may take, half of which it gets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _UnderWay:
     candidate: Candidate
-    future: Future[TrialRecord | None]
+    future: Future[tuple[TrialRecord | None, float]]
 
 
 class BuildAhead:
     """The builder of one worker; does nothing where the plan sets no cores apart. A context manager, for the study's thread.
 
-    `proposer` names what to build; `say` is told what a person should know.
+    `proposer` names what to build; `say` is told what a person should know; waiting ends when `should_stop`.
     """
 
-    def __init__(self, plan: StudyPlan, proposer: Proposer, say: Callable[[str], None]) -> None:
-        self._plan, self._proposer, self._say = plan, proposer, say
+    def __init__(
+        self,
+        plan: StudyPlan,
+        proposer: Proposer,
+        say: Callable[[str], None],
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._plan, self._proposer, self._say, self._should_stop = plan, proposer, say, should_stop
         self._on_gpu = plan.fingerprint.kind == "cuda"
         # A GPU's builder times its kernels on the GPU, which is being measured.
         self.stages = ("prune", "variant") if self._on_gpu else ("prune", "variant", "engine")
@@ -59,20 +73,25 @@ class BuildAhead:
         self._threads: ThreadPoolExecutor | None = None  # one: a process dies with the thread that started it
         if plan.build_cores:
             self._threads = ThreadPoolExecutor(1, "build-ahead", initializer=_run_on, initargs=(plan.build_cores,))
+        self._takes_turns = bool(plan.build_cores) and self._can_compare()
         self._abort = threading.Event()
-        self._now: _UnderWay | None = None
-        self._begun: set[Hashable] = set()
-        self._took: dict[Hashable, Mapping[str, float]] = {}
-        self._evidence = Evidence()
-        self._held: Proposal | None = None
+        self._idle_since: float | None = None
         self._is_over = False
-        self._counted_beside = False
-        self._compares = not plan.spec.load.arrivals and plan.spec.load.driver == "autotune" and not self._counts_energy()
-        self.n_built, self.built_s = 0, 0.0
+        self._now: _UnderWay | None = None
+        self._seen: set[Hashable] = set()
+        """Whose builds were begun, here or by their trials."""
+        self._took: dict[Hashable, Mapping[str, float]] = {}
+        self._held: list[Proposal] = []
+        self._evidence = Evidence()
+        self.n_built, self.built_s, self.n_ended = 0, 0.0, 0
 
-    def _counts_energy(self) -> bool:
-        """True where the energy of a load is read from a counter of the whole CPU, which a build would add to."""
-        return not self._on_gpu and any(p.metric == "cpu_energy_j" and p.absent is None for p in host_probes())
+    def _can_compare(self) -> bool:
+        """True where the windows of a load tell what a build does to it: not to latencies, nor to energy of the whole CPU."""
+        spec = self._plan.spec
+        windowed = not spec.load.arrivals and spec.load.driver == "autotune"
+        latency = "latency_p99" in spec.objectives or spec.constraints.latency_p99_ms is not None
+        counter = not self._on_gpu and any(p.metric == "cpu_energy_j" and p.absent is None for p in host_probes())
+        return windowed and not latency and not counter
 
     def __enter__(self) -> Self:
         return self
@@ -102,59 +121,91 @@ class BuildAhead:
 
     def begin(self, number: int, candidate: Candidate) -> None:
         """Unless one is under way, a build begins beside the trial `number` of `candidate`. The device is this worker's."""
-        self._begun.add(self._key(candidate))
-        self.take_in()
-        if self._threads is None or self._is_over or self._now is not None or self._others_measure():
+        if self._threads is None or self._is_over:
             return
-        wanted = self._proposer.next_build(lambda c: self._key(c) in self._begun, self.stages)
+        self._seen.add(self._key(candidate))
+        self._idle_since = None
+        self.take_in()
+        if self._now is not None or self._others_measure():
+            return
+        wanted = self._proposer.next_build(lambda c: self._key(c) in self._seen, self.stages)
         if wanted is None:
             return
-        self._begun.add(self._key(wanted))
-        request = TrialRequest(
-            spec=self._plan.spec,
+        self._seen.add(self._key(wanted))
+        self._abort.clear()
+        self._now = _UnderWay(candidate=wanted, future=self._threads.submit(self._built, self._request(number, wanted)))
+        _log.info("build_ahead=%s beside=%d", wanted, number)
+        # From here on it can be stopped; before, the process that forks it may still be importing.
+        while self._process.child is None and not self._now.future.done():
+            if self._should_stop():
+                self.abort()
+                return
+            time.sleep(_POLL_S)
+
+    def _request(self, number: int, wanted: Candidate) -> TrialRequest:
+        spec = self._plan.spec
+        limits = spec.limits
+        mib = limits.memory_mib // 2 if limits.memory_mib else int(_MEMORY_SHARE * cpu_fingerprint().memory_mib)
+        own = LimitsSpec(deadline_s=limits.deadline_s, memory_mib=max(64, mib))
+        return TrialRequest(
+            spec=spec.model_copy(update={"limits": own}),
             number=number,
             role="bench",
             candidate=wanted,
             cache_root=self._plan.cache_root,
-            log_path=self._plan.cache_root / "logs" / self._plan.spec.study / f"{AHEAD}-{number:05d}.log",
+            log_path=self._plan.cache_root / "logs" / spec.study / f"{AHEAD}-{number:05d}.log",
             build_only=True,
             variant_only=self._on_gpu,
         )
-        self._abort.clear()
-        self._now = _UnderWay(candidate=wanted, future=self._threads.submit(self._built, request))
-        _log.info("build_ahead=%s beside=%d", wanted, number)
-        # From here on it can be stopped; before, the process that forks it may still be importing.
-        while self._process.child is None and not self._now.future.done():
-            time.sleep(_POLL_S)
 
-    def _built(self, request: TrialRequest) -> TrialRecord | None:
-        """On the builder's thread: the record. None where it was ended, or the machine is at fault; then no more is built."""
+    def _built(self, request: TrialRequest) -> tuple[TrialRecord | None, float]:
+        """On the builder's thread: the record and how long the build was stopped. No record where it was ended, or the machine
+        is at fault; then no more is built.
+        """
+        looked = time.monotonic()
+
+        def is_to_end() -> bool:
+            nonlocal looked
+            now, idle = time.monotonic(), self._idle_since
+            if self._abort.is_set() or (idle is not None and now - idle > _LONGEST_STOP_S):
+                return True
+            if now - looked < _LOOK_S:
+                return False
+            looked = now
+            return self._others_measure()
+
         try:
-            return self._process.run(request, should_abort=self._abort.is_set)
+            return self._process.run(request, should_abort=is_to_end, stops_count=False), self._process.stopped_s
         except Interrupted:
-            return None
-        except (AutotuneError, OSError) as exc:  # the trial that needs it meets the same fault, and reports it
-            _log.warning("build_ahead=%s no more is built ahead: %s", request.candidate, exc)
+            return None, 0.0
+        except Exception as exc:  # the trial that needs it meets the same fault, and reports it
+            _log.exception("build_ahead=%s no more is built ahead: %s", request.candidate, exc)
             self._is_over = True
-            return None
+            return None, 0.0
 
     def take_in(self) -> None:
         """A build that has ended is known, to the search as well."""
         if self._now is None or not self._now.future.done():
             return
         done, self._now = self._now, None
-        record, key = done.future.result(), self._key(done.candidate)
+        (record, stopped_s), key = done.future.result(), self._key(done.candidate)
         if record is None:
-            self._begun.discard(key)
+            self._seen.discard(key)
+            self.n_ended += 1
             return
         reason = record.reject.reason if record.reject is not None else ""
         if reason == BuiltOnly.reason:
-            self._took[key] = {name: seconds for name, seconds in record.stage_s.items() if name in self.stages}
+            self._took[key] = self._working_s(record, stopped_s)
             self.n_built += 1
             self.built_s += sum(self._took[key].values())
         if reason == BuiltOnly.reason or reason in LASTING:
             self._proposer.note_built(done.candidate, self.stages)
         _log.info("build_ahead=%s ended=%s cached=%s", done.candidate, reason, ",".join(record.cached) or "-")
+
+    def _working_s(self, record: TrialRecord, stopped_s: float) -> dict[str, float]:
+        """Seconds of each stage, less the build's stops, which are taken to be spread evenly."""
+        share = max(0.0, 1 - stopped_s / max(1e-9, sum(record.stage_s.values())))
+        return {name: share * seconds for name, seconds in record.stage_s.items() if name in self.stages}
 
     def next_proposal(self, ask: Callable[[], Proposal]) -> Proposal:
         """What to measure next: what was held back, once its build is done; else what `ask` gives, or gives in its place.
@@ -162,19 +213,21 @@ class BuildAhead:
         A candidate whose build is under way is held back, so that another is measured while it is built.
         """
         self.take_in()
-        if self._held is not None and not self._is_at(self._held.candidate):
-            held, self._held = self._held, None
-            return held
+        for held in self._held:
+            if not self._is_at(held.candidate):
+                self._held.remove(held)
+                return held
         proposal = ask()
-        if self._held is None and self._is_at(proposal.candidate):
-            self._held, proposal = proposal, ask()
+        while self._is_at(proposal.candidate) and len(self._held) < _MOST_HELD:
+            self._held.append(proposal)
+            proposal = ask()
         return proposal
 
     def let_go(self) -> None:
         """What was held back waits to be asked for again."""
-        if self._held is not None:
-            self._proposer.put_back(self._held.number)
-            self._held = None
+        for held in self._held:
+            self._proposer.put_back(held.number)
+        self._held = []
 
     def _is_at(self, candidate: Candidate) -> bool:
         return self._now is not None and self._key(candidate) == self._key(self._now.candidate)
@@ -182,38 +235,43 @@ class BuildAhead:
     @contextmanager
     def measuring(self, request: TrialRequest) -> Iterator[TrialRequest]:
         """Inside the block this worker measures the request, which is given as it is to be made; a build goes on meanwhile."""
-        self._counted_beside = False
-        if self._now is not None and self._others_measure():
-            self.abort()
+        self._idle_since = None
         group = self._group()
         if group is not None:
             group.go_on()
-        takes_turns = group is not None and self._may_compare(request) and self._evidence.verdict == "unknown"
+        verdict = self._evidence.verdict
+        turns = group is not None and self._takes_turns and request.role == "search" and verdict != "disturbs"
         try:
-            yield replace(request, build_group=self._process.child if takes_turns else None)
+            yield replace(
+                request,
+                build_group=self._process.child if turns else None,
+                build_is_harmless=turns and verdict == "harmless",
+            )
         finally:
+            self._idle_since = time.monotonic()
             if (group := self._group()) is not None:
                 group.stop()  # the device is about to be another's
 
     def at_stage(self, request: TrialRequest, stage: str) -> None:
-        """The measured trial has come to that stage."""
+        """The measured trial has come to that stage. Where the build takes turns, the trial stops it by itself."""
         group = self._group()
-        if stage != "load" or group is None or request.build_group is not None:
-            return
-        if self._may_compare(request) and self._evidence.verdict == "harmless":
-            self._counted_beside = True
-        else:
+        if stage == "load" and group is not None and request.build_group is None:
             group.stop()
 
-    def seen(self, record: TrialRecord) -> TrialRecord:
-        """The measured trial's record with what its readers should know of builds; what it tells of them is taken in."""
+    def disturbed(self, record: TrialRecord) -> bool:
+        """True when a load counted windows beside a build that were certainly others than those without: it tells nothing."""
+        return COUNTED_BESIDE in record.flags and was_disturbed(record.telemetry)
+
+    def learn(self, record: TrialRecord) -> None:
+        """What the trial tells of the build beside it is taken in; a person is told when it changes what is done."""
         before = self._evidence.verdict
         self._evidence.add(record.telemetry)
         if self._evidence.verdict != before:
             self._say(f"builds ahead: {self._told_effect()}")
-        flags = [BESIDE_A_BUILD] if self._counted_beside else []
-        flags += [BUILT_AHEAD] if self._key(record.candidate) in self._took else []
-        return replace(record, flags=(*record.flags, *flags)) if flags else record
+
+    def flagged(self, record: TrialRecord) -> TrialRecord:
+        """The record with the flag that its build was made ahead, if it was."""
+        return replace(record, flags=(*record.flags, BUILT_AHEAD)) if self._key(record.candidate) in self._took else record
 
     def as_if_built(self, record: TrialRecord) -> TrialRecord:
         """The record with the seconds that its build took ahead of it, from which a search learns what others would take."""
@@ -222,26 +280,25 @@ class BuildAhead:
 
     @property
     def summary(self) -> str | None:
-        """What was built ahead, and what it did to what was measured beside it; None where nothing was."""
-        if not self.n_built:
+        """What was built ahead, and what it did to what was measured beside it; None where nothing was begun."""
+        if not self.n_built and not self.n_ended:
             return None
-        return f"{self.n_built} builds ahead in {self.built_s:.0f} s beside the measurements: {self._told_effect()}"
+        ended = f" ({self.n_ended} more were ended: others measured, or a pause or the end came)" if self.n_ended else ""
+        built = f"{self.n_built} builds ahead in {self.built_s:.0f} s beside the measurements{ended}"
+        return f"{built}: {self._told_effect()}"
 
     def _told_effect(self) -> str:
         effect = self._evidence.effect
-        if not self._compares:
+        if not self._takes_turns:
             return "they were stopped during every load, of which one without builds alone can be counted here"
         if effect is None:
-            return "too few windows to tell what throughput is beside one; they count in none"
+            return "too few loads to tell what throughput is beside one; no window beside one counts"
         what = {
-            "harmless": "harmless, so they go on during loads",
-            "disturbs": "not shown to be harmless, so they are stopped during loads",
+            "harmless": "harmless, so windows beside one count",
+            "disturbs": "which disturbs, so they are stopped during loads",
             "unknown": "not known to be harmless, so no window beside one counts",
         }[self._evidence.verdict]
         return f"throughput beside one changes by {effect.value:+.2%} [{effect.low:+.2%}, {effect.high:+.2%}], {what}"
-
-    def _may_compare(self, request: TrialRequest) -> bool:
-        return self._compares and request.role == "search"
 
     def _group(self) -> ProcessGroup | None:
         """The processes of the build under way."""

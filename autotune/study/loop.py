@@ -150,7 +150,7 @@ def run_study(
         heartbeat(store, worker.worker_id),
     ):
         proposer = _proposer(plan, store, study, worker)
-        ahead = BuildAhead(plan, proposer, observer.note)
+        ahead = BuildAhead(plan, proposer, observer.note, lambda: switch.count > 0)
         run = StudySession(
             plan=plan, store=store, proposer=proposer, study=study, worker=worker, ahead=ahead,
             process=process, observer=observer, switch=switch, target=target, began=began, again=again,

@@ -87,7 +87,12 @@ def measured(
             if role == "search":
                 run.timed("search", run.ahead.begin, number, candidate)
             with run.ahead.measuring(request) as asked:
-                found = run.ahead.seen(tried(run, asked, lambda: _once(run, asked)))
+                found = tried(run, asked, lambda: _once(run, asked))
+                run.ahead.learn(found)
+                if run.ahead.disturbed(found):
+                    run.observer.note(f"trial {number} was disturbed by a build beside it, and is measured again without")
+                    found = tried(run, request, lambda: _once(run, request))
+            found = run.ahead.flagged(found)
     except (Interrupted, InterruptedError):
         run.store.discard_trial(trial_id)
         return None
@@ -147,6 +152,7 @@ def reference_of(run: StudySession) -> TrialRecord:
     if run.switch.count:
         raise KeyboardInterrupt
     try:
+        run.ahead.abort()  # it may hold what the others wait for
         # Workers on other devices of this host share its cache, and with it the reference.
         with reference_lock(run.study, run.is_to_stop), _device(run):
             known = _usable_reference(run)  # another worker may have measured it meanwhile

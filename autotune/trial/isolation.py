@@ -46,6 +46,8 @@ class TrialProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._conn: Connection | None = None
         self._under_way: _Watch | None = None
+        self.stopped_s = 0.0
+        """How long the last trial's process was stopped by a signal, as far as looking ten times a second tells."""
 
     @property
     def child(self) -> int | None:
@@ -72,14 +74,17 @@ class TrialProcess:
         request: TrialRequest,
         on_stage: Callable[[str], None] = lambda stage: None,
         should_abort: Callable[[], bool] = lambda: False,
+        *,
+        stops_count: bool = True,
     ) -> TrialRecord:
-        """The trial's record, crashed and killed trials included.
+        """The trial's record, crashed and killed trials included. Unless `stops_count` its deadline is put off by the time in
+        which it was stopped by a signal, as somebody does who lets it go on.
 
         Raises Interrupted when `should_abort` turns true, and SpecError or EnvironmentProblem when the study, and not the
         candidate, is at fault.
         """
         started_at = now_utc()
-        watch = _Watch(request, on_stage)
+        watch = _Watch(request, on_stage, stops_count=stops_count)
         try:
             found: TrialRecord = self._ask(("run", request), watch, should_abort)
         except CandidateRejected as exc:
@@ -116,6 +121,7 @@ class TrialProcess:
                 raise WorkerCrashed("the process that forks trials died", stage=watch.stage) from None
             finally:
                 self._under_way = None
+                self.stopped_s = watch.stopped_s
                 watch.settle_log()
             return watch.outcome()
 
@@ -209,11 +215,17 @@ class _Watch:
     """What the study's process knows of the trial under way."""
 
     def __init__(
-        self, request: TrialRequest, on_stage: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+        self,
+        request: TrialRequest,
+        on_stage: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        stops_count: bool = True,
     ) -> None:
         self.request = request
         self._on_stage = on_stage
         self._clock = clock
+        self._stops_count = stops_count
         share = int(_DEFAULT_MEMORY_SHARE * cpu_fingerprint().memory_mib)
         self._limit_mib = request.spec.limits.memory_mib or share
         self._logged_bytes = log_bytes(request.log_path)
@@ -228,7 +240,10 @@ class _Watch:
         self._answered: float | None = None
         self._error: tuple[str, str, str] | None = None
         self._began = self._clock()
-        self._deadline = self._began + self.request.spec.limits.deadline_s
+        # Windows that are left to a build are measured again.
+        more_s = self.request.spec.load.longest_s if self.request.build_group is not None else 0.0
+        self._deadline = self._began + self.request.spec.limits.deadline_s + more_s
+        self._looked, self.stopped_s = self._began, 0.0
 
     def hear(self, message: tuple[Any, ...]) -> None:
         """A message of the child is taken in."""
@@ -254,10 +269,14 @@ class _Watch:
 
     def check_limits(self) -> None:
         """Raises DeadlineExceeded or OutOfMemory when the child has taken more than it may."""
-        limits = self.request.spec.limits
-        if self._clock() > self._deadline:
+        limits, now = self.request.spec.limits, self._clock()
+        if self.pid is not None and _is_stopped(self.pid):
+            self.stopped_s += now - self._looked
+        self._looked = now
+        spared_s = 0.0 if self._stops_count else self.stopped_s
+        if now - spared_s > self._deadline:
             raise DeadlineExceeded(
-                f"the trial was still in stage {self.stage} after {self._clock() - self._began:.0f} s; allowed: "
+                f"the trial was still in stage {self.stage} after {now - spared_s - self._began:.0f} s; allowed: "
                 f"limits.deadline_s {limits.deadline_s:g} in all, of which {self._longest_load_s():.0f} s for the load",
                 stage=self.stage,
             )
@@ -269,9 +288,10 @@ class _Watch:
             )
 
     def _longest_load_s(self) -> float:
-        """Twice what the load plan allows, and a minute: a load that takes longer hangs."""
+        """Twice what the load plan allows, beside a build four times, and a minute: a load that takes longer hangs."""
         load = self.request.spec.load
-        return 60 + 2 * (MAX_WARMUP_S + load.warmup_s + load.longest_s + load.window_s)
+        times = 2 if self.request.build_group is None else 4
+        return 60 + times * (MAX_WARMUP_S + load.warmup_s + load.longest_s + load.window_s)
 
     def outcome(self) -> Any:
         """The child's answer. Raises CandidateRejected where that is its answer or what its end means."""
@@ -330,6 +350,15 @@ def _raised_again(kind: str, message: str) -> Exception:
         return EnvironmentProblem(message)
     found: type[Exception] = getattr(errors, kind, errors.AutotuneError)
     return found(message)
+
+
+def _is_stopped(pid: int) -> bool:
+    """True while a signal such as SIGSTOP keeps the process from running (proc(5))."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as handle:  # noqa: PTH123  # ten times a second: no Path object
+            return handle.read().rpartition(b")")[2].split()[0] == b"T"
+    except (OSError, IndexError):
+        return False
 
 
 def _resident_mib(pid: int) -> float | None:

@@ -147,6 +147,7 @@ def _walk(request: TrialRequest, draft: _Draft, cache: Cache) -> None:
                 logs=request.log_path.with_suffix(".loadgen"),
                 meter=watch.cpu_meter(),
                 build=None if request.build_group is None else ProcessGroup(request.build_group),
+                build_is_harmless=request.build_is_harmless,
             )
             measured, flags = watch.measured(lambda probes: measure_load(loadable, spec.load, probes, idle_mib, enough))
             draft.known |= _measured(measured) | _pool_peak(session)

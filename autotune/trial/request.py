@@ -33,8 +33,9 @@ class TrialRequest:
 
     `with_load` false ends the trial after accuracy, for a reference whose speed nobody asked for; `build_only` ends it once the
     engine is built, with the reason built_only, and `variant_only` before it is. `build_group`: a process group that builds on
-    other cores and takes turns with being stopped during the load. `rivals`: the load is given up once it is certain that one
-    of them is faster and not less accurate. `calibration`: what a calibrated precision sees.
+    other cores and takes turns with being stopped during the load, whose windows beside it count if `build_is_harmless`.
+    `rivals`: the load is given up once it is certain that one of them is faster and not less accurate. `calibration`: what a
+    calibrated precision sees.
     """
 
     spec: StudySpec
@@ -48,6 +49,7 @@ class TrialRequest:
     build_only: bool = False
     variant_only: bool = False
     build_group: int | None = None
+    build_is_harmless: bool = False
     rivals: tuple[Rival, ...] = ()
     calibration: CalibrationSubset | None = None
 

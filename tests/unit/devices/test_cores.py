@@ -14,6 +14,7 @@ import pytest
 from autotune.devices import cores
 from autotune.devices.cores import siblings
 from autotune.errors import EnvironmentProblem
+from autotune.fingerprint import cpu_fingerprint, usable_cores
 
 needs_two = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
 
@@ -74,9 +75,23 @@ def test_a_process_and_its_children_leave_them_alone() -> None:
         left = sorted(before - set(first))
         assert first == second and other == os.sched_getaffinity(0) == set(left), (first, second, other)
         assert told == [list(first), left], told
-        assert cpu_fingerprint().cores == min(n_before, len(left))
+        assert cpu_fingerprint().cores == min(n_before, len(left)) and os.environ["AUTOTUNE_CORES"] == str(len(left))
         os.sched_setaffinity(0, first)
         print(json.dumps(sorted(os.sched_getaffinity(0))))
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
     assert len(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)) == 1
+
+
+def test_what_is_built_elsewhere_is_known_by_the_device_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three cores are measured on, wherever this process runs: engines' keys, limits and defaults are the same."""
+    cpu_fingerprint.cache_clear()
+    monkeypatch.setenv("AUTOTUNE_CORES", "3")
+    assert usable_cores() == 3 and cpu_fingerprint().device.endswith("× 3")
+    cpu_fingerprint.cache_clear()
+
+
+def test_cores_that_this_machine_lacks_are_not_taken_for_set_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable may come from elsewhere."""
+    monkeypatch.setenv(cores.VARIABLE, "0,99999,x")
+    assert cores._named() == {0}

@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 from study_samples import candidate, record, study
 
-from autotune.bench.beside import BESIDE_BUILD
+from autotune.bench.beside import COUNTED_BESIDE, LOG_RATIO
 from autotune.candidate import Candidate, Choices
-from autotune.errors import EnvironmentProblem
 from autotune.records import Rejection, Series, TrialRecord
 from autotune.study import build_ahead
-from autotune.study.build_ahead import BESIDE_A_BUILD, BUILT_AHEAD, BuildAhead
+from autotune.study.build_ahead import BUILT_AHEAD, BuildAhead
 from autotune.study.device_lock import Holder
 from autotune.study.plan import make_plan
 from autotune.study.proposer import Proposal
@@ -26,7 +25,7 @@ from autotune.trial.isolation import Interrupted
 from autotune.trial.request import TrialRequest
 
 HERE, FIRST, SECOND = (candidate(batch_size=n) for n in (1, 2, 3))
-HARMLESS = (0.001, -0.001) * 10
+HARMLESS = (0.001, -0.001) * 5
 
 
 class Builds:
@@ -36,10 +35,15 @@ class Builds:
         self.child: int | None = None
         self.asked: list[TrialRequest] = []
         self.ended = threading.Event()
-        self.reason, self.fault = "built_only", False
+        self.reason, self.fault, self.starts, self.stopped_s = "built_only", False, True, 0.0
 
-    def run(self, request: TrialRequest, should_abort: Callable[[], bool]) -> TrialRecord:
+    def run(self, request: TrialRequest, should_abort: Callable[[], bool], stops_count: bool) -> TrialRecord:
         self.asked.append(request)
+        assert not stops_count
+        if not self.starts:
+            while not should_abort():
+                time.sleep(0.005)
+            raise Interrupted
         self.child = 4711
         try:
             while not self.ended.wait(0.005):
@@ -47,7 +51,7 @@ class Builds:
                     raise Interrupted
             self.ended.clear()
             if self.fault:
-                raise EnvironmentProblem("no process can be started")
+                raise RuntimeError("no process can be started")
             reject = Rejection(reason=self.reason, stage="open", message="")
             found = record(request.number, stage_s={"variant": 3.0, "engine": 4.0, "data": 1.0})
             return replace(found, state="rejected", candidate=request.candidate, reject=reject)
@@ -101,7 +105,8 @@ class Bench:
         monkeypatch.setattr(build_ahead, "holders", lambda: self.holders)
         monkeypatch.setattr(build_ahead, "host_probes", tuple)
         monkeypatch.setattr(build_ahead, "_run_on", lambda cores: None)
-        self.ahead = BuildAhead(self.plan, self.names, self.said.append)  # type: ignore[arg-type]
+        self.stops = False
+        self.ahead = BuildAhead(self.plan, self.names, self.said.append, lambda: self.stops)  # type: ignore[arg-type]
 
     def request(self, c: Candidate = HERE, role: Any = "search") -> TrialRequest:
         return TrialRequest(
@@ -120,11 +125,18 @@ class Bench:
 
     def measure(self, role: Any = "search", log_ratios: tuple[float, ...] = ()) -> tuple[TrialRequest, TrialRecord]:
         """One trial beside the build: the request as it was made, and the record as it is stored."""
-        telemetry = (Series(metric=BESIDE_BUILD, unit="ln(ratio)", values=log_ratios),) if log_ratios else ()
+        telemetry = (Series(metric=LOG_RATIO, unit="ln(ratio)", values=log_ratios),) if log_ratios else ()
         with self.ahead.measuring(self.request(role=role)) as asked:
             for stage in ("engine", "accuracy", "load"):
                 self.ahead.at_stage(asked, stage)
-            return asked, self.ahead.seen(replace(record(7, role=role), candidate=HERE, telemetry=telemetry))
+            found = replace(record(7, role=role), candidate=HERE, telemetry=telemetry)
+            self.ahead.learn(found)
+            return asked, self.ahead.flagged(found)
+
+    def measured(self, *loads: float) -> None:
+        """So many loads whose pairs all show this."""
+        for log_ratio in loads:
+            self.measure(log_ratios=(log_ratio, log_ratio))
 
 
 Make = Callable[..., Bench]
@@ -177,27 +189,38 @@ def test_until_it_is_known_whether_builds_disturb_they_take_turns(make: Make) ->
     bench = make(FIRST)
     bench.ahead.begin(7, HERE)
     asked, found = bench.measure()
-    assert asked.build_group == 4711 and bench.group == ["go on", "stop"] and found.flags == ()
+    assert asked.build_group == 4711 and not asked.build_is_harmless and bench.group == ["go on", "stop"] and found.flags == ()
 
 
-def test_harmless_builds_go_on_during_loads_and_that_is_flagged(make: Make) -> None:
-    """Once the pairs have shown it, which a person is told once, by a line with the effect."""
+def test_harmless_builds_take_turns_in_windows_that_count(make: Make) -> None:
+    """Once the loads have shown it, which a person is told once, with the effect; and no more when a load shows otherwise."""
     bench = make(FIRST)
     bench.ahead.begin(7, HERE)
-    bench.measure(log_ratios=HARMLESS)
-    asked, found = bench.measure()
-    assert asked.build_group is None and found.flags == (BESIDE_A_BUILD,) and bench.group == ["go on", "stop"] * 2
-    assert len(bench.said) == 1 and "harmless, so they go on" in bench.said[0]
+    bench.measured(*HARMLESS)
+    asked, _ = bench.measure()
+    assert asked.build_group == 4711 and asked.build_is_harmless
+    assert len(bench.said) == 1 and "harmless, so windows beside one count" in bench.said[0]
+    bench.measured(-0.2)
+    assert not bench.measure()[0].build_is_harmless and "not known" in bench.said[1]
 
 
 def test_builds_that_disturb_are_stopped_during_loads(make: Make) -> None:
     """Five per cent slower beside one: from then on none runs while throughput is counted."""
     bench = make(FIRST)
     bench.ahead.begin(7, HERE)
-    bench.measure(log_ratios=(-0.05, -0.051) * 10)
+    bench.measured(*[-0.05, -0.051] * 5)
     bench.group.clear()
-    asked, found = bench.measure()
-    assert asked.build_group is None and bench.group == ["go on", "stop", "stop"] and found.flags == ()
+    asked, _ = bench.measure()
+    assert asked.build_group is None and bench.group == ["go on", "stop", "stop"] and "which disturbs" in bench.said[-1]
+
+
+def test_a_load_that_was_disturbed_by_a_harmless_build_tells_nothing(make: Make) -> None:
+    """Its own pairs say so; only where it counted them."""
+    bench = make(FIRST)
+    telemetry = (Series(metric=LOG_RATIO, unit="ln(ratio)", values=(-0.2, -0.21) * 4),)
+    found = replace(record(7), telemetry=telemetry)
+    assert not bench.ahead.disturbed(found)
+    assert bench.ahead.disturbed(replace(found, flags=(COUNTED_BESIDE,)))
 
 
 @pytest.mark.parametrize("role", ["canary", "final", "reference"])
@@ -205,16 +228,24 @@ def test_no_build_runs_during_the_load_of_what_is_reported(make: Make, role: str
     """However harmless: the reference, which tells of the machine, and the finalists."""
     bench = make(FIRST)
     bench.ahead.begin(7, HERE)
-    bench.measure(log_ratios=HARMLESS)
+    bench.measured(*HARMLESS)
     bench.group.clear()
-    asked, found = bench.measure(role)
-    assert asked.build_group is None and bench.group == ["go on", "stop", "stop"] and found.flags == ()
+    asked, _ = bench.measure(role)
+    assert asked.build_group is None and not asked.build_is_harmless and bench.group == ["go on", "stop", "stop"]
 
 
-@pytest.mark.parametrize("load", [{"scenario": "server", "server": {"qps": 10}}, {"driver": "loadgen"}])
-def test_loads_without_windows_to_compare_stop_every_build(make: Make, load: dict[str, Any]) -> None:
-    """Latency of arrivals has no two windows that are alike, and LoadGen none at all."""
-    bench = make(FIRST, load=load)
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"load": {"scenario": "server", "server": {"qps": 10}}},
+        {"load": {"driver": "loadgen"}},
+        {"objectives": ("accuracy", "latency_p99")},
+        {"constraints": {"latency_p99_ms": 50}},
+    ],
+)
+def test_what_windows_do_not_tell_stops_every_build(make: Make, sections: dict[str, Any]) -> None:
+    """Latencies, and loads whose windows are not alike or do not exist."""
+    bench = make(FIRST, **sections)
     bench.ahead.begin(7, HERE)
     asked, _ = bench.measure()
     assert asked.build_group is None and bench.group == ["go on", "stop", "stop"]
@@ -243,22 +274,42 @@ def test_what_was_built_ahead_is_flagged_and_told_with_what_it_took(make: Make) 
     bench.finish()
     _, found = bench.measure()
     assert found.flags == (BUILT_AHEAD,)
+    assert bench.ahead.summary and bench.ahead.summary.startswith("1 builds ahead in 7 s")
     told = bench.ahead.as_if_built(replace(found, stage_s={"variant": 0.0, "engine": 0.1, "load": 2.0}))
     assert told.stage_s == {"variant": 3.0, "engine": 4.0, "load": 2.0}
     again = replace(found, flags=())
-    assert bench.ahead.as_if_built(again) == again and bench.ahead.seen(again).flags == ()
+    assert bench.ahead.as_if_built(again) == again and bench.ahead.flagged(again) == again
 
 
-def test_a_candidate_whose_build_is_under_way_is_held_back(make: Make) -> None:
-    """Another is measured meanwhile, and a second time; then comes the one that was held back, under its own number."""
+def test_the_time_in_which_a_build_was_stopped_is_not_what_it_took(make: Make) -> None:
+    """Half of its 8 s: variant and engine took 1.5 and 2 s."""
+    bench = make(HERE)
+    bench.builds.stopped_s = 4.0
+    bench.ahead.begin(7, SECOND)
+    bench.finish()
+    told = bench.ahead.as_if_built(replace(record(7), candidate=HERE, stage_s={"load": 2.0}))
+    assert told.stage_s == {"variant": 1.5, "engine": 2.0, "load": 2.0}
+
+
+def test_candidates_whose_build_is_under_way_are_held_back(make: Make) -> None:
+    """Others are measured meanwhile; what shares the build waits too. Then they come, in their order, under their numbers."""
     bench = make(FIRST)
     bench.ahead.begin(7, HERE)
-    coming = iter([Proposal(number=8 + i, candidate=c) for i, c in enumerate((FIRST, SECOND, HERE))])
-    assert [bench.ahead.next_proposal(lambda: next(coming)).number for _ in range(2)] == [9, 10]
+    shares = replace(FIRST, streams=4)
+    coming = iter([Proposal(number=8 + i, candidate=c) for i, c in enumerate((FIRST, shares, SECOND, HERE))])
+    assert [bench.ahead.next_proposal(lambda: next(coming)).number for _ in range(2)] == [10, 11]
     bench.finish()
-    assert bench.ahead.next_proposal(lambda: next(coming)).number == 8
+    assert [bench.ahead.next_proposal(lambda: next(coming)).number for _ in range(2)] == [8, 9]
     bench.ahead.let_go()
     assert bench.names.back == []
+
+
+def test_where_all_wants_the_build_it_is_waited_for(make: Make) -> None:
+    """Three wait for it; the fourth is measured."""
+    bench = make(FIRST)
+    bench.ahead.begin(7, HERE)
+    coming = iter([Proposal(number=8 + i, candidate=replace(FIRST, streams=i + 1)) for i in range(4)])
+    assert bench.ahead.next_proposal(lambda: next(coming)).number == 11
 
 
 def test_what_was_held_back_to_the_end_is_put_back(make: Make) -> None:
@@ -273,17 +324,47 @@ def test_what_was_held_back_to_the_end_is_put_back(make: Make) -> None:
     assert bench.names.back == [8] and bench.builds.child is None
 
 
+def ends(bench: Bench, within_s: float = 10.0) -> bool:
+    """True when the build under way ends by itself in that time."""
+    deadline = time.monotonic() + within_s
+    while bench.builds.child is not None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return bench.builds.child is None
+
+
 def test_a_build_ends_where_others_measure(make: Make) -> None:
     """Nobody has shown that it disturbs no load of theirs; what it was building is named again later."""
     bench = make(FIRST)
     bench.ahead.begin(7, HERE)
     bench.holders = [Holder(device="cuda-1", pid=1, user="other")]
+    assert ends(bench)
     bench.ahead.begin(8, HERE)
     assert bench.measure()[0].build_group is None
-    assert bench.builds.child is None and bench.names.built == [] and len(bench.builds.asked) == 1
+    assert bench.names.built == [] and len(bench.builds.asked) == 1
     bench.holders = [Holder(device="cpu", pid=1, user="other", waits=True)]
     bench.ahead.begin(9, HERE)
     assert [r.candidate for r in bench.builds.asked] == [FIRST, FIRST]
+    bench.ahead.abort()
+    assert bench.ahead.summary and "(2 more were ended" in bench.ahead.summary
+
+
+def test_a_build_that_is_stopped_for_long_ends(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database is away after a trial, say: whoever wants what the build has locked gets it."""
+    monkeypatch.setattr(build_ahead, "_LONGEST_STOP_S", 0.3)
+    bench = make(FIRST)
+    bench.ahead.begin(7, HERE)
+    with bench.ahead.measuring(bench.request()):
+        assert not ends(bench, 0.6)
+    assert ends(bench)
+
+
+def test_a_stop_ends_the_waiting_for_the_builders_process(make: Make) -> None:
+    """Its imports may take long; whoever asks to stop does not wait for them."""
+    bench = make(FIRST)
+    bench.builds.starts, bench.stops = False, True
+    with within(2.0):
+        bench.ahead.begin(7, HERE)
+    assert bench.ahead._now is None and bench.builds.child is None
 
 
 @contextmanager
@@ -300,7 +381,7 @@ def test_whoever_waits_is_not_kept_waiting_by_a_stopped_build(make: Make) -> Non
     with within(2.0):
         bench.ahead.abort()
         bench.ahead.abort()
-    assert bench.builds.child is None and bench.ahead.summary is None
+    assert bench.builds.child is None and bench.names.built == []
 
 
 def test_a_build_that_cannot_be_is_known_to_the_search_and_one_that_crashed_is_not(make: Make) -> None:

@@ -337,3 +337,37 @@ def _runs(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+@pytest.mark.parametrize("stops_count", [True, False])
+def test_a_process_that_somebody_stops_and_lets_go_on_has_its_time(spec: StudySpec, stops_count: bool) -> None:
+    """Stopped for nine of ten seconds of a clock of its own, with a deadline of five: only where stops count is it over."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    now = [0.0]
+    watch = _Watch(
+        request(with_limits(spec, deadline_s=5.0), fake_candidate()),
+        lambda stage: None,
+        lambda: now[0],
+        stops_count=stops_count,
+    )
+    watch.hear(("started", process.pid))
+    try:
+        now[0] = 1.0
+        watch.check_limits()
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        now[0] = 10.0
+        if stops_count:
+            with pytest.raises(DeadlineExceeded, match="after 10 s"):
+                watch.check_limits()
+        else:
+            watch.check_limits()
+            process.send_signal(signal.SIGCONT)
+            os.waitid(os.P_PID, process.pid, os.WCONTINUED | os.WNOWAIT)
+            now[0] = 15.0
+            with pytest.raises(DeadlineExceeded, match="after 6 s"):
+                watch.check_limits()
+        assert watch.stopped_s == 9.0
+    finally:
+        process.kill()
+        process.wait()

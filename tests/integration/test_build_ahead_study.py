@@ -69,7 +69,8 @@ def test_engines_are_there_when_their_trials_begin(tmp_path: Path) -> None:
     assert len(built) == len(set(built))
     assert "builds ahead in" in done.stderr and not processes_of(tmp_path)
     told = {t.number: t.user_attrs["outcome"]["stage_s"] for t in fake.optuna_trials(tmp_path) if "outcome" in t.user_attrs}
-    assert all(told[t["number"]]["engine"] >= 0.9 * spinning_engine.BUILD_S for t in flagged)
+    # What it took and not what its trial did; its stops are taken off, which are seen ten times a second.
+    assert all(told[t["number"]]["engine"] >= 0.4 * spinning_engine.BUILD_S for t in flagged)
 
 
 def test_kill_9_leaves_no_build_behind_and_the_study_goes_on(tmp_path: Path) -> None:
