@@ -23,7 +23,8 @@ _RIDGE = 0.3
 class Costs:
     """Learnt from the trials so far: the time of each stage when it is new, and of what every trial does again.
 
-    `prepared`: by stage, results that were made apart from any trial.
+    `prepared`: by stage, results that were made apart from any trial; `begun`: those that are being made, for which pending
+    trials wait.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Costs:
         history: History,
         overhead_s: float,
         prepared: Mapping[str, set[Hashable]] = MappingProxyType({}),
+        begun: Mapping[str, Hashable] = MappingProxyType({}),
     ) -> None:
         self._stages, self._encoding, self._overhead_s = stages, encoding, overhead_s
         self.made: dict[str, set[Hashable]] = {s.name: set() for s in stages}
@@ -45,7 +47,9 @@ class Costs:
             self.made[stage.name] |= history.made.get(stage.name, set()) | prepared.get(stage.name, set())
         for params in history.pending:
             for stage in stages:
-                self.made[stage.name].add(stage.key_of(params))
+                key = stage.key_of(params)
+                if key is None or begun.get(stage.name) != key:
+                    self.made[stage.name].add(key)
         totals = [sum(seen.seconds.values()) for seen in history.seen]
         self._usual_s = float(np.mean(totals)) if totals else 1.0
 

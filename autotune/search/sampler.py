@@ -82,13 +82,14 @@ class CostAwareSampler(BaseSampler):
         self._gone: Absence | None = None
         self._surrogate = Surrogate(stages=self._stages)
         self._prepared: dict[str, set[Hashable]] = {}
+        self._preparing: dict[str, Hashable] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update({"_prepared": {}} | state, _lock=threading.Lock())
+        vars(self).update({"_prepared": {}, "_preparing": {}} | state, _lock=threading.Lock())
 
     @property
     def work(self) -> Work:
@@ -135,13 +136,21 @@ class CostAwareSampler(BaseSampler):
             space = self._space_of(study)
             return self._sample(study, None, space, stages) if space else {}
 
+    def note_preparing(self, params: Params | None, stages: Collection[str]) -> None:
+        """These stages are being done for the candidate, apart from any trial: who shares them has to wait. None: no more."""
+        with self._lock:
+            self._preparing = {} if params is None else self._keys_of(params, stages)
+
     def note_prepared(self, params: Params, stages: Collection[str]) -> None:
         """These stages were done for the candidate, apart from any trial; for others that share their results as well."""
+        with self._lock:
+            for name, key in self._keys_of(params, stages).items():
+                self._prepared.setdefault(name, set()).add(key)
+
+    def _keys_of(self, params: Params, stages: Collection[str]) -> dict[str, Hashable]:
         gone = self._absent(params) if self._absent is not None else frozenset[str]()
         kept = {name: value for name, value in params.items() if name not in gone}
-        with self._lock:
-            for stage in (s for s in self._stages if s.name in stages):
-                self._prepared.setdefault(stage.name, set()).add(stage.key_of(kept))
+        return {s.name: s.key_of(kept) for s in self._stages if s.name in stages}
 
     def _sample(
         self,
@@ -153,7 +162,7 @@ class CostAwareSampler(BaseSampler):
         trials = study.get_trials(deepcopy=False)
         encoding = self._encoding_of(search_space, trials)
         if self._history.study not in (None, study._study_id):
-            self._prepared = {}
+            self._prepared, self._preparing = {}, {}
         self._history.update(study._study_id, trials, -1 if trial is None else trial.number, encoding.trimmed)
         if len(self._history.seen) < self._n_startup:
             return {}
@@ -184,7 +193,7 @@ class CostAwareSampler(BaseSampler):
         known = history.known(keys.keys)
         scores = [0.0 if done else FAVOUR if key in favoured else 1.0 for key, done in zip(keys.keys, known, strict=True)]
         weights = np.array(scores)[keys.of_row]
-        costs = Costs(self._stages, encoding, history, self._overhead_s, self._prepared)
+        costs = Costs(self._stages, encoding, history, self._overhead_s, self._prepared, self._preparing)
         if lacking is not None:
             weights = weights * np.array(costs.lacks(pool, lacking))
         if not np.any(weights > 0):

@@ -78,6 +78,7 @@ class BuildAhead:
         self._idle_since: float | None = None
         self._is_over = False
         self._now: _UnderWay | None = None
+        self._stage = ""
         self._seen: set[Hashable] = set()
         """Whose builds were begun, here or by their trials."""
         self._took: dict[Hashable, Mapping[str, float]] = {}
@@ -133,6 +134,8 @@ class BuildAhead:
             return
         self._seen.add(self._key(wanted))
         self._abort.clear()
+        self._stage = ""
+        self._proposer.note_building(wanted, self.stages)
         self._now = _UnderWay(candidate=wanted, future=self._threads.submit(self._built, self._request(number, wanted)))
         _log.info("build_ahead=%s beside=%d", wanted, number)
         # From here on it can be stopped; before, the process that forks it may still be importing.
@@ -175,7 +178,8 @@ class BuildAhead:
             return self._others_measure()
 
         try:
-            return self._process.run(request, should_abort=is_to_end, stops_count=False), self._process.stopped_s
+            record = self._process.run(request, self._enter, is_to_end, stops_count=False)
+            return record, self._process.stopped_s
         except Interrupted:
             return None, 0.0
         except Exception as exc:  # the trial that needs it meets the same fault, and reports it
@@ -183,11 +187,15 @@ class BuildAhead:
             self._is_over = True
             return None, 0.0
 
+    def _enter(self, stage: str) -> None:
+        self._stage = stage
+
     def take_in(self) -> None:
         """A build that has ended is known, to the search as well."""
         if self._now is None or not self._now.future.done():
             return
         done, self._now = self._now, None
+        self._proposer.note_building(None, self.stages)
         (record, stopped_s), key = done.future.result(), self._key(done.candidate)
         if record is None:
             self._seen.discard(key)
@@ -230,7 +238,14 @@ class BuildAhead:
         self._held = []
 
     def _is_at(self, candidate: Candidate) -> bool:
-        return self._now is not None and self._key(candidate) == self._key(self._now.candidate)
+        """True when the candidate would wait for what is being built."""
+        if self._now is None:
+            return False
+        built = self._now.candidate
+        if self._key(candidate) == self._key(built):
+            return True
+        shares_pruned = candidate.pruning_ratio == built.pruning_ratio > 0
+        return shares_pruned and self._stage not in ("variant", "engine")
 
     @contextmanager
     def measuring(self, request: TrialRequest) -> Iterator[TrialRequest]:

@@ -186,7 +186,7 @@ class Proposer:
     def next_build(self, is_built: Callable[[Candidate], bool], stages: Collection[str]) -> Candidate | None:
         """Whose `stages` to do before its trial comes: the first that waits to be asked for, else what the strategy names.
 
-        None where nothing is known to be wanted. Call `note_built` when it was done, or it is named again.
+        None where nothing is known to be wanted. Call `note_building`, and `note_built` when it was done, or it is named again.
         """
         import optuna
 
@@ -204,6 +204,12 @@ class Proposer:
                 return candidate
             self.note_built(candidate, stages)  # a trial tried to, and failed
         return None
+
+    def note_building(self, candidate: Candidate | None, stages: Collection[str]) -> None:
+        """These stages are being done for the candidate, and trials that share their results would wait; None: no more."""
+        params = None if candidate is None else params_from_candidate(candidate, self._plan.space)
+        if self._strategy.ahead is not None:
+            self._strategy.ahead.note_preparing(params, stages)
 
     def note_built(self, candidate: Candidate, stages: Collection[str]) -> None:
         """These stages were done for the candidate and cost its trial nothing, nor others that share their results."""

@@ -27,6 +27,10 @@ class Ahead(Protocol):
         """The most promising candidate, were these stages done, of those that lack one; empty where there is none."""
         ...
 
+    def note_preparing(self, params: Mapping[str, Any] | None, stages: Collection[str]) -> None:
+        """These stages are being done for it; None: no more."""
+        ...
+
     def note_prepared(self, params: Mapping[str, Any], stages: Collection[str]) -> None:
         """These stages were done for it."""
         ...

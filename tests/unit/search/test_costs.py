@@ -69,3 +69,11 @@ def test_what_was_prepared_costs_nothing_and_is_not_lacking() -> None:
     assert known.lacks(rows, ["build"]) == [False, True, False]
     assert known.lacks(rows, ["build", "prune"]) == [False, True, True]
     assert known.of(rows, np.ones(3), without=["prune"]) == pytest.approx([2.5, 10.5, 2.5])
+
+
+def test_what_is_being_prepared_is_not_there_yet() -> None:
+    """A pending trial of "c" waits for its build, which is made apart: another one of "c" would wait as well."""
+    seen_b = seen("b", 0, build=4.0, prune=30.0, load=2.0)
+    history = History(seen=[seen_b], pending=[{"kind": "c", "n": 0}])
+    known = Costs(STAGES, ENCODING, history, 0.5, begun={"build": ("c",), "prune": "all"})
+    assert known.of([{"kind": "c", "n": 1}, {"kind": "b", "n": 1}], np.ones(2)) == pytest.approx([6.5, 2.5])

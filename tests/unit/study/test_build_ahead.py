@@ -37,9 +37,12 @@ class Builds:
         self.ended = threading.Event()
         self.reason, self.fault, self.starts, self.stopped_s = "built_only", False, True, 0.0
 
-    def run(self, request: TrialRequest, should_abort: Callable[[], bool], stops_count: bool) -> TrialRecord:
+    def run(
+        self, request: TrialRequest, on_stage: Callable[[str], None], should_abort: Callable[[], bool], *, stops_count: bool
+    ) -> TrialRecord:
         self.asked.append(request)
         assert not stops_count
+        self.enter = on_stage
         if not self.starts:
             while not should_abort():
                 time.sleep(0.005)
@@ -67,9 +70,13 @@ class Names:
 
     def __init__(self, *candidates: Candidate) -> None:
         self.left, self.built, self.back = list(candidates), list[Candidate](), list[int]()
+        self.building: Candidate | None = None
 
     def next_build(self, is_built: Callable[[Candidate], bool], stages: object) -> Candidate | None:
         return next((c for c in self.left if not is_built(c)), None)
+
+    def note_building(self, building: Candidate | None, stages: object) -> None:
+        self.building = building
 
     def note_built(self, built: Candidate, stages: object) -> None:
         self.built.append(built)
@@ -161,9 +168,10 @@ def test_one_build_at_a_time_beside_trials(make: Make) -> None:
     bench.ahead.begin(7, HERE)
     bench.ahead.begin(8, HERE)
     assert [r.candidate for r in bench.builds.asked] == [FIRST] and bench.builds.asked[0].build_only
+    assert bench.names.building == FIRST
     assert bench.builds.asked[0].log_path.name == "ahead-00007.log" and not bench.builds.asked[0].variant_only
     bench.finish()
-    assert bench.names.built == [FIRST] and bench.ahead.n_built == 1
+    assert bench.names.built == [FIRST] and bench.names.building is None and bench.ahead.n_built == 1
     bench.ahead.begin(9, HERE)
     assert [r.candidate for r in bench.builds.asked] == [FIRST, SECOND]
 
@@ -302,6 +310,18 @@ def test_candidates_whose_build_is_under_way_are_held_back(make: Make) -> None:
     assert [bench.ahead.next_proposal(lambda: next(coming)).number for _ in range(2)] == [8, 9]
     bench.ahead.let_go()
     assert bench.names.back == []
+
+
+def test_all_of_a_pruning_ratio_wait_while_it_is_pruned(make: Make) -> None:
+    """Another batch of it would wait for the pruned model; once that is there, only its own engine matters."""
+    pruned, other = replace(FIRST, pruning_ratio=0.5), replace(SECOND, pruning_ratio=0.5)
+    bench = make(pruned)
+    bench.ahead.begin(7, HERE)
+    for stage, first in (("prune", HERE), ("variant", other)):
+        bench.builds.enter(stage)
+        coming = iter([Proposal(number=8 + i, candidate=c) for i, c in enumerate((other, HERE))])
+        assert bench.ahead.next_proposal(lambda asked=coming: next(asked)).candidate == first  # type: ignore[misc]
+        bench.ahead._held.clear()
 
 
 def test_where_all_wants_the_build_it_is_waited_for(make: Make) -> None:
