@@ -46,8 +46,9 @@ class Windows:
     @property
     def left_to_build(self) -> list[bool]:
         """For each window whether it does not count because a build ran in it."""
-        counts = self._turns is None or self._turns.harmless
-        return [False] * len(self.shares) if counts or self._turns is None else self._turns.beside
+        if self._turns is None or self._turns.harmless:
+            return [False] * len(self.shares)
+        return self._turns.beside
 
     @property
     def disturbed(self) -> list[bool]:
