@@ -75,7 +75,7 @@ def _windows(found: Sequence[Bench], cores: tuple[int, ...], n_loads: int, secon
     everything = Evidence()
     for bench in found:
         for engine in bench.plan.space.engines:
-            candidate = bench.candidate(engine, batch_size=8, streams=1)
+            candidate = bench.candidate(engine, batch_size=1, streams=1)  # short requests: many in a window
             bench.measured(candidate, load.model_copy(update={"min_windows": 3, "max_s": 2.0}))  # it is built by then
             of_one, log_ratios, disturbed = Evidence(), list[tuple[float, ...]](), list[bool]()
             with _building(bench, cores) as builder:
