@@ -36,6 +36,11 @@ class Estimate:
     n: int
     method: str
 
+    def __post_init__(self) -> None:
+        for name in ("value", "low", "high"):
+            if (number := getattr(self, name)) == 0:
+                object.__setattr__(self, name, abs(number))  # a zero has no sign: SQLite would keep none
+
     @property
     def half_width(self) -> float:
         """Half the width of the interval, in the unit of the value."""

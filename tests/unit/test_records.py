@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 from hypothesis import given
@@ -84,3 +85,10 @@ def test_the_documents_keys_are_the_contract() -> None:
 def test_half_width_is_half_the_interval() -> None:
     """An interval need not be centred on its value."""
     assert Estimate(value=1, low=0.5, high=2.5, n=3, method="m").half_width == 1
+
+
+def test_a_zero_has_no_sign() -> None:
+    """SQLite keeps none in a column of numbers, so that what comes back would differ from what went in."""
+    found = Estimate(value=-0.0, low=-0.0, high=-0.0, n=1, method="")
+    assert [math.copysign(1, v) for v in (found.value, found.low, found.high)] == [1, 1, 1]
+    assert Estimate(value=-1.5, low=-2.0, high=0.0, n=1, method="").low == -2.0
