@@ -75,4 +75,6 @@ def require_kind(plan: StudyPlan, store: Store) -> None:
             "a device of the kind on which the study began, because what is measured on two kinds is no comparison; "
             "or another name in `study:`; or, from its first start on, `device_kinds: several`, which keeps kinds apart"
         )
+        if began.device.partition(" × ")[0] == plan.fingerprint.device.partition(" × ")[0]:
+            allowed += "; as many cores as then: `build_ahead`, which keeps some for builds, as it was"
         raise SpecError([plan.spec.problem("device", found, allowed)])

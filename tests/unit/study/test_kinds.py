@@ -43,6 +43,17 @@ def test_another_kind_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     make_plan(load_spec(tmp_path / "study.yaml", {"device": "cpu"}))  # deselects the simulated device
 
 
+def test_fewer_cores_are_another_kind_and_may_come_from_building_ahead(tmp_path: Path) -> None:
+    """The same CPU with one core more: the section that keeps some for builds is named."""
+    plan = make_plan(load_spec(fake.write_study(tmp_path), {"device": "cpu"}))
+    store = open_store(plan.spec.storage)
+    register_study(plan, store, 5)
+    model, _, cores = plan.fingerprint.device.partition(" × ")
+    more = replace(plan, fingerprint=replace(plan.fingerprint, device=f"{model} × {int(cores) + 1}"))
+    with pytest.raises(SpecError, match="as many cores as then: `build_ahead`"):
+        register_study(more, store, 5)
+
+
 def test_kinds_are_kept_in_parts(tmp_path: Path) -> None:
     """With device_kinds: several each kind has a study of its own, which one name finds."""
     file = fake.write_study(tmp_path, ("seed: 1", "seed: 1\ndevice_kinds: several"))
