@@ -14,8 +14,8 @@ from autotune.search.gaussian import Inputs
 from autotune.search.history import History, Seen, Stage
 
 Array = NDArray[np.float64]
-_UNKNOWN = 3.0
-"""A stage that no trial has come to yet is taken to cost so many times what a trial took on average."""
+_UNSEEN = 3.0
+"""What follows the stages is taken to cost so many times what a trial took on average, before any trial has come to it."""
 _LEAST_S = 1e-3
 _RIDGE = 0.3
 
@@ -86,14 +86,17 @@ class Costs:
             each[[i for i, key in enumerate(groups.keys) if key is None]] = 0.0
             new = [i for i, key in enumerate(groups.keys) if key is not None and key not in self.made[stage.name]]
             if new:
-                each[new] = self._predicted(self._first[stage.name], [rows[groups.first[i]] for i in new], stage.parameters)
+                firsts = [rows[groups.first[i]] for i in new]
+                each[new] = self._predicted(self._first[stage.name], firsts, stage.parameters, stage.unseen)
             total += each[groups.of_row]
-        return np.maximum(total + passes * self._predicted(self._rest, rows, None), _LEAST_S)
+        return np.maximum(total + passes * self._predicted(self._rest, rows, None, _UNSEEN), _LEAST_S)
 
-    def _predicted(self, known: Sequence[tuple[Params, float]], rows: Sequence[Params], only: tuple[str, ...] | None) -> Array:
+    def _predicted(
+        self, known: Sequence[tuple[Params, float]], rows: Sequence[Params], only: tuple[str, ...] | None, unseen: float
+    ) -> Array:
         """Seconds by ridge regression of their logarithm on the inputs."""
         if not known:
-            return np.full(len(rows), _UNKNOWN * self._usual_s)
+            return np.full(len(rows), unseen * self._usual_s)
         seconds = np.log([max(s, _LEAST_S) for _, s in known])
         inputs = self._encoding.inputs([p for p, _ in known], only)
         wanted = self._encoding.inputs(rows, only)

@@ -57,15 +57,16 @@ class Encoding:
 
     def inputs(self, rows: Sequence[Params], only: tuple[str, ...] | None = None) -> Inputs:
         """The rows as the models' inputs, of all parameters or of `only` some. The rows must not be changed afterwards."""
-        found: Inputs = self._once(rows, only, lambda: self._encoded(rows, only))
+        found: Inputs = self.once(rows, only, lambda: self._encoded(rows, only))
         return found
 
     def groups(self, rows: Sequence[Params], name: str, key: Callable[[Params], Hashable]) -> Groups:
         """The rows by their `key`; `name` tells keys apart. The rows must not be changed afterwards."""
-        found: Groups = self._once(rows, name, lambda: Groups.of([key(row) for row in rows]))
+        found: Groups = self.once(rows, name, lambda: Groups.of([key(row) for row in rows]))
         return found
 
-    def _once(self, rows: Sequence[Params], what: Hashable, make: Callable[[], Any]) -> Any:
+    def once(self, rows: Sequence[Params], what: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` makes of the rows, made once for each `what`. The rows must not be changed afterwards."""
         # The rows are kept along with what is made of them, so that no other list can come to have the same id.
         if (id(rows), what) not in self._kept:
             self._kept[id(rows), what] = (rows, make())

@@ -34,6 +34,10 @@ def outcome(
     return {"stage_s": dict(stage_s), "failed_in": failed_in, "unmeasured": list(unmeasured), "duplicate": duplicate}
 
 
+Response = int | str
+"""The number of an objective or the name of a constraint."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
     """Work that is done once and reused. `parameters`: what its result depends on.
@@ -41,6 +45,7 @@ class Stage:
     `key`: of a candidate's parameters, what tells results of the stage apart, None where the candidate needs none; by default
     the values of `parameters`. `decides`: objectives (by number) and constraints (by name) that the result alone determines.
     `alike`: factors, by parameter and place among its factors, in which what is decided is expected to differ little.
+    `unseen`: before any trial has done it, it is taken to cost so many times what a trial takes on average.
     """
 
     name: str
@@ -48,6 +53,7 @@ class Stage:
     decides: tuple[int | str, ...] = ()
     alike: frozenset[tuple[str, int]] = frozenset()
     key: Callable[[Params], Hashable | None] | None = None
+    unseen: float = 3.0
 
     def key_of(self, params: Params) -> Hashable | None:
         """What the candidate's result of this stage is known by."""

@@ -26,11 +26,11 @@ from optuna.study import StudyDirection
 from autotune.search.costs import Costs
 from autotune.search.encoding import Encoding, Params, key_of
 from autotune.search.gaussian import Work
-from autotune.search.history import History, Seen, Stage
+from autotune.search.history import History, Response, Seen, Stage
 from autotune.search.improvement import Prediction, expected_improvement
 from autotune.search.remembering import MOST as MOST_REMEMBERED
 from autotune.search.remembering import remembered
-from autotune.search.surrogate import Surrogate
+from autotune.search.surrogate import Expectation, Surrogate
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -56,8 +56,10 @@ class CostAwareSampler(BaseSampler):
     `search_space`: as for Optuna's other samplers; without one it is learnt from the first `n_startup_trials`, drawn at random,
     and parameters that a choice does not have are learnt, too. `factors`: what splits a parameter's choices into factors that
     the models see one by one. `absent`: by candidate, the parameters of the space that it does not have. `favoured`: candidates
-    that somebody believes in; their score counts threefold. `overhead_s`: what a trial takes whatever it does. Threads may
-    share it (`optimize(n_jobs=2)`): one asks after the other.
+    that somebody believes in; their score counts threefold. `expected`: what somebody expects of a candidate's
+    response: of an objective that no stage decides, its value up to a factor, above 0 (heeded where all that was measured is,
+    too); of one that a stage decides, its value up to a summand; of a constraint, its violation. `overhead_s`: what a trial
+    takes whatever it does. Threads may share it (`optimize(n_jobs=2)`): one asks after the other.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class CostAwareSampler(BaseSampler):
         factors: Mapping[str, Callable[[Any], tuple[Hashable, ...]]] | None = None,
         absent: Callable[[Params], frozenset[str]] | None = None,
         favoured: Sequence[Params] = (),
+        expected: Mapping[Response, Expectation] | None = None,
         overhead_s: float = 0.1,
     ) -> None:
         self._rng = np.random.default_rng(seed)
@@ -80,7 +83,7 @@ class CostAwareSampler(BaseSampler):
         self._history = History()
         self._encoding: Encoding | None = None
         self._gone: Absence | None = None
-        self._surrogate = Surrogate(stages=self._stages)
+        self._surrogate = Surrogate(self._stages, dict(expected or {}))
         self._prepared: dict[str, set[Hashable]] = {}
         self._preparing: dict[str, Hashable] = {}
         self._lock = threading.Lock()

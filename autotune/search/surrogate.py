@@ -7,7 +7,7 @@ result once one was measured, and predicted from the stage's parameters before.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,22 +15,31 @@ from numpy.typing import NDArray
 
 from autotune.search.encoding import Encoding, Params
 from autotune.search.gaussian import CORRELATION, GaussianProcess, Work
-from autotune.search.history import History, Seen, Stage
+from autotune.search.history import History, Response, Seen, Stage
 from autotune.search.improvement import Prediction, normal_cdf
 
 Array = NDArray[np.float64]
-Response = int | str
-"""The number of an objective or the name of a constraint."""
+Expectation = Callable[[Params], float]
+"""What somebody expects of a response before it is measured; see `CostAwareSampler`."""
 MOST_ROWS = 200
 """A model sees no more trials than this: the best half, and as many spread over all. A proposal's cost is bounded by it."""
 _STRETCH = 3.0
 _EXACT_SD = 1e-9
+_LEAST_SCALE = 1e-6
 DOUBT = 0.05
 """However sure a model is that a constraint will be broken, so often it is taken to be wrong before it was measured.
 
 A digits network pruned by a quarter missed its accuracy by two points, and pruned by a half kept it: recovery is no monotone
 function. And where the first pruned trial of a perceptron failed for too small a memory pool, pruning itself was taken for the
 cause. Without doubt such variants would never be tried, however much faster they may be.
+"""
+STRAYS = 0.3
+"""How far the logarithm of an objective is taken to lie from what is expected of it, before four trials have shown it."""
+_LEAST_SPREAD = 0.02
+_LEAST_DECIDED = 0.005
+"""The least spread that is believed of an objective, as a share of it: of few trials, and of what a stage decides of many.
+
+A few variants that agree say little about one of another kind, and nothing would be built any more where they seemed to.
 """
 ALIKE = 2.5
 """The logit expected of the correlation in a factor that decides little: 0.92. Chosen as decision 0019 says."""
@@ -41,6 +50,7 @@ class Surrogate:
     """What is expected of candidates. The processes are kept between fits, so that each begins where the last ended."""
 
     stages: Sequence[Stage]
+    expected: Mapping[Response, Expectation] = field(default_factory=dict)
     work: Work = field(default_factory=Work)
     _processes: dict[Response, GaussianProcess] = field(default_factory=dict)
     _models: dict[Response, _Model] = field(default_factory=dict)
@@ -61,7 +71,7 @@ class Surrogate:
             decided = next((s for s in self.stages if response in s.decides), None)
             process = self._processes.setdefault(response, GaussianProcess(work=self.work))
             process.correlations = _expected(decided, encoding)
-            model = _Model(response, decided, encoding, process)
+            model = _Model(response, decided, encoding, process, self.expected.get(response))
             if model.fit(history.seen if decided else ranked, history.pending):
                 self._models[response] = model
 
@@ -98,10 +108,21 @@ class Surrogate:
 
 
 class _Model:
-    """One response: how its values are transformed, what is known of it exactly, and the process that predicts the rest."""
+    """One response: how its values are transformed, what is known of it exactly, and the process that predicts the rest.
 
-    def __init__(self, response: Response, stage: Stage | None, encoding: Encoding, process: GaussianProcess) -> None:
+    The process sees how far the transformed values lie from what is expected of them.
+    """
+
+    def __init__(
+        self,
+        response: Response,
+        stage: Stage | None,
+        encoding: Encoding,
+        process: GaussianProcess,
+        expected: Expectation | None,
+    ) -> None:
         self.stage, self._response, self._encoding, self._process = stage, response, encoding, process
+        self._expected = expected
         self._only = None if stage is None else stage.parameters
         self._exact: dict[Hashable, float] = {}
         self.log = False
@@ -119,30 +140,54 @@ class _Model:
         if not known:
             return False
         values = np.array([v for _, v in known], dtype=np.float64)
-        self.log = isinstance(self._response, int) and self.stage is None and _is_stretched(values)
+        if self._measured_objective:
+            self.log = _is_stretched(values) or (self._expected is not None and float(np.min(values)) > 0)
+            # A factor says nothing about values that are no logarithms.
+            self._expected = self._expected if self.log else None
         targets, rows = self._transformed(values), [s.params for s, _ in known]
         if self.stage is not None:
             self._exact = {self.stage.key_of(r): float(t) for r, t in zip(rows, targets, strict=True)}
             first = {self.stage.key_of(r): i for i, r in reversed(list(enumerate(rows)))}
             rows, targets = [rows[i] for i in first.values()], targets[list(first.values())]
-        self._fit(rows, targets)
+        self._fit(rows, targets - self._offsets(rows))
         if pending and self.stage is None:
             believed, _ = self._process.predict(self._encoding.inputs(pending))
-            self._fit([*rows, *pending], np.append(targets, believed))
+            self._fit([*rows, *pending], np.append(targets - self._offsets(rows), believed))
         return True
 
+    @property
+    def _measured_objective(self) -> bool:
+        return isinstance(self._response, int) and self.stage is None
+
     def _fit(self, rows: Sequence[Params], targets: Array) -> None:
-        least = 0.02 * max(1.0, float(np.max(np.abs(targets)))) if isinstance(self._response, int) else 0.3
-        self._process.fit(self._encoding.inputs(rows, self._only), targets, least_scale=least if len(rows) < 4 else 1e-6)
+        few, size = len(rows) < 4, max(1.0, float(np.max(np.abs(targets))))
+        if isinstance(self._response, str) or (self._measured_objective and self._expected is not None):
+            least = STRAYS if few else _LEAST_SCALE
+        elif self.stage is not None:
+            least = (_LEAST_SPREAD if few else _LEAST_DECIDED) * size
+        else:
+            least = _LEAST_SPREAD * size if few else _LEAST_SCALE
+        self._process.fit(self._encoding.inputs(rows, self._only), targets, least_scale=least)
+
+    def _offsets(self, rows: Sequence[Params]) -> Array:
+        """What is expected of the rows' transformed values, shape (n,)."""
+        if self._expected is None:
+            return np.zeros(len(rows))
+        values = np.array([self._expected(row) for row in rows], dtype=np.float64)
+        return self._transformed(values)
 
     def predict(self, rows: Sequence[Params], *, minimize: bool = False) -> Prediction:
         """Mean and standard deviation on the model's scale."""
         if self.stage is None:
             mean, sd = self._process.predict(self._encoding.inputs(rows))
+            if self._expected is not None:
+                mean = mean + self._encoding.once(rows, ("expected", self._response), lambda: self._offsets(rows))
             return Prediction(mean, sd, self.log, minimize)
         # Many candidates share few results of the stage.
         groups = self._encoding.groups(rows, self.stage.name, self.stage.key_of)
-        mean, sd = self._process.predict(self._encoding.inputs([rows[i] for i in groups.first], self._only))
+        firsts = [rows[i] for i in groups.first]
+        mean, sd = self._process.predict(self._encoding.inputs(firsts, self._only))
+        mean = mean + self._offsets(firsts)
         for i, key in enumerate(groups.keys):
             if key in self._exact:
                 mean[i], sd[i] = self._exact[key], _EXACT_SD

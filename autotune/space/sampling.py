@@ -98,6 +98,14 @@ def candidate_from_params(params: Mapping[str, Any]) -> Candidate:
     return Candidate.from_json({"engine": engine, "precision": precision, **shared})
 
 
+def knob_value(params: Mapping[str, Any], knob: str) -> Scalar | None:
+    """The knob's value behind Optuna's parameters; None where it is missing. Engine and precision: see PAIR."""
+    for name in (knob, _LOG2 + knob):
+        if name in params:
+            return _knob_value(knob, name, params[name])
+    return None
+
+
 def knob_of(parameter: str) -> str:
     """The knob that Optuna's parameter draws; engine and precision have one in common, PAIR."""
     return parameter.removeprefix(_LOG2)

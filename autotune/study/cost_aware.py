@@ -10,6 +10,7 @@ from autotune.search.encoding import Params
 from autotune.search.history import Stage
 from autotune.space.capability import SearchSpace
 from autotune.space.sampling import PAIR, distributions_of, knob_of, parameter_name, params_from_candidate
+from autotune.study.expectations import expectations_of
 from autotune.study.plan import StudyPlan
 from autotune.study.strategy import Strategy
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 OVERHEAD_S = 0.2
 """What a trial takes beside its stages: a fork, the database, and the proposal itself."""
+_PRUNING = 20.0
+"""Before any pruning with recovery was seen, it is taken to cost so many average trials. Chosen as decision 0019 says."""
 
 
 def cost_aware(plan: StudyPlan) -> Strategy:
@@ -34,6 +37,7 @@ def cost_aware(plan: StudyPlan) -> Strategy:
         factors={PAIR: lambda pair: tuple(str(pair).split("/"))},
         absent=lambda params: _absent(params, space),
         favoured=[p for c in favoured_priors(plan) if (p := params_from_candidate(c, space)) is not None],
+        expected=expectations_of(plan),
         overhead_s=OVERHEAD_S,
         n_startup_trials=1,
     )
@@ -65,7 +69,12 @@ def stages_of(plan: StudyPlan) -> tuple[Stage, ...]:
         return tuple(params.get(n) for n in (*variant, *(names[k] for k in knobs if k in names)))
 
     return (
-        Stage(name="prune", parameters=("pruning_ratio",), key=lambda params: params.get("pruning_ratio") or None),
+        Stage(
+            name="prune",
+            parameters=("pruning_ratio",),
+            key=lambda params: params.get("pruning_ratio") or None,
+            unseen=_PRUNING,
+        ),
         Stage(name="variant", parameters=variant),
         Stage(name="engine", parameters=(*variant, *(names[k] for k in names if k in built)), key=engine_key),
         # An engine rounds a little differently; what a precision costs in accuracy is much the same on all.

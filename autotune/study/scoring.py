@@ -27,7 +27,7 @@ def violations(record: TrialRecord, spec: StudySpec) -> dict[str, float]:
     accuracy = record.accuracy.value if record.accuracy else None
     rate = record.throughput_items_per_s.value if record.throughput_items_per_s else None
     if limits.accuracy_drop is not None:
-        found["accuracy_drop"] = 0.0 if drop is None else (drop - limits.accuracy_drop) / max(limits.accuracy_drop, 1e-3)
+        found["accuracy_drop"] = 0.0 if drop is None else drop_violation(drop, limits.accuracy_drop)
     if limits.accuracy is not None:
         found["accuracy"] = 0.0 if accuracy is None else (limits.accuracy - accuracy) / max(abs(limits.accuracy), 1e-9)
     if limits.latency_p99_ms is not None:
@@ -41,6 +41,11 @@ def violations(record: TrialRecord, spec: StudySpec) -> dict[str, float]:
         peak = record.peak_memory_mib
         found["memory_mib"] = 0.0 if peak is None else (peak - limits.memory_mib) / limits.memory_mib
     return found
+
+
+def drop_violation(drop: float, limit: float) -> float:
+    """By what part of the limit an accuracy drop exceeds it."""
+    return (drop - limit) / max(limit, 1e-3)
 
 
 def _slo_violation(record: TrialRecord, load: LoadSpec) -> float:

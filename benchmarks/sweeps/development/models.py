@@ -2,10 +2,10 @@
 
     python benchmarks/sweeps/development/models.py FOLDER [NAME ...]
 
-Four networks that differ from those of benchmarks/sweeps in kind: a vision transformer, an inverted-residual network with
-depthwise convolutions, a wide convolutional network of some milliseconds per image, and a perceptron. Each gets a folder of its
-own with model.onnx, train.npz, calib.npz and val.npz. They are there for choosing a search's settings, so that the tables which
-judge it were never looked at for that.
+Five networks that differ from those of benchmarks/sweeps in kind or in width: a vision transformer, an inverted-residual
+network with depthwise convolutions, a wide convolutional network of some milliseconds per image, a perceptron, and a residual
+network that is trained briefly. Each gets a folder of its own with model.onnx, train.npz, calib.npz and val.npz. They are there
+for choosing a search's settings, so that others judge it.
 """
 
 from __future__ import annotations
@@ -60,6 +60,27 @@ class Inverted(nn.Module):
         return found
 
 
+class Residual(nn.Module):
+    """Two 3×3 convolutions beside the identity, or beside a 1×1 convolution where the width changes (He et al. 2015)."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int = 1) -> None:
+        super().__init__()
+        convolution = nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False)
+        self.body = nn.Sequential(*block(n_in, n_out, stride), convolution, nn.BatchNorm2d(n_out))
+        same = stride == 1 and n_in == n_out
+        self.beside = nn.Identity() if same else nn.Conv2d(n_in, n_out, 1, stride, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape (n, n_out, h / stride, w / stride)."""
+        found: torch.Tensor = torch.relu(self.beside(x) + self.body(x))
+        return found
+
+
+def _residual() -> nn.Module:
+    steps = [Residual(24, 24), Residual(24, 48, 2), Residual(48, 48), Residual(48, 96, 2), Residual(96, 96)]
+    return nn.Sequential(*block(1, 24), *steps, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 10))
+
+
 def _depthwise() -> nn.Module:
     steps = [Inverted(24, 24), Inverted(24, 40, 2), Inverted(40, 40), Inverted(40, 64, 2), Inverted(64, 64)]
     return nn.Sequential(*block(1, 24), *steps, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
@@ -80,6 +101,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "depthwise": (_depthwise, 12),
     "wide": (_wide, 3),
     "perceptron": (_perceptron, 20),
+    "residual": (_residual, 4),
 }
 """By name, what makes the network and for how many epochs it is trained."""
 

@@ -1,0 +1,66 @@
+"""What a search expects of candidates before it has measured any: how knobs usually change throughput, what variants lose.
+
+The constants are round numbers; decision 0019 says how they were chosen. They come from two cores of a CPU with ONNX Runtime
+and OpenVINO. On a GPU nothing was measured, so nothing is expected of throughput there. Expectations give way to measurements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from autotune.search.encoding import Params
+from autotune.search.history import Response
+from autotune.space.sampling import PAIR, knob_value
+from autotune.study.plan import StudyPlan
+from autotune.study.scoring import drop_violation
+
+INT8 = 0.6
+"""Natural logarithm of what 8-bit integers multiply throughput by."""
+DOUBLED_BATCH = 0.1
+"""The same for a batch of twice the size."""
+DOUBLED_CORES = 0.4
+"""The same for twice as many cores at work, up to those there are."""
+PRUNED = 0.8
+"""Throughput goes with (1 − r)^−0.8 where pruning removes the share r of the channels."""
+PRUNING_LOSS = 0.02
+"""Accuracy lost to a pruning ratio r with recovery, over r²."""
+INT8_LOSS = {"int8": 0.001, "int8-tensor": 0.002}
+"""Accuracy lost to a precision."""
+_THREADS_IN_ALL = frozenset({"openvino"})
+"""Engines whose worker_threads are those of all streams together, not of each."""
+
+
+def expectations_of(plan: StudyPlan) -> dict[Response, Callable[[Params], float]]:
+    """By objective's number or constraint's name what is expected of a candidate, as `CostAwareSampler` takes it."""
+    found: dict[Response, Callable[[Params], float]] = {}
+    for i, name in enumerate(plan.spec.objectives):
+        if name == "accuracy":
+            found[i] = lambda params: -accuracy_loss(params)
+        elif name == "throughput" and plan.fingerprint.kind == "cpu":
+            found[i] = lambda params: throughput_factor(params, plan.fingerprint.cores)
+    limit = plan.spec.constraints.accuracy_drop
+    if limit is not None:
+        found["accuracy_drop"] = lambda params: drop_violation(accuracy_loss(params), limit)
+    return found
+
+
+def throughput_factor(params: Params, cores: int) -> float:
+    """Throughput on this many cores over that of fp32, unpruned, in batches of one on one core."""
+    engine, _, precision = str(params[PAIR]).partition("/")
+    batch, streams = (float(knob_value(params, knob) or 1) for knob in ("batch_size", "streams"))
+    threads = float(knob_value(params, "worker_threads") or cores)
+    busy = threads if engine in _THREADS_IN_ALL else threads * streams
+    gain = DOUBLED_BATCH * math.log2(batch) + DOUBLED_CORES * math.log2(max(1.0, min(busy, cores)))
+    gain += INT8 if precision.startswith("int8") else 0.0
+    return math.exp(gain - PRUNED * math.log1p(-_pruning_ratio(params)))
+
+
+def accuracy_loss(params: Params) -> float:
+    """What a metric of 1 at most loses against the unmodified model."""
+    precision = str(params[PAIR]).partition("/")[2]
+    return PRUNING_LOSS * _pruning_ratio(params) ** 2 + INT8_LOSS.get(precision, 0.0)
+
+
+def _pruning_ratio(params: Params) -> float:
+    return float(knob_value(params, "pruning_ratio") or 0.0)
