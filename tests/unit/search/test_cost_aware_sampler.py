@@ -193,6 +193,21 @@ def test_favoured_candidates_come_early() -> None:
     assert of.ask(SPACE).params == favoured
 
 
+def test_what_is_expected_to_be_best_comes_first_and_gives_way_to_what_is_measured() -> None:
+    """Half precision, expected to be four times as fast, comes first; expected to be slow, it is found all the same."""
+    first = {"precision": "full", "log2_batch": 4, "streams": 3}
+    for factor, at_once in ((4.0, True), (0.25, False)):
+        expected = {1: lambda p, factor=factor: factor if p["precision"] == "half" else 1.0}
+        sampler = CostAwareSampler(seed=0, stages=STAGES, search_space=SPACE, n_startup_trials=1, expected=expected)
+        of = study(sampler)
+        of.enqueue_trial(first)
+        problem = Deployment()
+        of.optimize(problem, n_trials=2)
+        assert (problem.asked[1][0] == "half") == at_once
+        of.optimize(problem, n_trials=45, callbacks=[lambda s, t: s.stop() if at_the_front(s) else None])
+        assert at_the_front(of)
+
+
 def test_costs_without_attributes_are_the_trials_own_durations() -> None:
     """A plain study tells no stages: the sampler works all the same."""
     of = study(CostAwareSampler(seed=0), n=1)

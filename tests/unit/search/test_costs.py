@@ -37,6 +37,13 @@ def test_a_new_stage_costs_what_others_of_its_kind_did() -> None:
     assert known.of([{"kind": "c", "n": 0}], np.ones(1)) == pytest.approx([0.5 + 8.0 + 3 * 10.0 + 2.0])
 
 
+def test_what_an_unseen_stage_is_taken_to_cost_can_be_said() -> None:
+    """Twenty average trials of 10 s."""
+    stages = (Stage(name="prune", parameters=("kind",), unseen=20.0),)
+    known = Costs(stages, ENCODING, History(seen=[Seen(params={"n": 0}, values={}, seconds={"load": 10.0})]), 0.5)
+    assert known.of([{"kind": "c", "n": 0}], np.zeros(1)) == pytest.approx([0.5 + 200.0])
+
+
 def test_a_stage_that_is_not_needed_costs_nothing_and_a_shared_one_once() -> None:
     """ "a" is not pruned; "b" was, which "c" shares."""
     known = costs(seen("b", 0, build=4.0, prune=30.0, load=2.0), seen("a", 0, build=4.0, load=2.0))

@@ -67,6 +67,43 @@ def test_a_factor_in_which_results_are_alike_carries_them_over() -> None:
     assert DOUBT <= chances[1] < 0.5 * chances[0]
 
 
+def test_what_is_expected_holds_until_it_is_measured() -> None:
+    """After one trial the others lie as far from it as is expected, as a factor; after trials of the pair they do not."""
+    expected = {0: lambda of: 3.0 if str(of["pair"]).endswith("int8") else 1.0}
+    slow = [seen(params("a/int8", pruned, pool), rate=50.0) for pruned in (0.0, 0.5) for pool in (1, 8)]
+    means = []
+    for trials in ([seen(params("a/fp32"))], [seen(params("a/fp32")), *slow]):
+        model = Surrogate([ACCURACY], expected)
+        model.fit(encoding(), History(seen=trials), 1)
+        means.append(model.objectives([params("a/fp32"), params("a/int8")], [False])[0])
+    assert all(p.log for p in means)
+    assert np.exp(means[0].mean) == pytest.approx([100.0, 300.0], rel=0.02)
+    assert np.exp(means[1].mean[1]) == pytest.approx(50.0, rel=0.15)
+
+
+def test_a_factor_says_nothing_of_values_that_are_not_positive() -> None:
+    """They have no logarithms, so the model is that without an expectation."""
+    trials = [seen(params("a/fp32"), rate=-1.0), seen(params("b/fp32"), rate=1.0)]
+    found = []
+    for expected in ({}, {0: lambda of: 3.0 if str(of["pair"]).endswith("int8") else 1.0}):
+        model = Surrogate([ACCURACY], expected)
+        model.fit(encoding(), History(seen=trials), 1)
+        found.append(model.objectives([params("a/int8")], [False])[0])
+    assert not found[1].log and found[0].mean == pytest.approx(found[1].mean)
+
+
+def test_variants_that_agree_say_little_about_one_of_another_kind() -> None:
+    """Four unpruned variants of accuracy 0.9; a pruned one, of which 0.01 less is expected, may still be as good."""
+    decided = Stage(name="accuracy", parameters=VARIANT, decides=(0, "drop"))
+    model = Surrogate([decided], {0: lambda of: -0.01 if of["pruned"] else 0.0})
+    unpruned = [seen(params(pair), rate=0.9) for pair in ("a/fp32", "a/int8", "b/fp32", "b/int8")]
+    model.fit(encoding(), History(seen=unpruned), 1)
+    pruned = model.objectives([params("a/fp32", 0.5)], [False])[0]
+    assert pruned.mean == pytest.approx([0.89], abs=0.002) and pruned.sd[0] > 0.001
+    measured = model.objectives([params("a/fp32", pool=1)], [False])[0]
+    assert measured.mean == pytest.approx([0.9]) and measured.sd[0] < 1e-6
+
+
 def test_the_factors_are_named_in_the_order_of_their_columns() -> None:
     """The pair is two factors, engine and precision; numbers are none. Each column of the codes has a name."""
     made = encoding()

@@ -1,0 +1,84 @@
+"""What a study expects before it has measured: by hand, and for whom."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from study_samples import study
+
+from autotune.space.sampling import PAIR
+from autotune.study.expectations import (
+    DOUBLED_BATCH,
+    DOUBLED_CORES,
+    INT8,
+    INT8_LOSS,
+    PRUNED,
+    PRUNING_LOSS,
+    accuracy_loss,
+    expectations_of,
+    throughput_factor,
+)
+from autotune.study.plan import StudyPlan, make_plan
+
+E = 2.718281828459045
+
+
+def params(pair: str = "onnxruntime/fp32", **changes: Any) -> dict[str, Any]:
+    return {PAIR: pair, "pruning_ratio": 0.0, "batch_size": 1, "streams": 1, "worker_threads": 1} | changes
+
+
+def plan(**changes: Any) -> StudyPlan:
+    return make_plan(study(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "logarithm"),
+    [
+        ({}, 0.0),
+        ({"pair": "openvino/int8"}, INT8),
+        ({"pair": "onnxruntime/int8-tensor"}, INT8),
+        ({"pair": "openvino/bf16"}, 0.0),
+        ({"batch_size": 8}, 3 * DOUBLED_BATCH),
+        ({"pruning_ratio": 0.5}, 0.6931471805599453 * PRUNED),
+        ({"streams": 2}, DOUBLED_CORES),
+        ({"worker_threads": 4}, 2 * DOUBLED_CORES),
+        ({"streams": 8, "worker_threads": 4}, 2 * DOUBLED_CORES),
+        ({"pair": "openvino/fp32", "streams": 4}, 0.0),
+        ({"pair": "openvino/fp32", "worker_threads": 2}, DOUBLED_CORES),
+    ],
+)
+def test_a_knobs_share_of_throughput(changes: dict[str, Any], logarithm: float) -> None:
+    """On four cores, each knob by itself. The threads of OpenVINO are those of all streams, others' those of each."""
+    pair = changes.pop("pair", "onnxruntime/fp32")
+    assert throughput_factor(params(pair, **changes), 4) == pytest.approx(E**logarithm)
+
+
+def test_knobs_that_are_searched_by_their_exponents_and_knobs_that_are_missing() -> None:
+    """Batch 16 is "log2 batch_size" 4; without threads of its own an engine takes all cores."""
+    exponents = {PAIR: "onnxruntime/fp32", "log2 batch_size": 4, "log2 streams": 1}
+    assert throughput_factor(exponents, 4) == pytest.approx(E ** (4 * DOUBLED_BATCH + 2 * DOUBLED_CORES))
+
+
+def test_what_a_variant_loses() -> None:
+    """A ratio by its square, a precision by its name; what is not known loses nothing."""
+    assert accuracy_loss(params(pruning_ratio=0.5)) == pytest.approx(PRUNING_LOSS / 4)
+    assert accuracy_loss(params("openvino/int8-tensor")) == pytest.approx(INT8_LOSS["int8-tensor"])
+    assert accuracy_loss(params("openvino/bf16")) == 0.0
+
+
+def test_each_response_has_its_own_expectation() -> None:
+    """By objective's number, whatever their order; the constraint as its relative violation; memory is open."""
+    found = expectations_of(plan(objectives=["memory", "throughput", "accuracy"], constraints={"accuracy_drop": 0.01}))
+    assert set(found) == {1, 2, "accuracy_drop"}
+    pruned = params(pruning_ratio=0.5)
+    assert found[2](pruned) == pytest.approx(-PRUNING_LOSS / 4)
+    assert found["accuracy_drop"](pruned) == pytest.approx((PRUNING_LOSS / 4 - 0.01) / 0.01)
+
+
+def test_nothing_is_expected_of_a_gpus_throughput() -> None:
+    """Nothing of it was measured on one."""
+    made = plan(constraints={"accuracy_drop": 0.01})
+    on_gpu = replace(made, fingerprint=replace(made.fingerprint, kind="cuda"))
+    assert set(expectations_of(made)) == {0, 1, "accuracy_drop"} and set(expectations_of(on_gpu)) == {0, "accuracy_drop"}
