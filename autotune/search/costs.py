@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 
 from autotune.search.encoding import Encoding, Params
 from autotune.search.gaussian import Inputs
-from autotune.search.history import History, Seen, Stage
+from autotune.search.history import UNSEEN, History, Seen, Stage
 
 Array = NDArray[np.float64]
-_UNSEEN = 3.0
-"""What follows the stages is taken to cost so many times what a trial took on average, before any trial has come to it."""
 _LEAST_S = 1e-3
 _RIDGE = 0.3
 
@@ -89,7 +87,7 @@ class Costs:
                 firsts = [rows[groups.first[i]] for i in new]
                 each[new] = self._predicted(self._first[stage.name], firsts, stage.parameters, stage.unseen)
             total += each[groups.of_row]
-        return np.maximum(total + passes * self._predicted(self._rest, rows, None, _UNSEEN), _LEAST_S)
+        return np.maximum(total + passes * self._predicted(self._rest, rows, None, UNSEEN), _LEAST_S)
 
     def _predicted(
         self, known: Sequence[tuple[Params, float]], rows: Sequence[Params], only: tuple[str, ...] | None, unseen: float

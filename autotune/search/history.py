@@ -34,6 +34,8 @@ def outcome(
     return {"stage_s": dict(stage_s), "failed_in": failed_in, "unmeasured": list(unmeasured), "duplicate": duplicate}
 
 
+UNSEEN = 3.0
+"""What no trial has come to yet is taken to cost so many times what a trial took on average."""
 Response = int | str
 """The number of an objective or the name of a constraint."""
 
@@ -53,7 +55,7 @@ class Stage:
     decides: tuple[int | str, ...] = ()
     alike: frozenset[tuple[str, int]] = frozenset()
     key: Callable[[Params], Hashable | None] | None = None
-    unseen: float = 3.0
+    unseen: float = UNSEEN
 
     def key_of(self, params: Params) -> Hashable | None:
         """What the candidate's result of this stage is known by."""
