@@ -10,7 +10,7 @@ on where it was, leaving out the tables that are whole. One table only: --only d
     python benchmarks/record_sweeps.py --development
 
 records five others into benchmarks/tables/development/: of models that are trained here (sweeps/development/models.py, two
-minutes) and need no folder. Settings of a search are chosen on these, and judged on those.
+minutes) and need no folder. Settings of a search are chosen on these, and judged on those (decision 0019).
 """
 
 from __future__ import annotations

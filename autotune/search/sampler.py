@@ -58,7 +58,8 @@ class CostAwareSampler(BaseSampler):
     the models see one by one. `absent`: by candidate, the parameters of the space that it does not have. `favoured`: candidates
     that somebody believes in; their score counts threefold. `expected`: what somebody expects of a candidate's
     response: of an objective that no stage decides, its value up to a factor, above 0 (heeded where all that was measured is,
-    too); of one that a stage decides, its value up to a summand; of a constraint, its violation. `overhead_s`: what a trial
+    too); of one that a stage decides, its value up to a summand; of a constraint, its violation. Proposing raises ValueError
+    where that is no such number, or there is no such objective. `overhead_s`: what a trial
     takes whatever it does. Threads may share it (`optimize(n_jobs=2)`): one asks after the other.
     """
 

@@ -37,9 +37,10 @@ STRAYS = 0.3
 """How far the logarithm of an objective is taken to lie from what is expected of it, before four trials have shown it."""
 _LEAST_SPREAD = 0.02
 _LEAST_DECIDED = 0.005
-"""The least spread that is believed of an objective, as a share of it: of few trials, and of what a stage decides of many.
+"""The least spread that is believed of an objective: of few trials, and of what a stage decides of many.
 
-A few variants that agree say little about one of another kind, and nothing would be built any more where they seemed to.
+As shares of the largest value, or of 1 where that is less. A few variants that agree say little about one of another kind, and
+nothing would be built any more where they seemed to.
 """
 ALIKE = 2.5
 """The logit expected of the correlation in a factor that decides little: 0.92. Chosen as decision 0019 says."""
@@ -66,6 +67,9 @@ class Surrogate:
             for stage in self.stages:
                 if seen.failed_in == stage.name:
                     self._dead[stage.name].add(stage.key_of(seen.params))
+        strange = [k for k in self.expected if isinstance(k, int) and not 0 <= k < n_objectives]
+        if strange:
+            raise ValueError(f"expected names objective {strange[0]}; the study has {n_objectives}, counted from 0")
         self._models, self._encoding = {}, encoding
         for response in (*range(n_objectives), *names):
             decided = next((s for s in self.stages if response in s.decides), None)
@@ -136,7 +140,8 @@ class _Model:
             known = kept if self.stage is None else ([(s, v) for s, v in known if _keeps(s)] or kept)
         else:
             known = [(s, v) for s, v in known if self.stage is not None or s.failed_in is None]
-            self.is_uncertain = any(v > 0 for _, v in known) or len({v for _, v in known}) > 1
+            differs = any(v > 0 for _, v in known) or len({v for _, v in known}) > 1
+            self.is_uncertain = differs or self._expected is not None
         if not known:
             return False
         values = np.array([v for _, v in known], dtype=np.float64)
@@ -149,31 +154,39 @@ class _Model:
             self._exact = {self.stage.key_of(r): float(t) for r, t in zip(rows, targets, strict=True)}
             first = {self.stage.key_of(r): i for i, r in reversed(list(enumerate(rows)))}
             rows, targets = [rows[i] for i in first.values()], targets[list(first.values())]
-        self._fit(rows, targets - self._offsets(rows))
+        least = self._least_scale(targets)
+        self._fit(rows, targets - self._offsets(rows), least)
         if pending and self.stage is None:
             believed, _ = self._process.predict(self._encoding.inputs(pending))
-            self._fit([*rows, *pending], np.append(targets - self._offsets(rows), believed))
+            self._fit([*rows, *pending], np.append(targets - self._offsets(rows), believed), least)
         return True
 
     @property
     def _measured_objective(self) -> bool:
         return isinstance(self._response, int) and self.stage is None
 
-    def _fit(self, rows: Sequence[Params], targets: Array) -> None:
-        few, size = len(rows) < 4, max(1.0, float(np.max(np.abs(targets))))
+    def _least_scale(self, measured: Array) -> float:
+        """The least spread that is believed after these measurements; what is pending tells nothing of it."""
+        few, size = len(measured) < 4, max(1.0, float(np.max(np.abs(measured))))
         if isinstance(self._response, str) or (self._measured_objective and self._expected is not None):
-            least = STRAYS if few else _LEAST_SCALE
-        elif self.stage is not None:
-            least = (_LEAST_SPREAD if few else _LEAST_DECIDED) * size
-        else:
-            least = _LEAST_SPREAD * size if few else _LEAST_SCALE
+            return STRAYS if few else _LEAST_SCALE
+        if self.stage is not None:
+            return (_LEAST_SPREAD if few else _LEAST_DECIDED) * size
+        return _LEAST_SPREAD * size if few else _LEAST_SCALE
+
+    def _fit(self, rows: Sequence[Params], targets: Array, least: float) -> None:
         self._process.fit(self._encoding.inputs(rows, self._only), targets, least_scale=least)
 
     def _offsets(self, rows: Sequence[Params]) -> Array:
-        """What is expected of the rows' transformed values, shape (n,)."""
+        """What is expected of the rows' transformed values, shape (n,). Raises ValueError where that is no number."""
         if self._expected is None:
             return np.zeros(len(rows))
         values = np.array([self._expected(row) for row in rows], dtype=np.float64)
+        wrong = ~np.isfinite(values) | (values <= 0 if self.log else False)
+        if np.any(wrong):
+            at = int(np.argmax(wrong))
+            wanted = "a number above 0" if self.log else "a finite number"
+            raise ValueError(f"expected[{self._response!r}] gives {values[at]} for {dict(rows[at])}; wanted: {wanted}")
         return self._transformed(values)
 
     def predict(self, rows: Sequence[Params], *, minimize: bool = False) -> Prediction:
@@ -181,7 +194,7 @@ class _Model:
         if self.stage is None:
             mean, sd = self._process.predict(self._encoding.inputs(rows))
             if self._expected is not None:
-                mean = mean + self._encoding.once(rows, ("expected", self._response), lambda: self._offsets(rows))
+                mean = mean + self._encoding.once(rows, (_Model, self._response), lambda: self._offsets(rows))
             return Prediction(mean, sd, self.log, minimize)
         # Many candidates share few results of the stage.
         groups = self._encoding.groups(rows, self.stage.name, self.stage.key_of)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from autotune.candidate import KNOBS, Candidate
 from autotune.search.encoding import Params
-from autotune.search.history import Stage
+from autotune.search.history import UNSEEN, Stage
 from autotune.space.capability import SearchSpace
 from autotune.space.sampling import PAIR, distributions_of, knob_of, parameter_name, params_from_candidate
 from autotune.study.expectations import expectations_of
@@ -73,7 +73,7 @@ def stages_of(plan: StudyPlan) -> tuple[Stage, ...]:
             name="prune",
             parameters=("pruning_ratio",),
             key=lambda params: params.get("pruning_ratio") or None,
-            unseen=_PRUNING,
+            unseen=_PRUNING if plan.spec.recovery.epochs else UNSEEN,
         ),
         Stage(name="variant", parameters=variant),
         Stage(name="engine", parameters=(*variant, *(names[k] for k in names if k in built)), key=engine_key),

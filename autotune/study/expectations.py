@@ -12,6 +12,7 @@ from collections.abc import Callable
 from autotune.search.encoding import Params
 from autotune.search.history import Response
 from autotune.space.sampling import PAIR, knob_value
+from autotune.spec.model import CLASS_METRICS
 from autotune.study.plan import StudyPlan
 from autotune.study.scoring import drop_violation
 
@@ -27,21 +28,30 @@ PRUNING_LOSS = 0.02
 """Accuracy lost to a pruning ratio r with recovery, over r²."""
 INT8_LOSS = {"int8": 0.001, "int8-tensor": 0.002}
 """Accuracy lost to a precision."""
-_THREADS_IN_ALL = frozenset({"openvino"})
-"""Engines whose worker_threads are those of all streams together, not of each."""
+_BUSY: dict[str, Callable[[float, float], float]] = {
+    "onnxruntime": lambda threads, streams: threads + streams - 1,
+    "torch": max,
+    "torch-compile": max,
+}
+"""Cores at work by an engine's threads and streams, as its knobs say; of other engines the threads are those of all streams."""
 
 
 def expectations_of(plan: StudyPlan) -> dict[Response, Callable[[Params], float]]:
-    """By objective's number or constraint's name what is expected of a candidate, as `CostAwareSampler` takes it."""
-    found: dict[Response, Callable[[Params], float]] = {}
-    for i, name in enumerate(plan.spec.objectives):
-        if name == "accuracy":
-            found[i] = lambda params: -accuracy_loss(params)
-        elif name == "throughput" and plan.fingerprint.kind == "cpu":
+    """By objective's number or constraint's name what is expected of a candidate, as `CostAwareSampler` takes it.
+
+    Of throughput where no given rate of arrivals bounds it; of accuracy where it is the share of right answers.
+    """
+    spec, found = plan.spec, dict[Response, Callable[[Params], float]]()
+    on_cpu, flat_out = plan.fingerprint.kind == "cpu", not spec.load.arrivals or spec.load.searches_rate
+    is_share, recovers = spec.data.metric in CLASS_METRICS, spec.recovery.epochs > 0
+    for i, name in enumerate(spec.objectives):
+        if name == "accuracy" and is_share:
+            found[i] = lambda params: -accuracy_loss(params, recovers)
+        elif name == "throughput" and on_cpu and flat_out:
             found[i] = lambda params: throughput_factor(params, plan.fingerprint.cores)
-    limit = plan.spec.constraints.accuracy_drop
-    if limit is not None:
-        found["accuracy_drop"] = lambda params: drop_violation(accuracy_loss(params), limit)
+    limit = spec.constraints.accuracy_drop
+    if limit is not None and is_share:
+        found["accuracy_drop"] = lambda params: drop_violation(accuracy_loss(params, recovers), limit)
     return found
 
 
@@ -50,16 +60,17 @@ def throughput_factor(params: Params, cores: int) -> float:
     engine, _, precision = str(params[PAIR]).partition("/")
     batch, streams = (float(knob_value(params, knob) or 1) for knob in ("batch_size", "streams"))
     threads = float(knob_value(params, "worker_threads") or cores)
-    busy = threads if engine in _THREADS_IN_ALL else threads * streams
+    busy = _BUSY[engine](threads, streams) if engine in _BUSY else threads
     gain = DOUBLED_BATCH * math.log2(batch) + DOUBLED_CORES * math.log2(max(1.0, min(busy, cores)))
     gain += INT8 if precision.startswith("int8") else 0.0
     return math.exp(gain - PRUNED * math.log1p(-_pruning_ratio(params)))
 
 
-def accuracy_loss(params: Params) -> float:
-    """What a metric of 1 at most loses against the unmodified model."""
+def accuracy_loss(params: Params, recovers: bool = True) -> float:
+    """What the share of right answers loses against the unmodified model. Nothing is expected of pruning without recovery."""
     precision = str(params[PAIR]).partition("/")[2]
-    return PRUNING_LOSS * _pruning_ratio(params) ** 2 + INT8_LOSS.get(precision, 0.0)
+    pruning = PRUNING_LOSS * _pruning_ratio(params) ** 2 if recovers else 0.0
+    return pruning + INT8_LOSS.get(precision, 0.0)
 
 
 def _pruning_ratio(params: Params) -> float:

@@ -81,6 +81,37 @@ def test_what_is_expected_holds_until_it_is_measured() -> None:
     assert np.exp(means[1].mean[1]) == pytest.approx(50.0, rel=0.15)
 
 
+def test_pending_trials_do_not_make_what_is_expected_certain() -> None:
+    """Three candidates under way, of which nothing is known, leave much of the doubt about a fourth."""
+    expected = {0: lambda of: 3.0 if str(of["pair"]).endswith("int8") else 1.0}
+    pending = [params("b/fp32"), params("b/int8"), params("b/int8", 0.5)]
+    model = Surrogate([ACCURACY], expected)
+    model.fit(encoding(), History(seen=[seen(params("a/fp32"))], pending=pending), 1)
+    assert model.objectives([params("a/int8", 0.5, 1)], [False])[0].sd[0] > 0.05
+
+
+def test_a_constraint_that_is_expected_to_be_broken_counts_before_any_was() -> None:
+    """Of two candidates alike the one whose memory is expected to be far beyond the limit is left for later."""
+    model = Surrogate([], {"memory": lambda of: 50.0 if of["pool"] == 8 else -0.5})
+    model.fit(encoding(), History(seen=[Seen(params=params("a/fp32", pool=1), values={0: 1.0, "memory": -0.5}, seconds={})]), 1)
+    keeps, _ = model.feasible([params("a/int8", pool=1), params("a/int8", pool=8)])
+    assert keeps[0] > 0.9 and keeps[1] == pytest.approx(DOUBT)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_expectation_that_is_no_factor_is_refused(value: float) -> None:
+    """Named with the candidate that it was asked for."""
+    model = Surrogate([], {0: lambda of: value})
+    with pytest.raises(ValueError, match=r"expected\[0\] gives .* for \{'pair': 'a/fp32'.*wanted: a number above 0"):
+        model.fit(encoding(), History(seen=[Seen(params=params("a/fp32"), values={0: 1.0}, seconds={})]), 1)
+
+
+def test_an_expectation_of_an_objective_that_is_not_there_is_refused() -> None:
+    """Objectives are counted from 0."""
+    with pytest.raises(ValueError, match="expected names objective 2; the study has 1, counted from 0"):
+        Surrogate([], {2: lambda of: 1.0}).fit(encoding(), History(seen=[seen(params("a/fp32"))]), 1)
+
+
 def test_a_factor_says_nothing_of_values_that_are_not_positive() -> None:
     """They have no logarithms, so the model is that without an expectation."""
     trials = [seen(params("a/fp32"), rate=-1.0), seen(params("b/fp32"), rate=1.0)]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from study_samples import study
+from study_samples import SPLIT, study
 
 from autotune.space.sampling import PAIR
 from autotune.study.expectations import (
@@ -47,10 +47,12 @@ def plan(**changes: Any) -> StudyPlan:
         ({"streams": 8, "worker_threads": 4}, 2 * DOUBLED_CORES),
         ({"pair": "openvino/fp32", "streams": 4}, 0.0),
         ({"pair": "openvino/fp32", "worker_threads": 2}, DOUBLED_CORES),
+        ({"pair": "torch/fp32", "streams": 2, "worker_threads": 2}, DOUBLED_CORES),
+        ({"pair": "onnxruntime/fp32", "streams": 2, "worker_threads": 3}, 2 * DOUBLED_CORES),
     ],
 )
 def test_a_knobs_share_of_throughput(changes: dict[str, Any], logarithm: float) -> None:
-    """On four cores, each knob by itself. The threads of OpenVINO are those of all streams, others' those of each."""
+    """On four cores. OpenVINO and torch divide their threads among streams; each stream of ONNX Runtime brings its own."""
     pair = changes.pop("pair", "onnxruntime/fp32")
     assert throughput_factor(params(pair, **changes), 4) == pytest.approx(E**logarithm)
 
@@ -75,6 +77,21 @@ def test_each_response_has_its_own_expectation() -> None:
     pruned = params(pruning_ratio=0.5)
     assert found[2](pruned) == pytest.approx(-PRUNING_LOSS / 4)
     assert found["accuracy_drop"](pruned) == pytest.approx((PRUNING_LOSS / 4 - 0.01) / 0.01)
+
+
+def test_pruning_without_recovery_and_other_metrics_are_open() -> None:
+    """Constants in shares of right answers mean nothing for an error, and those of recovery nothing without it."""
+    limit = {"accuracy_drop": 0.01}
+    bare = expectations_of(plan(constraints=limit, recovery={"epochs": 0}))
+    assert bare[0](params(pruning_ratio=0.5)) == 0.0 and bare["accuracy_drop"](params(pruning_ratio=0.5)) == -1.0
+    data = {"validation": SPLIT, "metric": "mse"}
+    assert set(expectations_of(plan(constraints=limit, data=data))) == {1}
+
+
+def test_arrivals_bound_throughput() -> None:
+    """Where requests come at a given rate, no knob makes more of them; where the rate is searched for, it does."""
+    given, searched = ({"scenario": "server", "server": {"qps": qps, "slo_ms": 50}} for qps in (10.0, "auto"))
+    assert set(expectations_of(plan(load=given))) == {0} and set(expectations_of(plan(load=searched))) == {0, 1}
 
 
 def test_nothing_is_expected_of_a_gpus_throughput() -> None:
