@@ -70,10 +70,13 @@ def test_without_priors_a_search_that_weighs_them_knows_of_none() -> None:
     assert runs[0] == runs[1]
 
 
-@pytest.mark.parametrize("strategy", ["cost-aware", "random", "tpe", "nsga2"])
-def test_equal_seeds_give_equal_replays(strategy: str) -> None:
-    """Nothing of the machine that replays enters: neither its clock nor its speed."""
-    runs = [replay(table(), Contestant(strategy=strategy), setting(12, noise_sd=0.3), seed=s) for s in (5, 5, 6)]
+@pytest.mark.parametrize(("strategy", "noise_sd"), [("cost-aware", 0.3), ("random", None), ("tpe", None), ("nsga2", None)])
+def test_equal_seeds_give_equal_replays(strategy: str, noise_sd: float | None) -> None:
+    """Nothing of the machine that replays enters: neither its clock nor its speed.
+
+    The cost-aware search draws nothing here: seeds differ by what they measure, and the table's own noise leads none elsewhere.
+    """
+    runs = [replay(table(), Contestant(strategy=strategy), setting(12, noise_sd=noise_sd), seed=s) for s in (5, 5, 6)]
     assert runs[0] == runs[1]
     assert runs[0].times_s != runs[2].times_s
 
