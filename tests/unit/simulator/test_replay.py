@@ -22,7 +22,7 @@ from assets.recorded_sweep import (
 )
 
 from autotune.errors import SpecError
-from autotune.simulator.comparison import curves, time_to
+from autotune.simulator.comparison import compare, curves, time_to
 from autotune.simulator.replay import Contestant, Limits, Replay, Setting, constant_overhead, modelled_overhead, replay
 from autotune.simulator.truth import Truth
 from autotune.spec.model import ConstraintsSpec
@@ -79,6 +79,13 @@ def test_equal_seeds_give_equal_replays(strategy: str, noise_sd: float | None) -
     runs = [replay(table(), Contestant(strategy=strategy), setting(12, noise_sd=noise_sd), seed=s) for s in (5, 5, 6)]
     assert runs[0] == runs[1]
     assert runs[0].times_s != runs[2].times_s
+
+
+def test_replays_beside_each_other_are_the_same() -> None:
+    """Two processes give what one gives, with a number of seconds as the overhead, too."""
+    contestants = [Contestant(strategy="random"), Contestant(strategy="nsga2")]
+    alone, beside = (compare(table(), contestants, setting(4), seeds=range(2), jobs=jobs) for jobs in (1, 2))
+    assert alone == beside and [len(found) for found in beside.values()] == [2, 2]
 
 
 def test_with_caches_no_point_is_measured_twice_and_all_are_found() -> None:
