@@ -9,7 +9,7 @@ on where it was, leaving out the tables that are whole. One table only: --only d
 
     python benchmarks/record_sweeps.py --development
 
-records five others into benchmarks/tables/development/: of models that are trained here (sweeps/development/models.py, two
+records six others into benchmarks/tables/development/: of models that are trained here (sweeps/development/models.py, four
 minutes) and need no folder. Settings of a search are chosen on these, and judged on those (decision 0019).
 """
 
@@ -24,7 +24,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SWEEPS = ("mobilenet", "resnet20", "ds_cnn", "digits")
-DEVELOPMENT = ("wide", "transformer", "depthwise", "perceptron", "residual")
+DEVELOPMENT = ("wide", "transformer", "depthwise", "perceptron", "residual", "uneven")
 
 
 def main() -> None:

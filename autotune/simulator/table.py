@@ -156,7 +156,17 @@ class SweepTable:
             defaults_of={name: e.defaults for name, e in self.engines.items()},
             removed=(),
             build_knobs_of={name: e.build_knobs for name, e in self.engines.items()},
+            graphs=self._graphs(),
         )
+
+    def _graphs(self) -> dict[tuple[str, str], str]:
+        """As `SearchSpace.graphs`: the first variant that a pair was built from tells it."""
+        first: dict[tuple[str, str], int] = {}
+        for point in self.points:
+            row, pair = point.artifacts.get("variant"), (point.candidate.engine, point.candidate.precision)
+            if row is not None:
+                first[pair] = min(row, first.get(pair, row))
+        return {pair: f"variant {row}" for pair, row in first.items()}
 
     def spec(self, **changes: Any) -> StudySpec:
         """A study of the table, whose model and data are named but not there."""

@@ -17,7 +17,10 @@ SHARED_KNOBS = tuple(k for k in KNOBS if k not in ("engine", "precision"))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineView:
-    """What the filter needs to know of a backend; `engines.protocol.Capabilities` explains the fields."""
+    """What the filter needs to know of a backend; `engines.protocol.Capabilities` explains the fields.
+
+    `schemes`: by precision, the name of the quantization scheme in which the engine wants it, where it has one.
+    """
 
     name: str
     knobs: frozenset[str]
@@ -26,6 +29,7 @@ class EngineView:
     limits: Mapping[str, tuple[int, int]]
     defaults: Mapping[str, Scalar | None]
     build_knobs: frozenset[str] = frozenset()
+    schemes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,7 @@ class SearchSpace:
     """What is left: pairs of engine and precision, a domain for every knob that some engine has, and what was removed.
 
     `build_knobs_of`: by engine, the knobs that shape its files; another value of one of them is another engine to build.
+    `graphs`: by pair, the name of the graph that its engines are built from; pairs with the same one share their variants.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -55,6 +60,7 @@ class SearchSpace:
     defaults_of: Mapping[str, Mapping[str, Scalar | None]]
     removed: tuple[Removal, ...]
     build_knobs_of: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    graphs: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -64,6 +70,10 @@ class SearchSpace:
     def has(self, engine: str, knob: str) -> bool:
         """True when candidates of `engine` carry a value of `knob`."""
         return knob in self.domains and (KNOBS[knob].stage == "variant" or knob in self.knobs_of[engine])
+
+    def graph_of(self, engine: str, precision: str) -> str:
+        """The pair's entry in `graphs`; where nobody said, one that it shares with no other."""
+        return self.graphs.get((engine, precision), f"{precision} for {engine}")
 
     def default_candidate(self, engine: str, precision: str = "fp32", pruning_ratio: float = 0.0) -> Candidate:
         """The engine's own defaults, which need not lie in the study's space."""
@@ -104,6 +114,7 @@ def filtered_space(spec: StudySpec, engines: Sequence[EngineView], *, can_prune:
         defaults_of={e.name: e.defaults for e in engines},
         removed=tuple(removed),
         build_knobs_of={e.name: e.build_knobs for e in engines},
+        graphs={(e.name, p): " ".join(filter(None, (p, e.schemes.get(p)))) for e in engines for p in e.precisions},
     )
 
 

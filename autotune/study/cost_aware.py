@@ -63,6 +63,10 @@ def stages_of(plan: StudyPlan) -> tuple[Stage, ...]:
     decides: list[int | str] = ["accuracy_drop", "accuracy"]
     decides += [i for i, name in enumerate(plan.spec.objectives) if name == "accuracy"]
 
+    def variant_key(params: Params) -> Hashable:
+        engine, _, precision = str(params[PAIR]).partition("/")
+        return (space.graph_of(engine, precision), *(params.get(n) for n in variant[1:]))
+
     def engine_key(params: Params) -> Hashable:
         engine = str(params[PAIR]).partition("/")[0]
         knobs = sorted(space.build_knobs_of.get(engine, ()))
@@ -75,7 +79,7 @@ def stages_of(plan: StudyPlan) -> tuple[Stage, ...]:
             key=lambda params: params.get("pruning_ratio") or None,
             unseen=_PRUNING if plan.spec.recovery.epochs else UNSEEN,
         ),
-        Stage(name="variant", parameters=variant),
+        Stage(name="variant", parameters=variant, key=variant_key),
         Stage(name="engine", parameters=(*variant, *(names[k] for k in names if k in built)), key=engine_key),
         # An engine rounds a little differently; what a precision costs in accuracy is much the same on all.
         Stage(name="accuracy", parameters=variant, decides=tuple(decides), alike=frozenset({(PAIR, 0)})),

@@ -25,6 +25,7 @@ from autotune.study.machine import engines_here, lock_name
 from autotune.telemetry.gpu import gpu_probes
 from autotune.telemetry.host import host_probes
 from autotune.trial.artifacts import cache_of, cache_root_of
+from autotune.variants.precision import PRECISIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +125,7 @@ def _view(backend: Backend, able: Capabilities) -> EngineView:
         limits=able.limits,
         defaults=backend.defaults(),
         build_knobs=backend.build_knobs,
+        schemes={p: backend.scheme(p).name for p in able.precisions if p in PRECISIONS and PRECISIONS[p].schemed},
     )
 
 

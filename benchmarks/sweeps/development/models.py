@@ -2,10 +2,11 @@
 
     python benchmarks/sweeps/development/models.py FOLDER [NAME ...]
 
-Five networks that differ from those of benchmarks/sweeps in kind or in width: a vision transformer, an inverted-residual
-network with depthwise convolutions, a wide convolutional network of some milliseconds per image, a perceptron, and a residual
-network that is trained briefly. Each gets a folder of its own with model.onnx, train.npz, calib.npz and val.npz. They are there
-for choosing a search's settings, so that others judge it.
+Six networks that differ from those of benchmarks/sweeps in kind or in width: a vision transformer, an inverted-residual
+network with depthwise convolutions, a wide convolutional network of some milliseconds per image, a perceptron, a residual
+network that is trained briefly, and inverted residuals on large images that one scale per weight tensor ruins. Each gets a
+folder of its own with model.onnx, train.npz, calib.npz and val.npz. They are there for choosing a search's settings, so that
+others judge it.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ class Transformer(nn.Module):
 class Inverted(nn.Module):
     """An inverted residual: 1×1 to four times the width, depthwise 3×3, 1×1 back (Sandler et al. 2018)."""
 
-    def __init__(self, n_in: int, n_out: int, stride: int = 1) -> None:
+    def __init__(self, n_in: int, n_out: int, stride: int = 1, activation: type[nn.Module] = nn.ReLU6) -> None:
         super().__init__()
         wide = 4 * n_in
         self.body = nn.Sequential(
-            nn.Conv2d(n_in, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU6(),
-            nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False), nn.BatchNorm2d(wide), nn.ReLU6(),
+            nn.Conv2d(n_in, wide, 1, bias=False), nn.BatchNorm2d(wide), activation(),
+            nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False), nn.BatchNorm2d(wide), activation(),
             nn.Conv2d(wide, n_out, 1, bias=False), nn.BatchNorm2d(n_out),
         )  # fmt: skip
         self.adds = stride == 1 and n_in == n_out
@@ -86,6 +87,31 @@ def _depthwise() -> nn.Module:
     return nn.Sequential(*block(1, 24), *steps, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
+def _uneven() -> nn.Module:
+    steps = [(24, 32, 2), (32, 32, 1), (32, 48, 2), (48, 48, 1), (48, 48, 1), (48, 96, 2), (96, 96, 1), (96, 96, 1)]
+    inverted = [Inverted(n_in, n_out, stride, nn.ReLU) for n_in, n_out, stride in steps]
+    return nn.Sequential(
+        nn.Upsample(scale_factor=4.0), *block(1, 24, 2), *inverted, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 10)
+    )
+
+
+def _make_scales_uneven(model: nn.Module) -> None:
+    """The weights of a few depthwise channels become _UNEVEN times as large and what they multiply as much smaller.
+
+    The function stays the same, as ReLU is homogeneous; one scale for all of a tensor's weights leaves the other channels few
+    steps, as in networks that were trained with ReLU6 (Nagel et al. 2019, section 3.1). The channels are those that the next
+    batch norm makes least of.
+    """
+    for step in model.modules():
+        if isinstance(step, Inverted):
+            before, depthwise, after = step.body[1], step.body[3], step.body[4]
+            few = torch.argsort(after.weight.abs())[: len(after.weight) // 16]
+            with torch.no_grad():
+                before.weight[few] /= _UNEVEN
+                before.bias[few] /= _UNEVEN
+                depthwise.weight[few] *= _UNEVEN
+
+
 def _wide() -> nn.Module:
     layers = [*block(1, 64), *block(64, 64), *block(64, 128), *block(128, 128, 2), *block(128, 256), *block(256, 256, 2)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 10))
@@ -102,8 +128,10 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "wide": (_wide, 3),
     "perceptron": (_perceptron, 20),
     "residual": (_residual, 4),
+    "uneven": (_uneven, 5),
 }
 """By name, what makes the network and for how many epochs it is trained."""
+_UNEVEN = 64.0
 
 
 def make(folder: Path, name: str) -> float:
@@ -113,6 +141,8 @@ def make(folder: Path, name: str) -> float:
     pixels, labels = digits()
     model = network()
     train(model, pixels[:N_TRAIN], labels[:N_TRAIN], epochs)
+    if name == "uneven":
+        _make_scales_uneven(model)
     held_out = (torch.tensor(pixels[N_TRAIN:]).permute(0, 3, 1, 2).float() * SCALE - MEAN) / STD
     with torch.no_grad():
         answers = torch.cat([model(some).argmax(1) for some in held_out.split(100)])

@@ -67,6 +67,15 @@ def test_a_factor_in_which_results_are_alike_carries_them_over() -> None:
     assert DOUBT <= chances[1] < 0.5 * chances[0]
 
 
+def test_a_variant_that_is_far_off_makes_no_other_doubtful() -> None:
+    """int8 loses 77 times what is allowed on b; fp32, which is accurate on a, is still believed to be so there."""
+    alike = Stage(name="accuracy", parameters=VARIANT, decides=("drop",), alike=frozenset({("pair", 0)}))
+    far = seen(params("b/int8"), drop=77.0)
+    assert surrogate(seen(params("a/fp32")), far, stage=alike).feasible([params("b/fp32")])[0] > 0.9
+    near = seen(params("a/int8"), drop=-0.2)
+    assert surrogate(seen(params("a/fp32")), near, far, stage=alike).feasible([params("b/fp32")])[0] > 0.5
+
+
 def test_what_is_expected_holds_until_it_is_measured() -> None:
     """After one trial the others lie as far from it as is expected, as a factor; after trials of the pair they do not."""
     expected = {0: lambda of: 3.0 if str(of["pair"]).endswith("int8") else 1.0}

@@ -167,6 +167,15 @@ def test_pruning_that_was_not_asked_for_needs_no_reason() -> None:
     assert not any("pruning" in r for r in reasons(space))
 
 
+def test_pairs_of_one_scheme_are_built_from_one_graph() -> None:
+    """fp32 is the same for all; int8 for those whose scheme is the same."""
+    engines = [engine("a", schemes={"int8": "u8"}), engine("b", schemes={"int8": "u8"}), engine("c", schemes={"int8": "s8"})]
+    space = filtered_space(study(precision=choices("fp32", "int8")), engines)
+    fp32, int8 = ([space.graph_of(name, precision) for name in "abc"] for precision in ("fp32", "int8"))
+    assert fp32[0] == fp32[1] == fp32[2] != int8[0]
+    assert int8[0] == int8[1] != int8[2]
+
+
 def test_the_default_candidate_is_the_engines_own() -> None:
     """What a user gets who sets nothing, even where the study's space does not contain it."""
     space = filtered_space(study(batch_size=choices(8, 16)), [engine()])
