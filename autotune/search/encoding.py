@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +41,10 @@ class Groups:
         return Groups(list(at), of_row, [first[place] for place in range(len(at))])
 
 
+def _none(params: Params) -> frozenset[str]:
+    return frozenset()
+
+
 @dataclass(slots=True)
 class Encoding:
     """The models' view of a search space. `factors`: by parameter, what splits its choice into several factors.
@@ -50,10 +54,18 @@ class Encoding:
 
     space: Mapping[str, BaseDistribution]
     factors: Mapping[str, Callable[[Any], tuple[Hashable, ...]]] = field(default_factory=dict)
-    absent: Callable[[Params], frozenset[str]] = lambda params: frozenset()
+    absent: Callable[[Params], frozenset[str]] = _none
     _codes: dict[Hashable, int] = field(default_factory=dict)
     _everything: list[dict[str, Any]] | None = None
     _kept: dict[Hashable, tuple[Sequence[Params], Any]] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is kept goes by the identity of lists, which a copy does not share.
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"_kept": {}}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
 
     def inputs(self, rows: Sequence[Params], only: tuple[str, ...] | None = None) -> Inputs:
         """The rows as the models' inputs, of all parameters or of `only` some. The rows must not be changed afterwards."""

@@ -39,7 +39,8 @@ _BUSY: dict[str, Callable[[float, float], float]] = {
 def expectations_of(plan: StudyPlan) -> dict[Response, Callable[[Params], float]]:
     """By objective's number or constraint's name what is expected of a candidate, as `CostAwareSampler` takes it.
 
-    Of throughput where no given rate of arrivals bounds it; of accuracy where it is the share of right answers.
+    Of throughput, and of cost, which is its reciprocal, where no given rate of arrivals bounds it; of accuracy where it is the
+    share of right answers.
     """
     spec, found = plan.spec, dict[Response, Callable[[Params], float]]()
     on_cpu, flat_out = plan.fingerprint.kind == "cpu", not spec.load.arrivals or spec.load.searches_rate
@@ -49,6 +50,8 @@ def expectations_of(plan: StudyPlan) -> dict[Response, Callable[[Params], float]
             found[i] = lambda params: -accuracy_loss(params, recovers)
         elif name == "throughput" and on_cpu and flat_out:
             found[i] = lambda params: throughput_factor(params, plan.fingerprint.cores)
+        elif name == "cost" and on_cpu and flat_out:
+            found[i] = lambda params: 1 / throughput_factor(params, plan.fingerprint.cores)
     limit = spec.constraints.accuracy_drop
     if limit is not None and is_share:
         found["accuracy_drop"] = lambda params: drop_violation(accuracy_loss(params, recovers), limit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -70,7 +71,7 @@ class Sampler:
                     self._absent[probe.metric] = f"{type(exc).__name__}: {exc}"
                     continue
                 times, values = self._seen[probe.metric]
-                times.append(round(now, 3))
+                times.append(math.floor(now * 1000) / 1000)  # never later than it was
                 values.append(value)
 
     def _bound(self) -> None:

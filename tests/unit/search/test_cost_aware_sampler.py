@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import time
+from collections.abc import Callable
 
 import optuna
 import pytest
@@ -60,6 +62,22 @@ def test_threads_may_share_it() -> None:
     of.sampler = copy.deepcopy(sampler)
     of.optimize(objective, n_trials=1)
     assert of.trials[-1].state == TrialState.COMPLETE
+
+
+def pickled(sampler: CostAwareSampler) -> CostAwareSampler:
+    found: CostAwareSampler = pickle.loads(pickle.dumps(sampler))  # noqa: S301  # our own bytes
+    return found
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
+def test_a_copy_proposes_what_the_sampler_would(copied: Callable[[CostAwareSampler], CostAwareSampler]) -> None:
+    """Optuna's way to go on another day: the sampler is pickled beside the study's storage."""
+    sampler = CostAwareSampler(seed=2, stages=STAGES, search_space=SPACE)
+    of = study(sampler)
+    of.optimize(Deployment(), n_trials=8)
+    twin = copied(sampler)
+    proposals = [s.sample_relative(of, of.trials[-1], SPACE) for s in (sampler, twin)]
+    assert proposals[0] == proposals[1] != {}
 
 
 def test_nothing_is_proposed_twice_until_all_was_tried() -> None:

@@ -69,6 +69,14 @@ def test_each_response_has_its_own_expectation() -> None:
     assert found["accuracy_drop"](pruned) == pytest.approx(-0.5)
 
 
+def test_what_makes_a_device_faster_makes_an_item_cheaper() -> None:
+    """int8 is expected to cost e^−0.6 of fp32; under given arrivals nothing is."""
+    found = expectations_of(plan(objectives=["accuracy", "cost"], price_per_hour=3.0))
+    assert found[1](params("openvino/int8")) / found[1](params("openvino/fp32")) == pytest.approx(E**-0.6)
+    given = {"scenario": "server", "server": {"qps": 10.0, "slo_ms": 50}}
+    assert set(expectations_of(plan(objectives=["accuracy", "cost"], price_per_hour=3.0, load=given))) == {0}
+
+
 def test_pruning_without_recovery_and_other_metrics_are_open() -> None:
     """Constants in shares of right answers mean nothing for an error, and those of recovery nothing without it."""
     limit = {"accuracy_drop": 0.01}
