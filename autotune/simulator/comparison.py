@@ -83,8 +83,8 @@ def time_to(replays: Sequence[Replay], share: float = GOAL) -> TimeTo:
     )
 
 
-def curves(replays: Sequence[Replay], end_s: float) -> dict[str, list[float]]:
-    """Hypervolume over virtual hours: median and quartiles over the seeds at evenly spaced times up to `end_s`.
+def curves(replays: Sequence[Replay], begin_s: float, end_s: float) -> dict[str, list[float]]:
+    """Hypervolume over virtual hours: median and quartiles over the seeds, from `begin_s` to `end_s` in equal ratios.
 
     `best`: the median of the best feasible throughput then, items/s without noise.
     """
@@ -93,8 +93,8 @@ def curves(replays: Sequence[Replay], end_s: float) -> dict[str, list[float]]:
     middle: list[float] = []
     high: list[float] = []
     best: list[float] = []
-    for k in range(1, _CURVE_POINTS + 1):
-        seconds = end_s * k / _CURVE_POINTS
+    for k in range(_CURVE_POINTS):
+        seconds = end_s * (begin_s / end_s) ** (1 - k / (_CURVE_POINTS - 1))
         values = sorted(r.at(seconds) for r in replays)
         quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
         hours.append(seconds / 3600)
@@ -106,7 +106,8 @@ def curves(replays: Sequence[Replay], end_s: float) -> dict[str, list[float]]:
 
 def document(table: SweepTable, found: dict[str, list[Replay]], share: float = GOAL) -> dict[str, Any]:
     """The comparison as JSON: per contestant the time to the goal, trials, where the time went, curve, and every seed's own."""
-    end_s = max((r.times_s[-1] for replays in found.values() for r in replays if r.times_s), default=0.0)
+    ended = [r.times_s for replays in found.values() for r in replays if r.times_s]
+    begin_s, end_s = min((t[0] for t in ended), default=1.0), max((t[-1] for t in ended), default=1.0)
     return {
         "table": table.study,
         "model": dict(table.model),
@@ -114,11 +115,11 @@ def document(table: SweepTable, found: dict[str, list[Replay]], share: float = G
         "points": len(table.points),
         "process_sd": table.process_sd,
         "goal": share,
-        "contestants": {label: _summary(replays, share, end_s) for label, replays in found.items()},
+        "contestants": {label: _summary(replays, share, begin_s, end_s) for label, replays in found.items()},
     }
 
 
-def _summary(replays: Sequence[Replay], share: float, end_s: float) -> dict[str, Any]:
+def _summary(replays: Sequence[Replay], share: float, begin_s: float, end_s: float) -> dict[str, Any]:
     to = time_to(replays, share)
     spent: dict[str, float] = {}
     for r in replays:
@@ -130,7 +131,7 @@ def _summary(replays: Sequence[Replay], share: float, end_s: float) -> dict[str,
         "repeated": statistics.median(r.n_repeated for r in replays),
         "final_hypervolume": statistics.median(r.hypervolume[-1] if r.hypervolume else 0.0 for r in replays),
         "spent_s": {k: round(v, 2) for k, v in spent.items()},
-        "curve": curves(replays, end_s),
+        "curve": curves(replays, begin_s, end_s),
         "seeds": [
             {
                 "seed": r.seed,

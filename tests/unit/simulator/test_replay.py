@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -190,6 +191,14 @@ def test_time_to_the_goal_over_seeds() -> None:
 
 def test_curves_are_steps() -> None:
     """The hypervolume holds until the next trial ends; the median of one seed is the seed."""
-    drawn = curves([curve(0, (30.0, 0.2), (60.0, 0.8))], 60.0)
-    assert drawn["median"][28] == 0.0 and drawn["median"][29] == 0.2 and drawn["median"][-1] == 0.8
-    assert drawn["hours"][-1] == pytest.approx(60 / 3600) and drawn["best"][-1] == 7.0
+    drawn = curves([curve(0, (30.0, 0.2), (60.0, 0.8))], 6.0, 60.0)
+    seconds = [3600 * h for h in drawn["hours"]]
+    assert drawn["median"][:-1] == [0.0 if t < 30.0 else 0.2 for t in seconds[:-1]] and drawn["median"][-1] == 0.8
+    assert (seconds[0], seconds[-1]) == (pytest.approx(6.0), 60.0) and drawn["best"][-1] == 7.0
+
+
+def test_curves_are_as_fine_early_as_late() -> None:
+    """They are drawn over the logarithm of time, so each tenfold has as many points."""
+    seconds = [3600 * h for h in curves([curve(0, (1.0, 0.2))], 1.0, 100.0)["hours"]]
+    steps = [b / a for a, b in itertools.pairwise(seconds)]
+    assert sum(t < 10.0 for t in seconds) == sum(t > 10.0 for t in seconds) and 1.08 < min(steps) <= max(steps) < 1.082
