@@ -5,11 +5,11 @@
 Each strategy of plain Optuna (random, NSGA-II, TPE, GP) runs alone, as a loop around it would, with the same caches (of
 variants, engines and measurements, and giving up), and with the study's priors as well; the cost-aware search runs with the
 caches, where it knows of no priors either, and with both. 20 seeds each. Its settings were chosen on other tables than these,
-the last of them on those of benchmarks/tables/development, but for a few (docs/decisions/0019-cost-aware-search.md). `ratio` says
-how many times longer than it the best plain one takes, by medians: against ours with both, but with the caches alone where the
-plain one has no more. Where a median never arrives, it is at least the time at which the search was ended. --quick leaves out
-GP, whose proposals take a second each of real time. --leave-one-out gives the cost-aware search, in place of its priors, what
-the sweeps of the *other* models found best: what a warm start from other models is worth.
+the last of them on those of benchmarks/tables/development; where these had a say docs/decisions/0019-cost-aware-search.md
+tells. `ratio` says how many times longer than it the best plain one takes, by medians: against ours with both, but with the
+caches alone where the plain one has no more. Where a median never arrives, it is at least the time at which the search was
+ended. --quick leaves out GP, whose proposals take a second each of real time. --leave-one-out gives the cost-aware search, in
+place of its priors, what the sweeps of the *other* models found best: what a warm start from other models is worth.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from autotune.search.encoding import Params, key_of
@@ -91,7 +92,7 @@ class History:
     pending: list[dict[str, Any]] = field(default_factory=list)
     made: dict[str, set[Hashable]] = field(default_factory=dict)
     _numbers: set[int] = field(default_factory=set)
-    _forgotten: set[int] = field(default_factory=set)
+    _forgotten: set[bytes] = field(default_factory=set)
     _study: int | None = None
 
     @property
@@ -118,13 +119,13 @@ class History:
             self._numbers.add(trial.number)
             told = trial.user_attrs.get(OUTCOME, {})
             if told.get("duplicate"):
-                self._forgotten.add(hash(key_of(trimmed(trial.params))))
+                self._forgotten.add(_digest(key_of(trimmed(trial.params))))
             elif trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.params:
                 self.seen.append(_seen(trial, trimmed))
 
     def forget_all_but(self, kept: Sequence[Seen], made: Mapping[str, set[Hashable]]) -> None:
         """Only these are left in `seen`; by stage, what else was made is added to `made`."""
-        self._forgotten |= {hash(key_of(s.params)) for s in self.seen}
+        self._forgotten |= {_digest(key_of(s.params)) for s in self.seen}
         self.seen = list(kept)
         for name, keys in made.items():
             self.made.setdefault(name, set()).update(keys)
@@ -132,7 +133,14 @@ class History:
     def known(self, keys: Sequence[Hashable]) -> list[bool]:
         """Which of the candidates with these keys were measured or are under way."""
         here = {key_of(s.params) for s in self.seen} | {key_of(p) for p in self.pending}
-        return [key in here or hash(key) in self._forgotten for key in keys]
+        forgotten = self._forgotten
+        return [key in here or (bool(forgotten) and _digest(key) in forgotten) for key in keys]
+
+
+def _digest(key: Any) -> bytes:
+    """Eight bytes in place of what `key_of` gives, the same in every process (Python's hash of a string is not)."""
+    plain = [(name, float(v) if isinstance(v, int | float) else v) for name, v in key]
+    return blake2b(repr(plain).encode(), digest_size=8).digest()
 
 
 def _seen(trial: FrozenTrial, trimmed: Callable[[Params], dict[str, Any]]) -> Seen:

@@ -84,7 +84,7 @@ def time_to(replays: Sequence[Replay], share: float = GOAL) -> TimeTo:
 
 
 def curves(replays: Sequence[Replay], begin_s: float, end_s: float) -> dict[str, list[float]]:
-    """Hypervolume over virtual hours: median and quartiles over the seeds, from `begin_s` to `end_s` in equal ratios.
+    """Hypervolume over virtual hours: median and quartiles over the seeds, from `begin_s`, above 0, to `end_s` in equal ratios.
 
     `best`: the median of the best feasible throughput then, items/s without noise.
     """
@@ -93,8 +93,8 @@ def curves(replays: Sequence[Replay], begin_s: float, end_s: float) -> dict[str,
     middle: list[float] = []
     high: list[float] = []
     best: list[float] = []
-    for k in range(_CURVE_POINTS):
-        seconds = end_s * (begin_s / end_s) ** (1 - k / (_CURVE_POINTS - 1))
+    between = (end_s * (begin_s / end_s) ** (1 - k / (_CURVE_POINTS - 1)) for k in range(1, _CURVE_POINTS - 1))
+    for seconds in (begin_s, *between, end_s):
         values = sorted(r.at(seconds) for r in replays)
         quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
         hours.append(seconds / 3600)

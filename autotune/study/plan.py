@@ -125,8 +125,15 @@ def _view(backend: Backend, able: Capabilities) -> EngineView:
         limits=able.limits,
         defaults=backend.defaults(),
         build_knobs=backend.build_knobs,
-        schemes={p: backend.scheme(p).name for p in able.precisions if p in PRECISIONS and PRECISIONS[p].schemed},
+        schemes={p: _scheme(backend, p) for p in able.precisions if p in PRECISIONS and PRECISIONS[p].schemed},
     )
+
+
+def _scheme(backend: Backend, precision: str) -> str:
+    try:
+        return backend.scheme(precision).name
+    except Exception:  # a backend of somebody else's; its trials say what is wrong with it, and the others go on
+        return f"as {backend.name} wants it"
 
 
 def _why_not_prune() -> str:

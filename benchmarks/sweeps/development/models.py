@@ -4,7 +4,7 @@
 
 Six networks that differ from those of benchmarks/sweeps in kind or in width: a vision transformer, an inverted-residual
 network with depthwise convolutions, a wide convolutional network of some milliseconds per image, a perceptron, a residual
-network that is trained briefly, and inverted residuals on large images that one scale per weight tensor ruins. Each gets a
+network that is trained briefly, and inverted residuals on enlarged images that one scale per weight tensor ruins. Each gets a
 folder of its own with model.onnx, train.npz, calib.npz and val.npz. They are there for choosing a search's settings, so that
 others judge it.
 """

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -14,7 +17,8 @@ from optuna.trial import TrialState
 from problems import BEST, PRECISIONS, STAGES, Deployment, found, run, study
 
 from autotune.search import gaussian, surrogate
-from autotune.search.history import OUTCOME, Stage, outcome
+from autotune.search.encoding import key_of
+from autotune.search.history import OUTCOME, History, Seen, Stage, outcome
 from autotune.search.sampler import MOST_CANDIDATES, CostAwareSampler
 
 SPACE = {
@@ -78,6 +82,20 @@ def test_a_copy_proposes_what_the_sampler_would(copied: Callable[[CostAwareSampl
     twin = copied(sampler)
     proposals = [s.sample_relative(of, of.trials[-1], SPACE) for s in (sampler, twin)]
     assert proposals[0] == proposals[1] != {}
+
+
+def test_what_was_forgotten_is_known_in_another_process() -> None:
+    """There Python hashes strings otherwise; a candidate that was measured long ago is not proposed again."""
+    history = History(seen=[Seen(params={"precision": "half", "batch": 1}, values={}, seconds={})])
+    history.forget_all_but([], {})
+    keys = [key_of({"precision": p, "batch": b}) for p, b in (("half", 1.0), ("half", 2), ("full", 1))]
+    program = "import pickle, sys; history, keys = pickle.load(sys.stdin.buffer); print(history.known(keys))"
+    for seed in ("1", "2"):
+        told = subprocess.run(
+            [sys.executable, "-c", program], input=pickle.dumps((history, keys)), env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True, check=True,
+        )  # fmt: skip
+        assert told.stdout.decode().strip() == "[True, False, False]"
 
 
 def test_nothing_is_proposed_twice_until_all_was_tried() -> None:

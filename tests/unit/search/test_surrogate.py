@@ -68,12 +68,31 @@ def test_a_factor_in_which_results_are_alike_carries_them_over() -> None:
 
 
 def test_a_variant_that_is_far_off_makes_no_other_doubtful() -> None:
-    """int8 loses 77 times what is allowed on b; fp32, which is accurate on a, is still believed to be so there."""
+    """int8 loses 78 times what is allowed on b; fp32, which is accurate on a, is still believed to be so there."""
     alike = Stage(name="accuracy", parameters=VARIANT, decides=("drop",), alike=frozenset({("pair", 0)}))
     far = seen(params("b/int8"), drop=77.0)
     assert surrogate(seen(params("a/fp32")), far, stage=alike).feasible([params("b/fp32")])[0] > 0.9
     near = seen(params("a/int8"), drop=-0.2)
     assert surrogate(seen(params("a/fp32")), near, far, stage=alike).feasible([params("b/fp32")])[0] > 0.5
+
+
+def test_a_constraint_kept_by_far_does_not_hide_that_others_break_it() -> None:
+    """A rate of at least 100 with 40 per image of a batch: of the batches that were measured 1 breaks it and 4 keeps it."""
+    space = {"batch": CategoricalDistribution([1, 2, 4, 16, 64, 256])}
+    trials = [
+        Seen(params={"batch": b}, values={0: 40.0 * b, "rate": (100 - 40.0 * b) / 100}, seconds={}) for b in (1, 4, 16, 64, 256)
+    ]
+    model = Surrogate([])
+    model.fit(Encoding(space), History(seen=trials), 1)
+    keeps, _ = model.feasible([{"batch": 1}, {"batch": 4}])
+    assert keeps[0] < 0.1 and keeps[1] > 0.9
+
+
+def test_a_constraint_missed_without_end_is_missed() -> None:
+    """A latency that was never reached may be told as infinite: the models stay numbers."""
+    model = surrogate(seen(params("a/fp32")), seen(params("a/int8"), drop=float("inf")), stage=ACCURACY)
+    keeps, _ = model.feasible([params("a/int8"), params("b/fp32")])
+    assert keeps[0] == 0.0 < keeps[1]
 
 
 def test_what_is_expected_holds_until_it_is_measured() -> None:

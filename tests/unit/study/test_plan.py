@@ -168,6 +168,16 @@ def test_without_named_engines_the_fake_is_never_taken(absent: None) -> None:
         make_plan(study(engines=None))
 
 
+def test_a_scheme_that_a_backend_cannot_name_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend of somebody else's breaks in its trials, not in the plan of a study with others."""
+    fake = ENGINES.load("fake")
+    monkeypatch.setattr(fake, "scheme", lambda self, precision: None)
+    space = make_plan(
+        study(data={"validation": SPLIT, "calibration": SPLIT}, space={"precision": Choices(values=("int8",))})
+    ).space
+    assert space.graph_of("fake", "int8") == "int8 as fake wants it"
+
+
 def test_an_unknown_engine_is_the_studys_fault() -> None:
     """The message lists those that are known."""
     with pytest.raises(SpecError, match="onnxruntime"):
