@@ -211,7 +211,7 @@ class _Model:
             # Missed is missed: by far (7 % top-1 instead of 78 %) would make everything that is not measured look uncertain.
             # What is kept by far is flattened, too, or what is missed would be nothing beside it. The slopes agree at 0.
             missed = 1 - 1 / (1 + np.maximum(values, 0.0))
-            return np.where(values > 0, missed, np.arcsinh(np.minimum(values, 0.0)))
+            return np.where(values > 0, missed, np.arcsinh(values))
         return np.log(values) if self.log else values
 
 

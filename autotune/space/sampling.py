@@ -88,9 +88,15 @@ def params_from_candidate(candidate: Candidate, space: SearchSpace) -> dict[str,
     return params
 
 
+def pair_of(params: Mapping[str, Any]) -> tuple[str, str]:
+    """The engine and the precision. Raises KeyError where the parameters have none."""
+    engine, _, precision = str(params[PAIR]).partition("/")
+    return engine, precision
+
+
 def candidate_from_params(params: Mapping[str, Any]) -> Candidate:
     """The candidate behind Optuna's parameters; knobs that are missing read None."""
-    engine, _, precision = str(params[PAIR]).partition("/")
+    engine, precision = pair_of(params)
     shared: dict[str, Scalar | None] = dict.fromkeys(SHARED_KNOBS)
     for name, value in params.items():
         if (knob := name.removeprefix(_LOG2)) in shared:

@@ -9,7 +9,7 @@ from autotune.candidate import KNOBS, Candidate
 from autotune.search.encoding import Params
 from autotune.search.history import UNSEEN, Stage
 from autotune.space.capability import SearchSpace
-from autotune.space.sampling import PAIR, distributions_of, knob_of, parameter_name, params_from_candidate
+from autotune.space.sampling import PAIR, distributions_of, knob_of, pair_of, parameter_name, params_from_candidate
 from autotune.study.expectations import expectations_of
 from autotune.study.plan import StudyPlan
 from autotune.study.strategy import Strategy
@@ -64,11 +64,10 @@ def stages_of(plan: StudyPlan) -> tuple[Stage, ...]:
     decides += [i for i, name in enumerate(plan.spec.objectives) if name == "accuracy"]
 
     def variant_key(params: Params) -> Hashable:
-        engine, _, precision = str(params[PAIR]).partition("/")
-        return (space.graph_of(engine, precision), *(params.get(n) for n in variant[1:]))
+        return (space.graph_of(*pair_of(params)), *(params.get(n) for n in variant[1:]))
 
     def engine_key(params: Params) -> Hashable:
-        engine = str(params[PAIR]).partition("/")[0]
+        engine, _ = pair_of(params)
         knobs = sorted(space.build_knobs_of.get(engine, ()))
         return tuple(params.get(n) for n in (*variant, *(names[k] for k in knobs if k in names)))
 
@@ -88,5 +87,5 @@ def stages_of(plan: StudyPlan) -> tuple[Stage, ...]:
 
 def _absent(params: Params, space: SearchSpace) -> frozenset[str]:
     """The parameters of knobs that the candidate's engine lacks."""
-    engine = str(params.get(PAIR, "")).partition("/")[0]
+    engine = pair_of(params)[0] if PAIR in params else ""
     return frozenset(name for name in params if name != PAIR and not space.has(engine, knob_of(name)))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from autotune.search.encoding import Params
 from autotune.search.history import Response
-from autotune.space.sampling import PAIR, knob_value
+from autotune.space.sampling import knob_value, pair_of
 from autotune.spec.model import CLASS_METRICS
 from autotune.study.plan import StudyPlan
 from autotune.study.scoring import drop_violation
@@ -60,7 +60,7 @@ def expectations_of(plan: StudyPlan) -> dict[Response, Callable[[Params], float]
 
 def throughput_factor(params: Params, cores: int) -> float:
     """Throughput on this many cores over that of fp32, unpruned, in batches of one on one core."""
-    engine, _, precision = str(params[PAIR]).partition("/")
+    engine, precision = pair_of(params)
     batch, streams = (float(knob_value(params, knob) or 1) for knob in ("batch_size", "streams"))
     threads = float(knob_value(params, "worker_threads") or cores)
     busy = _BUSY[engine](threads, streams) if engine in _BUSY else threads
@@ -71,7 +71,7 @@ def throughput_factor(params: Params, cores: int) -> float:
 
 def accuracy_loss(params: Params, recovers: bool = True) -> float:
     """What the share of right answers loses against the unmodified model. Nothing is expected of pruning without recovery."""
-    precision = str(params[PAIR]).partition("/")[2]
+    _, precision = pair_of(params)
     pruning = PRUNING_LOSS * _pruning_ratio(params) ** 2 if recovers else 0.0
     return pruning + INT8_LOSS.get(precision, 0.0)
 
