@@ -13,6 +13,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+_INSTRUCTIONS = frozenset(
+    (
+        *("avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+        *("amx_int8", "amx_bf16", "amx_fp16"),
+        *("asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2", "sme"),
+    )
+)
+"""Instruction sets by which engines choose their kernels, as Linux calls those of x86 and of Arm in /proc/cpuinfo."""
+_CPU_INFO = Path("/proc/cpuinfo")
 KEY_LENGTH = 24
 """Hex digits of a key: 96 bits, a collision is out of reach for any number of artifacts a disk can hold."""
 
@@ -50,7 +59,11 @@ def onnxruntime_version() -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceFingerprint:
-    """What a measurement depends on and cannot change: the device, the system, and the versions of the libraries."""
+    """What a measurement depends on and cannot change: the device, the system, and the versions of the libraries.
+
+    `instructions`: of a CPU, the sets of those by which engines choose their kernels; empty where that is not known. A cloud
+    calls CPUs with AMX and without by one name.
+    """
 
     device: str
     kind: str
@@ -58,15 +71,36 @@ class DeviceFingerprint:
     memory_mib: int
     system: str
     versions: Mapping[str, str] = field(default_factory=dict)
+    instructions: tuple[str, ...] = ()
+
+    @staticmethod
+    def from_json(document: Mapping[str, Any]) -> DeviceFingerprint:
+        """What `asdict` wrote, in an earlier version without instructions. Raises TypeError where it is something else."""
+        return DeviceFingerprint(**{**document, "instructions": tuple(document.get("instructions", ()))})
 
     @property
     def device_class(self) -> str:
         """What devices have in common whose measurements may be compared: model, size and limits, and the driver's branch.
 
         Two GPUs of a model in two hosts are one class; with another power limit, or a driver of another branch, they are not.
+        Of CPUs the instructions count, too.
         """
-        driver = self.versions.get("nvidia-driver")
-        return f"{self.device}, driver {driver.partition('.')[0]}" if driver else self.device
+        if self._branch:
+            return f"{self.device}, driver {self._branch}"
+        return f"{self.device} with {', '.join(self.instructions)}" if self.instructions else self.device
+
+    def is_same_device(self, other: DeviceFingerprint) -> bool:
+        """True for the same model, size and limits; and the same instructions, unless those of one are not known."""
+        unknown = not self.instructions or not other.instructions
+        return self.device == other.device and (unknown or self.instructions == other.instructions)
+
+    def is_comparable(self, other: DeviceFingerprint) -> bool:
+        """True where both are of one `device_class`, as far as is known."""
+        return self.is_same_device(other) and self._branch == other._branch
+
+    @property
+    def _branch(self) -> str:
+        return self.versions.get("nvidia-driver", "").partition(".")[0]
 
     @property
     def key(self) -> str:
@@ -106,14 +140,19 @@ def cpu_fingerprint(distributions: tuple[str, ...] = ()) -> DeviceFingerprint:
         memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
         system=f"{platform.system()} {platform.release()} {platform.machine()}, Python {platform.python_version()}",
         versions=versions,
+        instructions=tuple(sorted(_INSTRUCTIONS.intersection(_cpu_info("flags", "Features").split()))),
     )
 
 
 def _cpu_model() -> str:
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_info(*names: str) -> str:
+    """What Linux says of the first CPU under one of these names; empty where it says nothing."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        lines = _CPU_INFO.read_text().splitlines()
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        return ""
+    told = (line.partition(":") for line in lines)
+    return next((value.strip() for name, _, value in told if name.strip() in names), "")

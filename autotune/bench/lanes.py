@@ -71,22 +71,20 @@ def _share_in_flight(lane: Lane, index: int, edge_ns: int) -> float:
     return min(1.0, (edge_ns - started[index]) / max(duration, 1))
 
 
-def window_rates(started_ns: Times, done_ns: Times, edges_ns: Times, batch: int) -> NDArray[np.float64]:
+def window_rates(started_ns: Times, done_ns: Times, edges_ns: Times, items: int | Times) -> NDArray[np.float64]:
     """Items per second in each window between consecutive `edges_ns`, shape (n_windows,).
 
-    A request's items count evenly over its own duration, so that a window of few large batches is not off by a whole one.
+    `items` of each request, or of all; those of one count evenly over its own duration, so that a window of few large batches
+    is not off by a whole one.
     """
-    begun = np.sort(started_ns)
-    ended = np.sort(done_ns)
-    order = np.argsort(started_ns)
-    duration = np.maximum(done_ns - started_ns, 1).astype(np.float64)
-    per_ns = batch / duration
-    finished_items = np.searchsorted(ended, edges_ns, side="right") * float(batch)
+    each = np.broadcast_to(np.asarray(items, dtype=np.float64), started_ns.shape)
+    begun, ended = np.argsort(started_ns), np.argsort(done_ns)
+    starts, finished = started_ns[begun], np.concatenate(([0.0], np.cumsum(each[ended])))
+    per_ns = each / np.maximum(done_ns - started_ns, 1)
+    produced = finished[np.searchsorted(done_ns[ended], edges_ns, side="right")]
     # Items of requests in flight at an edge: Σ (edge − start)/duration over those with start < edge < end.
-    partial = np.empty(len(edges_ns))
     for i, edge in enumerate(edges_ns):
-        first = order[: np.searchsorted(begun, edge, side="left")]
+        first = begun[: np.searchsorted(starts, edge, side="left")]
         flying = first[done_ns[first] > edge]
-        partial[i] = float(np.sum((edge - started_ns[flying]) * per_ns[flying]))
-    produced = finished_items + partial
+        produced[i] += float(np.sum((edge - started_ns[flying]) * per_ns[flying]))
     return np.diff(produced) / (np.diff(edges_ns) / NS)

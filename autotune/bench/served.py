@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.bench.arrivals import Schedule
-from autotune.bench.lanes import NS, Times
+from autotune.bench.lanes import Times, window_rates
 from autotune.bench.statistics import correlation_inflation, share_estimate
 from autotune.records import Estimate
 
@@ -82,10 +82,11 @@ class ServedTrace:
         return float(self.number.mean()) if len(self.number) else None
 
     def completed_rates(self, window_ns: int) -> NDArray[np.float64]:
-        """Samples that were done per second, by window of the load, shape (n_windows,)."""
+        """Samples per second by window of the load, shape (n_windows,), of the batches that came to their end."""
         edges = np.arange(self.end_ns // window_ns + 1, dtype=np.int64) * window_ns
-        done, _ = np.histogram(self.done_ns[self.done_ns > 0], edges)
-        return np.asarray(done / (window_ns / NS), dtype=np.float64)
+        done = self.done_ns[self.first]
+        answered = done > 0
+        return window_rates(self.took_ns[answered], done[answered], edges, self.number[answered])
 
 
 def _inside(due: Times, spans: Times) -> NDArray[np.bool_]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from autotune.bench.assembly import Assembler
 from autotune.bench.clients import SlotThreads
 from autotune.bench.feeds import Feed, Work
-from autotune.bench.lanes import NS, Lane
+from autotune.bench.lanes import Lane, window_rates
 from autotune.engines.protocol import Session
 
 _PR_SET_TIMERSLACK = 29  # prctl(2)
@@ -104,14 +104,15 @@ class Workers(SlotThreads):
         return sum(numbers) / len(numbers) if numbers else None
 
     def window_rates(self, begin_ns: int, end_ns: int, window_ns: int) -> NDArray[np.float64]:
-        """Samples per second that were done in each whole window of the span; of a span below two windows in its halves."""
-        n_windows = max(2, (end_ns - begin_ns) // window_ns)
-        edges = np.linspace(begin_ns, begin_ns + min(n_windows * window_ns, end_ns - begin_ns), int(n_windows) + 1)
-        found = np.zeros(int(n_windows))
-        for lane, log in zip(self._own, self.logs, strict=True):
-            done = np.array(lane.done_ns, dtype=np.int64)
-            found += np.histogram(done, edges, weights=np.array(log.number[: len(done)], dtype=np.float64))[0]
-        return found / np.diff(edges) * NS
+        """Samples per second in each whole window of the span; of a span below two windows in its halves."""
+        n_windows = int(max(2, (end_ns - begin_ns) // window_ns))
+        edges = np.linspace(begin_ns, begin_ns + min(n_windows * window_ns, end_ns - begin_ns), n_windows + 1).astype(np.int64)
+        ended = [
+            np.array([lane.started_ns[: len(lane.done_ns)], lane.done_ns, log.number[: len(lane.done_ns)]], dtype=np.int64)
+            for lane, log in zip(self._own, self.logs, strict=True)
+        ]
+        started, done, number = np.concatenate(ended, axis=1)
+        return window_rates(started, done, edges, number)
 
     def done_ns(self, n_samples: int) -> NDArray[np.int64]:
         """When each of the first `n_samples` was done, shape (n_samples,); 0 where it was not."""

@@ -68,6 +68,7 @@ def doctor_document() -> dict[str, Any]:
         "cores": device.cores,
         "memory_mib": device.memory_mib,
         "system": device.system,
+        "instructions": list(device.instructions),
         "gpus": gpus,
         "gpu_gap": gpu_gap,
         "cuda_runtimes": _cuda_runtimes(bool(gpus)),
@@ -150,6 +151,8 @@ def _print_gpus(document: dict[str, Any]) -> None:
 def print_doctor(document: dict[str, Any]) -> None:
     """The document as lines with ✓ and ✗."""
     click.echo(f"autotune {document['autotune']} on {document['device']}, {document['memory_mib']} MiB, {document['system']}")
+    if document["instructions"]:
+        click.echo(f"✓ instructions: {', '.join(document['instructions'])}")
     _print_gpus(document)
     _print_cuda_runtimes(document)
     for engine in document["engines"]:

@@ -113,9 +113,10 @@ def device_fingerprint(kind: str, distributions: tuple[str, ...] = ()) -> Device
     if kind == "cpu":
         return host
     if kind == "fake":
-        return replace(host, device=NAME, kind=kind)
+        return replace(host, device=NAME, kind=kind, instructions=())
     if (target := build_target()) is not None:
-        return replace(host, device=f"built ahead of time for {target}", kind=kind, system=f"{host.system}, {host.device}")
+        name, system = f"built ahead of time for {target}", f"{host.system}, {host.device}"
+        return replace(host, device=name, kind=kind, system=system, instructions=())
     gpu = selected_gpu()
     return DeviceFingerprint(
         device=str(gpu),

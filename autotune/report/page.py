@@ -159,6 +159,7 @@ def _environment(found: DeviceFingerprint | None) -> str:
     if found is None:
         return ""
     facts = {"device": found.device, "kind": found.kind, "cores": str(found.cores), "memory": f"{found.memory_mib} MiB"}
+    facts |= {"instructions": ", ".join(found.instructions)} if found.instructions else {}
     facts |= {"system": found.system, **dict(sorted(found.versions.items()))}
     rows = "".join(f'<tr><td class="t">{escape(k)}</td><td class="w">{escape(str(v))}</td></tr>' for k, v in facts.items())
     return f'<h2>Environment</h2><div class="scroll"><table>{rows}</table></div>'

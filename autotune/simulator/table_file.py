@@ -152,7 +152,7 @@ def _table(d: Mapping[str, Any]) -> SweepTable:
     return SweepTable(
         study=str(d["study"]),
         model={k: str(v) for k, v in d["model"].items()},
-        device=DeviceFingerprint(**d["device"]),
+        device=DeviceFingerprint.from_json(d["device"]),
         recorded=dict(d["recorded"]),
         metric=str(d["metric"]),
         objectives=tuple(d["objectives"]),

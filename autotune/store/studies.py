@@ -87,7 +87,7 @@ def fetch_environment(connection: Connection, key: str) -> DeviceFingerprint:
     found = connection.execute(select(environments.c.fingerprint).where(environments.c.key == key)).scalar()
     if found is None:
         raise StoreError(f"no environment {key} is stored.")
-    return DeviceFingerprint(**found)
+    return DeviceFingerprint.from_json(found)
 
 
 def _differences(

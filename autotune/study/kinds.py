@@ -5,6 +5,7 @@ The part of the study S for a kind is a study of its own, named S@KIND, with its
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import TYPE_CHECKING
 
@@ -69,12 +70,26 @@ def require_kind(plan: StudyPlan, store: Store) -> None:
     if row is None:
         return
     began = store.environment(row.environment_key)
-    if began.device_class != plan.fingerprint.device_class:
-        found = f"{plan.fingerprint.device_class}; the study {row.name} began on {began.device_class}"
+    if not began.is_comparable(plan.fingerprint):
+        found = _told_apart(plan.fingerprint, began, row.name)
         allowed = (
             "a device of the kind on which the study began, because what is measured on two kinds is no comparison; "
             "or another name in `study:`; or, from its first start on, `device_kinds: several`, which keeps kinds apart"
         )
-        if began.device.partition(" × ")[0] == plan.fingerprint.device.partition(" × ")[0]:
+        if _differ_in_cores(began, plan.fingerprint):
             allowed += "; as many cores as then: `build_ahead`, which keeps some for builds, as it was"
         raise SpecError([plan.spec.problem("device", found, allowed)])
+
+
+def _told_apart(here: DeviceFingerprint, there: DeviceFingerprint, study: str) -> str:
+    """In what this device differs from the one that the study began on."""
+    if here.device != there.device or here.is_same_device(there):
+        return f"{here.device_class}; the study {study} began on {there.device_class}"
+    # A list of all that both have would hide the one that tells.
+    lacks, has = (", ".join(sorted({*a} - {*b})) for a, b in itertools.permutations((there.instructions, here.instructions)))
+    differences = " and ".join(f"{word} {what}" for word, what in (("without", lacks), ("with", has)) if what)
+    return f"{here.device} {differences}, unlike that device on which the study {study} began"
+
+
+def _differ_in_cores(one: DeviceFingerprint, other: DeviceFingerprint) -> bool:
+    return one.device != other.device and one.device.partition(" × ")[0] == other.device.partition(" × ")[0]

@@ -196,7 +196,7 @@ def _run(run: StudySession, hours: float | None) -> StudyResult:
     ended: Ended | None = None
     while ended is None:
         wait_while_paused(run)
-        if run.store.patience.n_absences > n_absences:  # a call may have arrived whose answer did not
+        if run.has_lost_others() or run.store.patience.n_absences > n_absences:  # a call may have arrived whose answer did not
             n_absences = run.store.patience.n_absences
             _swept(run)
         run.timed("store", run.known.refresh)  # others may have finished some

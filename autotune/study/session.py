@@ -20,6 +20,7 @@ from autotune.study.build_ahead import BuildAhead
 from autotune.study.heartbeat import Silence
 from autotune.study.known_trials import KnownTrials
 from autotune.study.observer import Observer
+from autotune.study.orders import is_gone
 from autotune.study.plan import StudyPlan
 from autotune.study.proposer import Proposer
 from autotune.trial.isolation import TrialProcess
@@ -96,6 +97,7 @@ class StudySession:
     warm: Mapping[Candidate, str] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)
     silence: Silence = field(default_factory=Silence)
+    _gone: set[str] = field(default_factory=set, init=False)
     known: KnownTrials = field(init=False)
 
     def __post_init__(self) -> None:
@@ -140,6 +142,15 @@ class StudySession:
         """A moment has passed that is accounted for as waiting for other workers, whom no build of this one keeps waiting."""
         self.ahead.abort()
         self.timed(FOR_OTHERS, time.sleep, OTHERS_POLL_S)
+
+    def has_lost_others(self) -> bool:
+        """True when another worker died since this was last asked.
+
+        What it had asked for and not begun stands in no table of ours, so nobody would wait for it.
+        """
+        gone = {w.worker.worker_id for w in self.store.workers(self.study.id) if is_gone(w)}
+        died, self._gone = bool(gone - self._gone), gone  # their rows stay for `status` to show
+        return died
 
     def under_way(self) -> list[RunningTrial]:
         """The search's trials that some worker has begun and not finished."""

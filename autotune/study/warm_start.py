@@ -74,7 +74,8 @@ def kin_of(store: Store, study: StudyRow, device: DeviceFingerprint) -> list[Kin
         if other.environment_key not in environments:
             environments[other.environment_key] = _environment(store, other)
         there = environments[other.environment_key]
-        kinship = _kinship(other.model_digest == study.model_digest, there is not None and there.device == device.device)
+        same_device = there is not None and there.is_same_device(device)
+        kinship = _kinship(other.model_digest == study.model_digest, same_device)
         if other.id != study.id and kinship is not None:
             related.append((kinship, other, there.device if there is not None else "an unknown device"))
     related.sort(key=lambda kin: kin[1].created_at, reverse=True)

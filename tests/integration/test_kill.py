@@ -16,6 +16,7 @@ from assets import fake_study as fake
 from assets.watching import opened, shows, wait_until
 
 from autotune.records import FINISHED, TrialRecord
+from autotune.space.sampling import candidate_from_params
 from autotune.spec.load import load_spec
 from autotune.store.repository import SEARCHED, open_store
 from autotune.study import scoring
@@ -262,6 +263,22 @@ def test_a_worker_takes_over_from_one_that_is_killed(tmp_path: Path) -> None:
     first.communicate()
     assert second.returncode == 0, log
     assert_whole(tmp_path, 3)
+
+
+def test_what_a_killed_worker_had_asked_for_is_tried_by_one_that_lives(tmp_path: Path) -> None:
+    """Killed between asking and beginning: no row of ours tells of it, and nobody has to wait for it to have room."""
+    study(tmp_path, 6, *SLOW)
+    survivor = started(tmp_path)
+    wait_until(lambda: search_is_under_way(tmp_path))
+    words = [sys.executable, str(KILLED_START), "search:proposed", "1", "start", "study.yaml"]
+    killed = subprocess.run(words, cwd=tmp_path, env=fake.environment(tmp_path), capture_output=True, text=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    n_before = len(finished(tmp_path))
+    _, log = survivor.communicate(timeout=120)
+    assert survivor.returncode == 0 and n_before < 5, log
+    (lost,) = (t for t in fake.optuna_trials(tmp_path) if t.state.name == "FAIL" and t.params)
+    assert candidate_from_params(lost.params) in {r.candidate for r in finished(tmp_path)}
+    assert_whole(tmp_path, 6)
 
 
 def test_ctrl_c_reaches_helpers_once(tmp_path: Path) -> None:

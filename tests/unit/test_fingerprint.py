@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autotune import fingerprint
 from autotune.fingerprint import (
     KEY_LENGTH,
     DeviceFingerprint,
@@ -76,3 +79,59 @@ def test_cpu_fingerprint_describes_this_machine() -> None:
         versions={"numpy": "0"},
     )  # fmt: skip
     assert other.key != found.key
+
+
+XEON = """processor\t: 0
+model name\t: Intel(R) Xeon(R) Processor
+flags\t\t: fpu avx512f sse2 avx2 amx_tile amx_bf16 avx512_bf16 hypervisor
+processor\t: 1
+flags\t\t: fpu
+"""
+GRAVITON = "processor\t: 0\nFeatures\t: fp asimd asimddp sve bf16 i8mm\nCPU part\t: 0xd40\n"
+
+
+@pytest.mark.parametrize(
+    ("told", "model", "instructions"),
+    [
+        (XEON, "Intel(R) Xeon(R) Processor", ("amx_bf16", "avx2", "avx512_bf16", "avx512f")),
+        (GRAVITON, None, ("asimddp", "bf16", "i8mm", "sve")),
+        ("", None, ()),
+    ],
+)
+def test_instructions_by_which_engines_choose_kernels(
+    told: str, model: str | None, instructions: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the first CPU, on x86 and Arm, in a fixed order; none where the system tells nothing."""
+    (tmp_path / "cpuinfo").write_text(told)
+    monkeypatch.setattr(fingerprint, "_CPU_INFO", tmp_path / ("cpuinfo" if told else "missing"))
+    found = cpu_fingerprint.__wrapped__()
+    assert found.instructions == instructions
+    assert model is None or found.device.startswith(f"{model} × ")
+
+
+PLAIN = DeviceFingerprint(device="Xeon × 2", kind="cpu", cores=2, memory_mib=9, system="Linux", instructions=("avx2",))
+AMX = replace(PLAIN, instructions=("amx_bf16", "avx2"))
+OLDER = replace(PLAIN, instructions=())
+
+
+def test_cpus_of_one_name_are_told_apart_by_instructions() -> None:
+    """With AMX and without they are two devices, whose measurements are no comparison."""
+    assert not PLAIN.is_same_device(AMX) and not PLAIN.is_comparable(AMX) and PLAIN.key != AMX.key
+    assert AMX.device_class == "Xeon × 2 with amx_bf16, avx2" != PLAIN.device_class
+    assert PLAIN.is_comparable(replace(PLAIN, cores=4, system="another kernel"))
+
+
+def test_what_an_earlier_version_stored_goes_by_its_name() -> None:
+    """It knew of no instructions, and whoever updates must be able to go on."""
+    before = {k: v for k, v in asdict(OLDER).items() if k != "instructions"}
+    assert DeviceFingerprint.from_json(before) == OLDER and OLDER.device_class == "Xeon × 2"
+    assert OLDER.is_comparable(AMX) and AMX.is_comparable(OLDER)
+    assert not OLDER.is_comparable(replace(AMX, device="Xeon × 4"))
+
+
+def test_a_fingerprint_comes_back_from_json() -> None:
+    """Equal, with its key."""
+    back = DeviceFingerprint.from_json(json.loads(json.dumps(asdict(AMX))))
+    assert back == AMX and back.key == AMX.key
+    with pytest.raises(TypeError):
+        DeviceFingerprint.from_json({**asdict(AMX), "colour": "red"})

@@ -100,8 +100,23 @@ def test_who_was_never_answered_counts_with_what_he_waited() -> None:
     cut = replace(trace, done_ns=np.where(trace.done_ns > 10 * MS, 0, trace.done_ns))
     # Done at 4 and 8; the rest of the eleven that were due by 10 ms had waited 10 − due.
     assert latencies_ms(cut) == [4.0, 7.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0]
-    assert cut.completed_rates(10 * MS).tolist() == [2 / 0.010]
-    assert cut.completed_rates(5 * MS).tolist() == [1 / 0.005, 1 / 0.005]
+    assert cut.completed_rates(10 * MS).tolist() == pytest.approx([2 / 0.010])
+    # The second begins at 4 ms, so a quarter of it lies in the first window; the third has no end.
+    assert cut.completed_rates(5 * MS).tolist() == pytest.approx([1.25 / 0.005, 0.75 / 0.005])
+
+
+def test_windows_count_parts_of_batches() -> None:
+    """Batches of four in 3 ms without a pause are 13.33 samples in each 10 ms, where whole ones would be 12, 12 and 16."""
+    trace, server = serve(at_ms(*[0.0] * 40), 3, batch_size=4)
+    assert server.sizes == [4] * 10
+    assert replace(trace, end_ns=30 * MS).completed_rates(10 * MS).tolist() == pytest.approx([4 / 0.003] * 3)
+
+
+def test_a_batch_that_is_not_full_counts_as_what_it_holds() -> None:
+    """Four and then two samples, 4 ms each: 5 of them in the first 6 ms and one in the next 6."""
+    trace, server = serve(at_ms(*[0.0] * 6), 4, batch_size=4)
+    assert server.sizes == [4, 2]
+    assert replace(trace, end_ns=12 * MS).completed_rates(6 * MS).tolist() == pytest.approx([5 / 0.006, 1 / 0.006])
 
 
 def test_in_the_middle_of_a_load_what_is_under_way_is_not_known() -> None:

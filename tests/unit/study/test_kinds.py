@@ -54,6 +54,29 @@ def test_fewer_cores_are_another_kind_and_may_come_from_building_ahead(tmp_path:
         register_study(more, store, 5)
 
 
+@pytest.mark.parametrize(
+    ("here", "said"),
+    [
+        (("avx2", "avx512f"), "without amx_bf16, unlike that device"),
+        (("amx_bf16", "amx_int8", "avx2", "avx512f"), "with amx_int8, unlike that device"),
+        (("avx2", "avx512_vnni", "avx512f"), "without amx_bf16 and with avx512_vnni, unlike that device"),
+    ],
+)
+def test_a_cpu_of_the_same_name_with_other_instructions_is_another_kind(
+    here: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    """Clouds give CPUs with and without AMX one name; the message says what differs, not all that both have."""
+    plan = make_plan(load_spec(fake.write_study(tmp_path), {"device": "cpu"}))
+    store = open_store(plan.spec.storage)
+    plan = replace(plan, fingerprint=replace(plan.fingerprint, instructions=("amx_bf16", "avx2", "avx512f")))
+    register_study(plan, store, 5)
+    register_study(plan, store, 6)
+    register_study(replace(plan, fingerprint=replace(plan.fingerprint, instructions=())), store, 7)
+    with pytest.raises(SpecError, match=f"{said} on which the study fake began") as caught:
+        register_study(replace(plan, fingerprint=replace(plan.fingerprint, instructions=here)), store, 9)
+    assert "build_ahead" not in str(caught.value) and [s.target_trials for s in store.studies()] == [7]
+
+
 def test_kinds_are_kept_in_parts(tmp_path: Path) -> None:
     """With device_kinds: several each kind has a study of its own, which one name finds."""
     file = fake.write_study(tmp_path, ("seed: 1", "seed: 1\ndevice_kinds: several"))

@@ -53,6 +53,17 @@ def test_kin_are_the_same_model_or_the_same_device_nearest_first(store: Store) -
     assert str(kin_of(store, mine, HERE)[1]) == "other-device (the same model on another device, CPU B × 8)"
 
 
+def test_a_cpu_with_other_instructions_is_another_device(store: Store) -> None:
+    """Whatever its name: what was best with AMX says less of a CPU without, and nothing of another model there."""
+    plain, amx = (replace(HERE, instructions=i) for i in (("avx2",), ("amx_bf16", "avx2")))
+    add(store, "other-model", "other", amx, {2: 1.0})
+    add(store, "with-amx", "mine", amx, {4: 1.0})
+    add(store, "before", "mine", HERE, {8: 1.0})
+    mine = add(store, "new", "mine", plain, {16: 1.0})
+    assert [str(k).partition(" (")[0] for k in kin_of(store, mine, plain)] == ["before", "with-amx"]
+    assert kin_of(store, mine, plain)[1].kinship == 1
+
+
 def test_the_best_of_each_comes_before_the_second_of_any(store: Store) -> None:
     """Fastest first within a study; a candidate that two studies share counts once, for the nearer one."""
     add(store, "a", "mine", HERE, {1: 10.0, 2: 30.0, 4: 20.0})
