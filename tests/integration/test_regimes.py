@@ -13,10 +13,11 @@ from assets import fake_study as fake
 def test_a_slower_machine_is_noticed_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the seventh trial on everything takes twice as long: a second regime at about half the speed.
 
-    The front is measured under it, and front, show, best and status say so.
+    The front is measured under it, and front, show, best and status say so. The speeds make the reference's requests 10 and 20
+    ms long: at 1.0 they take 2.5, of which a sleep that ends 0.3 ms late on a busy machine is a change of its own.
     """
     speed = tmp_path / "speed"
-    speed.write_text("1.0")
+    speed.write_text("0.25")
     monkeypatch.setenv("AUTOTUNE_FAKE_SPEED", str(speed))
     fake.write_study(
         tmp_path,
@@ -25,7 +26,7 @@ def test_a_slower_machine_is_noticed_and_shown(tmp_path: Path, monkeypatch: pyte
     )
     fake.autotune(tmp_path, "start", "study.yaml", "--trials", 6)
     assert json.loads(fake.autotune(tmp_path, "front", "study.yaml", "--json").stdout)["regimes"] == []
-    speed.write_text("0.5")
+    speed.write_text("0.125")
     log = fake.autotune(tmp_path, "start", "study.yaml", "--trials", 10).stderr
     assert "regime 2: the reference went from" in log
     document = json.loads(fake.autotune(tmp_path, "front", "study.yaml", "--json").stdout)
