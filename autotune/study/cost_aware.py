@@ -13,6 +13,7 @@ from autotune.space.sampling import PAIR, distributions_of, knob_of, pair_of, pa
 from autotune.study.expectations import expectations_of
 from autotune.study.plan import StudyPlan
 from autotune.study.strategy import Strategy
+from autotune.variants.precision import PRECISIONS
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -34,7 +35,7 @@ def cost_aware(plan: StudyPlan) -> Strategy:
     sampler = CostAwareSampler(
         search_space=distributions_of(space),
         stages=stages_of(plan),
-        factors={PAIR: lambda pair: tuple(str(pair).split("/"))},
+        factors={PAIR: _factors},
         absent=lambda params: _absent(params, space),
         favoured=[p for c in favoured_priors(plan) if (p := params_from_candidate(c, space)) is not None],
         expected=expectations_of(plan),
@@ -47,6 +48,15 @@ def cost_aware(plan: StudyPlan) -> Strategy:
         return sampler
 
     return Strategy(sampler=reseeded, weighs_priors=True, ahead=sampler)
+
+
+def _factors(pair: str) -> tuple[Hashable, ...]:
+    """Engine, precision, and whether the precision is calibrated.
+
+    Formats that only round are made in no time and keep the accuracy; those that are calibrated cost and lose alike.
+    """
+    engine, precision = pair_of({PAIR: pair})
+    return engine, precision, precision in PRECISIONS and PRECISIONS[precision].calibrated
 
 
 def favoured_priors(plan: StudyPlan) -> tuple[Candidate, ...]:
