@@ -35,7 +35,7 @@ def cost_aware(plan: StudyPlan) -> Strategy:
     sampler = CostAwareSampler(
         search_space=distributions_of(space),
         stages=stages_of(plan),
-        factors={PAIR: _factors},
+        factors={PAIR: factors_of},
         absent=lambda params: _absent(params, space),
         favoured=[p for c in favoured_priors(plan) if (p := params_from_candidate(c, space)) is not None],
         expected=expectations_of(plan),
@@ -50,7 +50,7 @@ def cost_aware(plan: StudyPlan) -> Strategy:
     return Strategy(sampler=reseeded, weighs_priors=True, ahead=sampler)
 
 
-def _factors(pair: str) -> tuple[Hashable, ...]:
+def factors_of(pair: str) -> tuple[Hashable, ...]:
     """Engine, precision, and whether the precision is calibrated.
 
     Formats that only round are made in no time and keep the accuracy; those that are calibrated cost and lose alike.
