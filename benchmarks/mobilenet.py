@@ -127,8 +127,10 @@ def _arguments() -> argparse.Namespace:
 
 
 def machine_of(plan: StudyPlan) -> dict[str, Any]:
+    """What the figures hold for."""
     f = plan.fingerprint
-    return {"device": f.device, "memory_mib": f.memory_mib, "system": f.system, "versions": dict(f.versions)}
+    told = {"device": f.device, "memory_mib": f.memory_mib, "system": f.system, "versions": dict(f.versions)}
+    return told | {"instructions": list(f.instructions)}
 
 
 def _study_part(result: StudyResult, winner: TrialRecord, wall_s: float) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mobilenet import machine_of
+
 from autotune.candidate import Candidate
 from autotune.cli.running import checked_plan
 from autotune.records import TrialRecord
@@ -140,8 +142,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def machine(bench: Bench) -> dict[str, Any]:
     """What the figures hold for."""
-    f = bench.plan.fingerprint
-    return {"device": f.device, "memory_mib": f.memory_mib, "system": f.system, "versions": dict(f.versions)}
+    return machine_of(bench.plan)
 
 
 def write(document: Mapping[str, Any], out: Path | None) -> None:
