@@ -13,14 +13,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_INSTRUCTIONS = frozenset(
-    (
-        *("avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
-        *("amx_int8", "amx_bf16", "amx_fp16"),
-        *("asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2", "sme"),
-    )
-)
-"""Instruction sets by which engines choose their kernels, as Linux calls those of x86 and of Arm in /proc/cpuinfo."""
+_INSTRUCTIONS = {
+    "flags": frozenset(
+        (
+            *("sse2", "sse4_2", "avx", "avx2", "fma", "avx_vnni"),
+            *("avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16", "amx_fp16"),
+        )
+    ),
+    "Features": frozenset(("asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2", "sme")),
+}
+"""Sets of instructions by which engines choose their kernels, by what /proc/cpuinfo lists those of x86 and of Arm under.
+
+`sse2` and `asimd` are on every 64-bit CPU, so one that tells of none was not understood.
+"""
 _CPU_INFO = Path("/proc/cpuinfo")
 KEY_LENGTH = 24
 """Hex digits of a key: 96 bits, a collision is out of reach for any number of artifacts a disk can hold."""
@@ -85,9 +90,18 @@ class DeviceFingerprint:
         Two GPUs of a model in two hosts are one class; with another power limit, or a driver of another branch, they are not.
         Of CPUs the instructions count, too.
         """
-        if self._branch:
-            return f"{self.device}, driver {self._branch}"
-        return f"{self.device} with {', '.join(self.instructions)}" if self.instructions else self.device
+        return f"{self.label} with {', '.join(self.instructions)}" if self.instructions else self.label
+
+    @property
+    def label(self) -> str:
+        """The class for people: without the instructions, of which there are many."""
+        return f"{self.device}, driver {self._branch}" if self._branch else self.device
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What engines and answers that are kept for this device depend on, as JSON."""
+        told = {"instructions": list(self.instructions)} if self.instructions else {}
+        return {"device": self.device, "versions": dict(self.versions), **told}
 
     def is_same_device(self, other: DeviceFingerprint) -> bool:
         """True for the same model, size and limits; and the same instructions, unless those of one are not known."""
@@ -104,8 +118,8 @@ class DeviceFingerprint:
 
     @property
     def key(self) -> str:
-        """The digest under which the environment is stored."""
-        return digest_of(asdict(self))
+        """The digest under which the environment is stored; of a device that tells no instructions what it always was."""
+        return digest_of({k: v for k, v in asdict(self).items() if k != "instructions" or v})
 
 
 CORES = "AUTOTUNE_CORES"
@@ -140,7 +154,9 @@ def cpu_fingerprint(distributions: tuple[str, ...] = ()) -> DeviceFingerprint:
         memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
         system=f"{platform.system()} {platform.release()} {platform.machine()}, Python {platform.python_version()}",
         versions=versions,
-        instructions=tuple(sorted(_INSTRUCTIONS.intersection(_cpu_info("flags", "Features").split()))),
+        instructions=tuple(
+            sorted(x for name, sets in _INSTRUCTIONS.items() for x in sets.intersection(_cpu_info(name).split()))
+        ),
     )
 
 
@@ -148,11 +164,11 @@ def _cpu_model() -> str:
     return _cpu_info("model name") or platform.processor() or platform.machine()
 
 
-def _cpu_info(*names: str) -> str:
-    """What Linux says of the first CPU under one of these names; empty where it says nothing."""
+def _cpu_info(name: str) -> str:
+    """What Linux says of the first CPU under this name; empty where it says nothing."""
     try:
         lines = _CPU_INFO.read_text().splitlines()
     except OSError:
         return ""
     told = (line.partition(":") for line in lines)
-    return next((value.strip() for name, _, value in told if name.strip() in names), "")
+    return next((value.strip() for key, _, value in told if key.strip() == name), "")

@@ -107,10 +107,10 @@ class Workers(SlotThreads):
         """Samples per second in each whole window of the span; of a span below two windows in its halves."""
         n_windows = int(max(2, (end_ns - begin_ns) // window_ns))
         edges = np.linspace(begin_ns, begin_ns + min(n_windows * window_ns, end_ns - begin_ns), n_windows + 1).astype(np.int64)
-        ended = [
-            np.array([lane.started_ns[: len(lane.done_ns)], lane.done_ns, log.number[: len(lane.done_ns)]], dtype=np.int64)
-            for lane, log in zip(self._own, self.logs, strict=True)
-        ]
+        ended = []
+        for lane, log in zip(self._own, self.logs, strict=True):
+            n = len(lane.done_ns)
+            ended.append(np.array([lane.started_ns[:n], lane.done_ns[:n], log.number[:n]], dtype=np.int64))
         started, done, number = np.concatenate(ended, axis=1)
         return window_rates(started, done, edges, number)
 

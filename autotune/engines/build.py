@@ -24,17 +24,7 @@ def engine_key(backend: Backend, variant: ModelVariant, candidate: Candidate) ->
     able = backend.capabilities()
     device = device_fingerprint(able.device, able.distributions)
     knobs = {k: v for k, v in candidate.as_json().items() if k in backend.build_knobs}
-    instructions = {"instructions": device.instructions} if device.instructions else {}
-    return digest_of(
-        {
-            "variant": variant.key,
-            "backend": backend.name,
-            "device": device.device,
-            "versions": dict(device.versions),
-            "knobs": knobs,
-            **instructions,
-        }
-    )
+    return digest_of({"variant": variant.key, "backend": backend.name, "knobs": knobs, **device.identity})
 
 
 def build_engine(backend: Backend, variant: ModelVariant, candidate: Candidate, cache: Cache) -> tuple[Engine, bool]:

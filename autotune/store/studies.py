@@ -87,7 +87,10 @@ def fetch_environment(connection: Connection, key: str) -> DeviceFingerprint:
     found = connection.execute(select(environments.c.fingerprint).where(environments.c.key == key)).scalar()
     if found is None:
         raise StoreError(f"no environment {key} is stored.")
-    return DeviceFingerprint.from_json(found)
+    try:
+        return DeviceFingerprint.from_json(found)
+    except TypeError as exc:
+        raise StoreError(f"environment {key} was stored by another version of autotune: {exc}. Try: update autotune") from exc
 
 
 def _differences(

@@ -51,12 +51,13 @@ def cost_aware(plan: StudyPlan) -> Strategy:
 
 
 def factors_of(pair: str) -> tuple[Hashable, ...]:
-    """Engine, precision, and whether the precision is calibrated.
+    """Engine, precision, and whether the precision only casts; None where nobody has a recipe for it.
 
-    Formats that only round are made in no time and keep the accuracy; those that are calibrated cost and lose alike.
+    Casts are made in no time and keep the accuracy, as the model itself does; what quantization takes and loses says nothing
+    of them.
     """
     engine, precision = pair_of({PAIR: pair})
-    return engine, precision, precision in PRECISIONS and PRECISIONS[precision].calibrated
+    return engine, precision, PRECISIONS[precision].only_casts if precision in PRECISIONS else None
 
 
 def favoured_priors(plan: StudyPlan) -> tuple[Candidate, ...]:

@@ -84,7 +84,7 @@ def require_kind(plan: StudyPlan, store: Store) -> None:
 def _told_apart(here: DeviceFingerprint, there: DeviceFingerprint, study: str) -> str:
     """In what this device differs from the one that the study began on."""
     if here.device != there.device or here.is_same_device(there):
-        return f"{here.device_class}; the study {study} began on {there.device_class}"
+        return f"{here.label}; the study {study} began on {there.label}"
     # A list of all that both have would hide the one that tells.
     lacks, has = (", ".join(sorted({*a} - {*b})) for a, b in itertools.permutations((there.instructions, here.instructions)))
     differences = " and ".join(f"{word} {what}" for word, what in (("without", lacks), ("with", has)) if what)

@@ -196,7 +196,7 @@ def _run(run: StudySession, hours: float | None) -> StudyResult:
     ended: Ended | None = None
     while ended is None:
         wait_while_paused(run)
-        if run.has_lost_others() or run.store.patience.n_absences > n_absences:  # a call may have arrived whose answer did not
+        if run.store.patience.n_absences > n_absences:  # a call may have arrived whose answer did not
             n_absences = run.store.patience.n_absences
             _swept(run)
         run.timed("store", run.known.refresh)  # others may have finished some
@@ -209,6 +209,8 @@ def _run(run: StudySession, hours: float | None) -> StudyResult:
         elif len(run.known) + len(run.under_way()) >= run.target:
             _wait_for_others(run)
         else:
+            if run.timed("store", run.has_lost_others):
+                _swept(run)
             reference = still_usable(run, reference)
             run_canary(run, reference)
             ended = _one_trial(run, reference)

@@ -146,7 +146,8 @@ class StudySession:
     def has_lost_others(self) -> bool:
         """True when another worker died since this was last asked.
 
-        What it had asked for and not begun stands in no table of ours, so nobody would wait for it.
+        What it had asked for and not begun stands in no table of ours, so nobody would wait for it; what it had begun is found
+        by who waits for room.
         """
         gone = {w.worker.worker_id for w in self.store.workers(self.study.id) if is_gone(w)}
         died, self._gone = bool(gone - self._gone), gone  # their rows stay for `status` to show

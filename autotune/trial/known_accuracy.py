@@ -70,11 +70,10 @@ def scores_key(engine: Engine, backend: Backend, dataset: Dataset, metric: str) 
         {
             "variant": engine.variant.key,
             "backend": backend.name,
-            "versions": dict(device.versions),
-            "device": device.device,
             "data": dataset.digest,
-            **metric_identity(metric),
             "format": _FORMAT,
+            **device.identity,
+            **metric_identity(metric),
         }
     )
 

@@ -88,13 +88,16 @@ processor\t: 1
 flags\t\t: fpu
 """
 GRAVITON = "processor\t: 0\nFeatures\t: fp asimd asimddp sve bf16 i8mm\nCPU part\t: 0xd40\n"
+EPYC = "model name\t: AMD EPYC 7763\nflags\t\t: fpu sse2 avx2 sme sev\n"
+""" `sme` is encrypted memory there, which a BIOS turns off, and a set of instructions on Arm."""
 
 
 @pytest.mark.parametrize(
     ("told", "model", "instructions"),
     [
-        (XEON, "Intel(R) Xeon(R) Processor", ("amx_bf16", "avx2", "avx512_bf16", "avx512f")),
-        (GRAVITON, None, ("asimddp", "bf16", "i8mm", "sve")),
+        (XEON, "Intel(R) Xeon(R) Processor", ("amx_bf16", "avx2", "avx512_bf16", "avx512f", "sse2")),
+        (GRAVITON, None, ("asimd", "asimddp", "bf16", "i8mm", "sve")),
+        (EPYC, "AMD EPYC 7763", ("avx2", "sse2")),
         ("", None, ()),
     ],
 )
@@ -127,6 +130,13 @@ def test_what_an_earlier_version_stored_goes_by_its_name() -> None:
     assert DeviceFingerprint.from_json(before) == OLDER and OLDER.device_class == "Xeon × 2"
     assert OLDER.is_comparable(AMX) and AMX.is_comparable(OLDER)
     assert not OLDER.is_comparable(replace(AMX, device="Xeon × 4"))
+
+
+def test_a_device_that_tells_none_keeps_its_key() -> None:
+    """What a GPU or a simulated device measured is stored under the key that it always had."""
+    gpu = replace(OLDER, device="V100", kind="cuda")
+    assert gpu.key == digest_of({k: v for k, v in asdict(gpu).items() if k != "instructions"})
+    assert gpu.identity == {"device": "V100", "versions": {}}
 
 
 def test_a_fingerprint_comes_back_from_json() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from array import array
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from autotune.bench.disturbance import MOST_REPEATS, Windows
 from autotune.bench.feeds import QueryFeed, ScheduleFeed
 from autotune.bench.lanes import Lane, overlapping, produced_rates, window_rates
+from autotune.bench.workers import Workers
 
 MS = 1_000_000
 
@@ -46,6 +49,32 @@ def test_only_finished_requests_of_the_span_are_in_the_trace() -> None:
     growing.started_ns.append(30 * MS)
     started, done = overlapping([growing], 10 * MS, 50 * MS)
     assert (started // MS).tolist() == [10] and (done // MS).tolist() == [30]
+
+
+def test_windows_of_workers_count_what_each_batch_held() -> None:
+    """Of two slots: four samples in 20 ms, then one in 10; two in 30, and then a batch under way, which counts for nothing.
+
+    By hand, in windows of 15 ms: 3 + 1, and 1 + 1 + 1 samples.
+    """
+    session: Any = SimpleNamespace(slots=2)
+    nothing: Any = None
+    workers = Workers(session, nothing, nothing, lambda: 0, begin=False)
+    workers.lanes[:] = [lane((0, 20), (20, 30)), lane((0, 30))]
+    workers.lanes[1].started_ns.append(30 * MS)
+    for log, numbers in zip(workers.logs, [(4, 1), (2, 4)], strict=True):
+        log.number.extend(numbers)
+    assert workers.window_rates(0, 30 * MS, 15 * MS).tolist() == pytest.approx([4 / 0.015, 3 / 0.015])
+    assert workers.window_rates(0, 20 * MS, 15 * MS).tolist() == pytest.approx([(2 + 2 / 3) / 0.01] * 2), (
+        "halves of a short span"
+    )
+
+
+def test_workers_that_ran_nothing_have_empty_windows() -> None:
+    """An engine that never answered makes no throughput, and no error."""
+    session: Any = SimpleNamespace(slots=2)
+    nothing: Any = None
+    workers = Workers(session, nothing, nothing, lambda: 0, begin=False)
+    assert workers.window_rates(0, 30 * MS, 10 * MS).tolist() == [0.0, 0.0, 0.0]
 
 
 class Shares:

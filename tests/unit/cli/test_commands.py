@@ -21,6 +21,7 @@ from assets import fake_study as fake
 from assets.fake_nvml import install
 
 from autotune.cli.main import cli, main
+from autotune.fingerprint import cpu_fingerprint
 
 BROKEN = runpy.run_path(str(Path(__file__).parents[2] / "assets" / "broken_inputs.py"))
 ESTIMATE = {"value", "low", "high", "n", "method"}
@@ -274,7 +275,9 @@ def test_doctor_says_what_the_machine_can_do(call: Any) -> None:
     for engine in document["engines"]:
         assert engine["precisions"] if engine["available"] else engine["missing"] and engine["remedy"]
     assert said.code == (0 if any(e["available"] for e in document["engines"]) else 3)
-    assert "✓" in call("doctor").out
+    assert document["instructions"] == list(cpu_fingerprint().instructions)
+    told = call("doctor").out
+    assert "✓" in told and all(name in told for name in document["instructions"])
 
 
 def test_doctor_lists_the_libraries_that_drive_a_gpu(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:

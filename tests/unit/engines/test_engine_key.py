@@ -1,8 +1,9 @@
-"""What an engine's files are known by beside graph and knobs: the device that they were built for."""
+"""What engines and answers are known by beside graph and knobs: the device that they were made for or on."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from assets.recorded_sweep import candidate
 from autotune.engines import build
 from autotune.engines.build import engine_key, load_backend
 from autotune.fingerprint import DeviceFingerprint, digest_of
+from autotune.trial import known_accuracy
+from autotune.trial.known_accuracy import scores_key
 
 
 def key_on(device: DeviceFingerprint, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -36,3 +39,16 @@ def test_a_device_without_instructions_keeps_its_engines(monkeypatch: pytest.Mon
     knobs = {k: v for k, v in candidate().as_json().items() if k in backend.build_knobs}
     before = {"variant": "v", "backend": "onnxruntime", "device": "V100", "versions": {"tensorrt": "10"}, "knobs": knobs}
     assert key_on(gpu, monkeypatch) == digest_of(before)
+
+
+def test_answers_belong_to_the_cpus_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 rounds elsewhere with AMX, and a cache may be shared by hosts whose CPUs have one name."""
+    engine: Any = SimpleNamespace(variant=SimpleNamespace(key="v"))
+    dataset: Any = SimpleNamespace(digest="d")
+
+    def key(*instructions: str) -> str:
+        cpu = DeviceFingerprint(device="X", kind="cpu", cores=2, memory_mib=9, system="", instructions=instructions)
+        monkeypatch.setattr(known_accuracy, "device_fingerprint", lambda kind, distributions: cpu)
+        return scores_key(engine, load_backend("onnxruntime"), dataset, "top1")
+
+    assert key("avx2") == key("avx2") != key("amx_bf16", "avx2") and key() != key("avx2")

@@ -70,6 +70,13 @@ def test_everything_the_study_knows_is_in_it() -> None:
     assert "warm start" not in text
 
 
+def test_the_instructions_of_a_cpu_are_in_it() -> None:
+    """Where they are known: a study of an earlier version has none."""
+    known = replace(content().environment, instructions=("amx_bf16", "avx2"))  # type: ignore[type-var]
+    assert "amx_bf16, avx2" in report_page(content(environment=known))
+    assert "instructions" not in report_page(content())
+
+
 def test_what_the_database_holds_is_no_markup() -> None:
     """Names, messages and versions that look like tags are shown as text, wherever they come from."""
     evil: TrialRecord = replace(record(1, 10.0, 0.9), metric=EVIL)

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 from store_samples import ENVIRONMENT, complete, estimate, rejected
 
 from autotune.errors import SpecError, StoreError
 from autotune.store.repository import Store
 from autotune.store.studies import StudyRow, changed_keys
+from autotune.store.tables import environments
 from autotune.store.worker import this_worker
 
 WORKER = this_worker()
@@ -108,3 +109,20 @@ def test_an_unknown_environment_is_an_error(store: Store) -> None:
     """A key that is not stored is said to be so."""
     with pytest.raises(StoreError, match="nope"):
         store.environment("nope")
+
+
+def test_an_environment_of_another_version_is_an_error_of_the_store(store: Store) -> None:
+    """A field that this version does not know: said as such, so that a warm start leaves the study aside. Without the
+    instructions that an earlier version did not know it is read."""
+    key = ensure(store).environment_key
+    then = {k: v for k, v in asdict(ENVIRONMENT).items() if k != "instructions"}
+    _write_environment(store, key, then)
+    assert store.environment(key) == ENVIRONMENT
+    _write_environment(store, key, {**then, "colour": "red"})
+    with pytest.raises(StoreError, match=r"another version.*colour.*Try: update autotune"):
+        store.environment(key)
+
+
+def _write_environment(store: Store, key: str, fingerprint: dict[str, object]) -> None:
+    with store._writer.begin() as connection:
+        connection.execute(update(environments).where(environments.c.key == key).values(fingerprint=fingerprint))

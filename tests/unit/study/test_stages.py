@@ -78,6 +78,18 @@ def test_a_cast_is_expected_to_cost_as_casts_do_and_a_calibration_as_calibration
     assert found.tolist() == pytest.approx([0.34, 2.3], rel=0.03)
 
 
-def test_a_precision_that_nobody_has_a_recipe_for_is_one_of_its_own() -> None:
-    """An engine of another distribution, or of a table, may call its formats as it likes."""
-    assert factors_of("box/mx9") == ("box", "mx9", False) and factors_of("openvino/int8") == ("openvino", "int8", True)
+@pytest.mark.parametrize(
+    ("precision", "only_casts"),
+    [
+        ("fp32", True),
+        ("amp-bf16", True),
+        ("int8", False),
+        ("fp8", False),
+        ("int4", False),
+        ("fp16-sparse", False),
+        ("mx9", None),
+    ],
+)
+def test_quantized_and_sparse_precisions_are_no_casts(precision: str, only_casts: bool | None) -> None:
+    """An engine of another distribution, or of a table, may have a format that nobody here knows, which is of its own kind."""
+    assert factors_of(f"box/{precision}") == ("box", precision, only_casts)
