@@ -5,7 +5,6 @@ The part of the study S for a kind is a study of its own, named S@KIND, with its
 
 from __future__ import annotations
 
-import itertools
 import re
 from typing import TYPE_CHECKING
 
@@ -86,8 +85,9 @@ def _told_apart(here: DeviceFingerprint, there: DeviceFingerprint, study: str) -
     if here.device != there.device or here.is_same_device(there):
         return f"{here.label}; the study {study} began on {there.label}"
     # A list of all that both have would hide the one that tells.
-    lacks, has = (", ".join(sorted({*a} - {*b})) for a, b in itertools.permutations((there.instructions, here.instructions)))
-    differences = " and ".join(f"{word} {what}" for word, what in (("without", lacks), ("with", has)) if what)
+    before, now = set(there.instructions), set(here.instructions)
+    sides = (("without", before - now), ("with", now - before))
+    differences = " and ".join(f"{word} {', '.join(sorted(names))}" for word, names in sides if names)
     return f"{here.device} {differences}, unlike that device on which the study {study} began"
 
 

@@ -14,7 +14,7 @@ def test_a_slower_machine_is_noticed_and_shown(tmp_path: Path, monkeypatch: pyte
     """From the seventh trial on everything takes twice as long: a second regime at about half the speed.
 
     The front is measured under it, and front, show, best and status say so. The speeds make the reference's requests 10 and 20
-    ms long: at 1.0 they take 2.5, of which a sleep that ends 0.3 ms late on a busy machine is a change of its own.
+    ms long: at 1.0 they take 2.5, which a sleep that ends 0.3 ms late makes longer by 12 %.
     """
     speed = tmp_path / "speed"
     speed.write_text("0.25")

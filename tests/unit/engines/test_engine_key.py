@@ -42,7 +42,7 @@ def test_a_device_without_instructions_keeps_its_engines(monkeypatch: pytest.Mon
 
 
 def test_answers_belong_to_the_cpus_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """bf16 rounds elsewhere with AMX, and a cache may be shared by hosts whose CPUs have one name."""
+    """Other kernels may round otherwise, and a cache may be shared by hosts whose CPUs have one name."""
     engine: Any = SimpleNamespace(variant=SimpleNamespace(key="v"))
     dataset: Any = SimpleNamespace(digest="d")
 
