@@ -8,20 +8,23 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 from assets import fake_study as fake
 
 from autotune.store.repository import Store, open_store
 
+_T = TypeVar("_T")
 
-def wait_until(true: Callable[[], object], seconds: float = 60.0) -> None:
-    """Returns as soon as it is so. Raises AssertionError where it did not become so in time."""
+
+def wait_until(true: Callable[[], _T], seconds: float = 60.0) -> _T:
+    """What is asked, as soon as it is true. Raises AssertionError where it did not become so in time."""
     deadline = time.monotonic() + seconds
-    while not true():
+    while not (found := true()):
         assert time.monotonic() < deadline, "it did not come true in time"
         time.sleep(0.05)
+    return found
 
 
 def opened(folder: Path) -> tuple[Store, int]:

@@ -27,6 +27,8 @@ Starter = Callable[[Path, str], subprocess.Popen[str]]
 N_TRIALS = 4
 SLOW = ("max_s: 0.2", "max_s: 3.0"), ("min_windows: 4", "min_windows: 60")
 """A trial must outlast the stop of a server, or no record waits for it."""
+CLAIMED_S = 1.0
+"""So long after a trial was seen to run it is past its claim, and measures for two seconds and more."""
 
 
 @pytest.fixture
@@ -49,22 +51,33 @@ def started() -> Iterator[Starter]:
         process.wait()
 
 
-def searching(url: str) -> bool:
-    """A search trial is under way and another is stored."""
+def measuring(url: str, but: int = 0) -> int:
+    """The id of a search trial, other than `but`, that needs no more of the database before it ends; 0 without one.
+
+    Claiming asks the database after the trial is seen to run: a study that meets the outage there waits, and measures nothing.
+    """
+    first = under_way(url)
+    time.sleep(CLAIMED_S)
+    return first if first != but and under_way(url) == first else 0
+
+
+def under_way(url: str) -> int:
+    """The id of the search trial that runs, where another is stored; 0 without one."""
     try:
         store = open_store(url, create=False, retry_s=1)
     except Exception:
-        return False
+        return 0
     row = store.study("fake")
-    found = row is not None and bool(store.trials(row.id, FINISHED, SEARCHED)) and bool(store.running(row.id))
+    running = store.running(row.id) if row is not None and store.trials(row.id, FINISHED, SEARCHED) else []
     store.close()
-    return found
+    return running[0].trial_id if running else 0
 
 
 def stop_while_measuring(server: PostgresqlServer, url: str, folder: Path) -> None:
     """The server is gone, and a finished trial waits for it. Where one ended just before the stop, nothing does: once more."""
+    missed = 0
     for last in (False, True):
-        wait_until(lambda: searching(url))
+        missed = wait_until(lambda but=missed: measuring(url, but))
         server.stop()
         try:
             wait_until(lambda: journals(folder), 60.0 if last else 12.0)
@@ -138,7 +151,7 @@ def test_a_locked_file_pauses_a_study(tmp_path: Path, started: Starter) -> None:
     fake.write_study(tmp_path, ("{trials: 12}", f"{{trials: {N_TRIALS}}}"), *SLOW)
     url = f"sqlite:///{tmp_path / 'study.db'}"
     process = started(tmp_path, url)
-    wait_until(lambda: searching(url))
+    wait_until(lambda: measuring(url))
     with sqlite3.connect(tmp_path / "study.db", timeout=30, isolation_level=None) as holder:
         holder.execute("BEGIN EXCLUSIVE")
         wait_until(lambda: journals(tmp_path))
