@@ -22,6 +22,12 @@ DOUBLED_BATCH = 0.1
 """The same for a batch of twice the size."""
 DOUBLED_CORES = 0.4
 """The same for twice as many cores at work, up to those there are."""
+CROWDED = 0.2
+"""The same, lost, for twice as many threads at work as there are cores, and again for each doubling beyond."""
+DOUBLED_STREAMS = 0.1
+"""The same for twice as many streams."""
+ENGINE = {"openvino": 0.2}
+"""The same for an engine, beside ONNX Runtime."""
 PRUNED = 0.8
 """Throughput goes with (1 − r)^−0.8 where pruning removes the share r of the channels."""
 PRUNING_LOSS = 0.02
@@ -59,13 +65,14 @@ def expectations_of(plan: StudyPlan) -> dict[Response, Callable[[Params], float]
 
 
 def throughput_factor(params: Params, cores: int) -> float:
-    """Throughput on this many cores over that of fp32, unpruned, in batches of one on one core."""
+    """Throughput on this many cores over that of fp32 on ONNX Runtime, unpruned, in batches of one, one stream, on one core."""
     engine, precision = pair_of(params)
     batch, streams = (float(knob_value(params, knob) or 1) for knob in ("batch_size", "streams"))
     threads = float(knob_value(params, "worker_threads") or cores)
     busy = _BUSY[engine](threads, streams) if engine in _BUSY else threads
-    gain = DOUBLED_BATCH * math.log2(batch) + DOUBLED_CORES * math.log2(max(1.0, min(busy, cores)))
-    gain += INT8 if precision.startswith("int8") else 0.0
+    gain = ENGINE.get(engine, 0.0) + (INT8 if precision.startswith("int8") else 0.0)
+    gain += DOUBLED_BATCH * math.log2(batch) + DOUBLED_STREAMS * math.log2(streams)
+    gain += DOUBLED_CORES * math.log2(max(1.0, min(busy, cores))) - CROWDED * math.log2(max(1.0, busy / cores))
     return math.exp(gain - PRUNED * math.log1p(-_pruning_ratio(params)))
 
 
