@@ -37,7 +37,8 @@ STRAYS = 0.3
 """How far the logarithm of an objective is taken to lie from what is expected of it, before four trials have shown it."""
 _LEAST_SPREAD = 0.02
 _LEAST_DECIDED = 0.005
-"""The least spread that is believed of an objective: of few trials, and of what a stage decides of many.
+"""The least spread that is believed of an objective: of few trials, and of what a stage decides where many are known or it is
+known what to expect.
 
 As shares of the largest value, or of 1 where that is less. A few variants that agree say little about one of another kind, and
 nothing would be built any more where they seemed to.
@@ -171,7 +172,7 @@ class _Model:
         if isinstance(self._response, str) or (self._measured_objective and self._expected is not None):
             return STRAYS if few else _LEAST_SCALE
         if self.stage is not None:
-            return (_LEAST_SPREAD if few else _LEAST_DECIDED) * size
+            return (_LEAST_SPREAD if few and self._expected is None else _LEAST_DECIDED) * size
         return _LEAST_SPREAD * size if few else _LEAST_SCALE
 
     def _fit(self, rows: Sequence[Params], targets: Array, least: float) -> None:
