@@ -16,20 +16,16 @@ from autotune.spec.model import CLASS_METRICS
 from autotune.study.plan import StudyPlan
 from autotune.study.scoring import drop_violation
 
-INT8 = 0.6
-"""Natural logarithm of what 8-bit integers multiply throughput by."""
-DOUBLED_BATCH = 0.1
-"""The same for a batch of twice the size."""
-DOUBLED_CORES = 0.4
-"""The same for twice as many cores at work, up to those there are."""
-CROWDED = 0.2
-"""The same, lost, for twice as many threads at work as there are cores, and again for each doubling beyond."""
-DOUBLED_STREAMS = 0.1
-"""The same for twice as many streams."""
-ENGINE = {"openvino": 0.2}
-"""The same for an engine, beside ONNX Runtime."""
-PRUNED = 0.8
-"""Throughput goes with (1 − r)^−0.8 where pruning removes the share r of the channels."""
+EFFECTS = {
+    "openvino": 0.2,
+    "int8": 0.6,
+    "doubled_batch": 0.1,
+    "doubled_streams": 0.1,
+    "doubled_cores": 0.4,
+    "crowded": -0.2,
+    "pruned": 0.8,
+}
+"""By how much the natural logarithm of throughput changes with what `amounts` counts."""
 PRUNING_LOSS = 0.02
 """Accuracy lost to a pruning ratio r with recovery, over r²."""
 INT8_LOSS = {"int8": 0.001, "int8-tensor": 0.002}
@@ -66,14 +62,29 @@ def expectations_of(plan: StudyPlan) -> dict[Response, Callable[[Params], float]
 
 def throughput_factor(params: Params, cores: int) -> float:
     """Throughput on this many cores over that of fp32 on ONNX Runtime, unpruned, in batches of one, one stream, on one core."""
+    return math.exp(sum(EFFECTS[name] * amount for name, amount in amounts(params, cores).items()))
+
+
+def amounts(params: Params, cores: int) -> dict[str, float]:
+    """How much there is in a candidate of all that has an effect on its throughput, by the names of EFFECTS.
+
+    "openvino", "int8": 1 with that engine, or with 8-bit integers, else 0. "doubled_…": how often a batch of one, one stream
+    and one core at work were doubled, cores up to those there are. "crowded": how often the threads at work were doubled beyond
+    those. "pruned": −ln(1 − r), where the share r of the channels is gone.
+    """
     engine, precision = pair_of(params)
     batch, streams = (float(knob_value(params, knob) or 1) for knob in ("batch_size", "streams"))
     threads = float(knob_value(params, "worker_threads") or cores)
     busy = _BUSY[engine](threads, streams) if engine in _BUSY else threads
-    gain = ENGINE.get(engine, 0.0) + (INT8 if precision.startswith("int8") else 0.0)
-    gain += DOUBLED_BATCH * math.log2(batch) + DOUBLED_STREAMS * math.log2(streams)
-    gain += DOUBLED_CORES * math.log2(max(1.0, min(busy, cores))) - CROWDED * math.log2(max(1.0, busy / cores))
-    return math.exp(gain - PRUNED * math.log1p(-_pruning_ratio(params)))
+    return {
+        "openvino": float(engine == "openvino"),
+        "int8": float(precision.startswith("int8")),
+        "doubled_batch": math.log2(batch),
+        "doubled_streams": math.log2(streams),
+        "doubled_cores": math.log2(max(1.0, min(busy, cores))),
+        "crowded": math.log2(max(1.0, busy / cores)),
+        "pruned": -math.log1p(-_pruning_ratio(params)),
+    }
 
 
 def accuracy_loss(params: Params, recovers: bool = True) -> float:

@@ -9,7 +9,7 @@ import pytest
 from study_samples import SPLIT, study
 
 from autotune.space.sampling import PAIR
-from autotune.study.expectations import accuracy_loss, expectations_of, throughput_factor
+from autotune.study.expectations import EFFECTS, accuracy_loss, amounts, expectations_of, throughput_factor
 from autotune.study.plan import StudyPlan, make_plan
 
 E = 2.718281828459045
@@ -51,6 +51,18 @@ def test_knobs_that_are_searched_by_their_exponents_and_knobs_that_are_missing()
     """Batch 16 is "log2 batch_size" 4; without threads of its own an engine takes all cores, and here one more."""
     exponents = {PAIR: "onnxruntime/fp32", "log2 batch_size": 4, "log2 streams": 1}
     assert throughput_factor(exponents, 4) == pytest.approx(E**1.235614381022527)
+
+
+def test_every_effect_is_counted() -> None:
+    """By hand: 8 threads on 4 cores, three doublings of streams and one of the batch, half of the channels gone."""
+    crowd = params("openvino/int8-tensor", batch_size=2, streams=8, worker_threads=8, pruning_ratio=0.5)
+    assert amounts(crowd, 4) == pytest.approx(
+        {
+            "openvino": 1, "int8": 1, "doubled_batch": 1, "doubled_streams": 3, "doubled_cores": 2, "crowded": 1,
+            "pruned": 0.6931471805599453,
+        }
+    )  # fmt: skip
+    assert set(amounts(params(), 4)) == set(EFFECTS)
 
 
 def test_what_a_variant_loses() -> None:
