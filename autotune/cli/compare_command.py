@@ -43,8 +43,15 @@ def compare(studies: tuple[str, ...], prices: Path | None, storage: str | None, 
 def _on_device(found: OpenStudy) -> StudyOnDevice:
     from autotune.fleet.comparison import StudyOnDevice
 
-    device = found.store.environment(found.row.environment_key).device
-    return StudyOnDevice(row=found.row, spec=found.spec, device=device, records=found.records(), reference=found.reference())
+    began = found.store.environment(found.row.environment_key)
+    return StudyOnDevice(
+        row=found.row,
+        spec=found.spec,
+        device=began.device,
+        instructions=began.instructions,
+        records=found.records(),
+        reference=found.reference(),
+    )
 
 
 def print_comparison(comparison: DeviceComparison) -> None:
@@ -74,6 +81,9 @@ def print_comparison(comparison: DeviceComparison) -> None:
         numbers = (with_interval(best.accuracy, 4), with_interval(r.throughput), with_interval(p99, 2))
         table.add_row(r.study, r.device, _numbers(r), str(best.candidate), *numbers, with_interval(r.energy, 4), price, cost)
     console().print(table)
+    for r in comparison.results:
+        if r.own_instructions:
+            click.echo(f"{r.study}: on a {r.device} with {', '.join(r.own_instructions)}, unlike others of that name here")
     for measure, leader in comparison.leaders.items():
         ties = f"; tied with it: {', '.join(leader.ties)}" if leader.ties else ""
         click.echo(f"best {measure}: {leader.study}{ties}")

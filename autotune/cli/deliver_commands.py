@@ -39,6 +39,7 @@ def export(study: str, trial: str | None, target: str | None, out: Path, storage
         materials=materials,
         settings=load_backend(record.candidate.engine).deployment(record.candidate),
         preprocess=preprocess.model_dump(mode="json") if preprocess else None,
+        instructions=found.store.environment(found.row.environment_key).instructions,
     )
     with writing(out):
         folder = export_bundle(source, target or record.candidate.engine, out)

@@ -25,12 +25,16 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleSource:
-    """What a target may take from: the trial's record, its files, and the engine's own names for the settings."""
+    """What a target may take from: the trial's record, its files, and the engine's own names for the settings.
+
+    `instructions`: of the CPU that measured it, where they are known.
+    """
 
     record: TrialRecord
     materials: Materials
     settings: Mapping[str, Any]
     preprocess: Mapping[str, Any] | None
+    instructions: tuple[str, ...] = ()
 
 
 Exporter = Callable[[BundleSource, Path], None]
@@ -90,6 +94,7 @@ def _manifest(source: BundleSource, target: str, folder: Path) -> dict[str, Any]
         "autotune": __version__,
         "target": target,
         "trial": {name: document[name] for name in keep},
+        "instructions": list(source.instructions),
         "settings": dict(source.settings),
         "preprocess": source.preprocess,
         "files": files,

@@ -43,6 +43,7 @@ def readme(source: BundleSource, target: str, files: Sequence[str]) -> str:
         "## What was measured",
         "",
         f"On {record.device or 'an unnamed device'}, {record.finished_at or 'at an unknown time'}; intervals hold with 95 %.",
+        *_instructions(source),
         "",
         "| | value | interval | n |",
         "|---|---|---|---|",
@@ -57,6 +58,11 @@ def readme(source: BundleSource, target: str, files: Sequence[str]) -> str:
         "`run.py` compares the checksums before it loads anything. They tell a damaged copy, not a forged one.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _instructions(source: BundleSource) -> Iterator[str]:
+    if source.instructions:
+        yield f"Its instructions: {', '.join(source.instructions)}. A CPU that lacks some is another device, whatever its name."
 
 
 def _preprocessing(source: BundleSource) -> Iterator[str]:

@@ -29,18 +29,23 @@ class StudyOnDevice:
     device: str
     records: Sequence[TrialRecord]
     reference: TrialRecord | None
+    instructions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceResult:
     """What a study found for its device. `best`: by throughput, under the study's constraints; None where nothing keeps them.
 
+    `instructions`: of a CPU, as its fingerprint has them; `own_instructions`: those of them that another CPU of the same name
+    in the comparison lacks.
     `ties`: numbers of the trials that no measurement tells from the best. `price_per_hour` and `cost_per_million_items` in
     `currency`; None where no price is known.
     """
 
     study: str
     device: str
+    instructions: tuple[str, ...]
+    own_instructions: tuple[str, ...]
     n_trials: int
     reference: TrialRecord | None
     front: tuple[TrialRecord, ...]
@@ -64,6 +69,7 @@ class DeviceResult:
         return {
             "study": self.study,
             "device": self.device,
+            "instructions": list(self.instructions),
             "n_trials": self.n_trials,
             "reference": self.reference.as_json() if self.reference else None,
             "front": [r.as_json() for r in self.front],
@@ -114,7 +120,9 @@ class DeviceComparison:
 
 def compare_devices(studies: Sequence[StudyOnDevice], prices: PriceTable | None) -> DeviceComparison:
     """The studies side by side. `prices` replaces their own price per hour; raises SpecError where it lacks a device."""
-    results = sorted((_result(s, prices) for s in studies), key=lambda r: -(r.throughput.value if r.throughput else 0.0))
+    results = sorted(
+        (_result(s, prices, _own(s, studies)) for s in studies), key=lambda r: -(r.throughput.value if r.throughput else 0.0)
+    )
     found = {name: _leader(results, read, more) for name, (read, more) in MEASURES.items()}
     return DeviceComparison(
         results=tuple(results),
@@ -124,7 +132,13 @@ def compare_devices(studies: Sequence[StudyOnDevice], prices: PriceTable | None)
     )
 
 
-def _result(study: StudyOnDevice, prices: PriceTable | None) -> DeviceResult:
+def _own(study: StudyOnDevice, studies: Sequence[StudyOnDevice]) -> tuple[str, ...]:
+    """The instructions of the study's CPU that another one of the same name is known to lack."""
+    others = [set(s.instructions) for s in studies if s.device == study.device and s.instructions]
+    return tuple(name for name in study.instructions if any(name not in other for other in others))
+
+
+def _result(study: StudyOnDevice, prices: PriceTable | None, own: tuple[str, ...]) -> DeviceResult:
     chosen = best(study.records, study.spec, "throughput")
     ties = best_ties(study.records, study.spec, "throughput") if chosen else []
     price = study.spec.price_per_hour if prices is None else _price(study.device, prices)
@@ -132,6 +146,8 @@ def _result(study: StudyOnDevice, prices: PriceTable | None) -> DeviceResult:
     return DeviceResult(
         study=study.row.name,
         device=study.device,
+        instructions=study.instructions,
+        own_instructions=own,
         n_trials=len(study.records),
         reference=study.reference,
         front=tuple(front(study.records, study.spec)),

@@ -86,6 +86,9 @@ def test_the_manifest_holds_the_evidence(study: Path, bundle: Path) -> None:
     assert manifest["target"] == (study / "engine").read_text()
     assert manifest["trial"]["throughput_items_per_s"].keys() == {"value", "low", "high", "n", "method"}
     assert manifest["trial"]["versions"]
+    known = json.loads(fake.autotune(study, "doctor", "--json").stdout)["instructions"]
+    assert manifest["instructions"] == known
+    assert not known or f"Its instructions: {', '.join(known)}." in (bundle / "README.md").read_text()
 
 
 def test_the_script_runs_in_a_fresh_process_without_autotune(bundle: Path) -> None:

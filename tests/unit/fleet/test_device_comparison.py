@@ -16,12 +16,12 @@ from autotune.store.studies import StudyRow
 PRICES = PriceTable(file=Path("p.yaml"), currency="EUR", per_hour={"A": 3.6, "B": 0.36})
 
 
-def on(device: str, *records: Any, model: str = "m") -> StudyOnDevice:
+def on(device: str, *records: Any, model: str = "m", name: str = "", has: tuple[str, ...] = ()) -> StudyOnDevice:
     row = StudyRow(
-        id=1, name=f"s@{device}", state="idle", target_trials=1, objectives=("accuracy", "throughput"), spec={},
+        id=1, name=name or f"s@{device}", state="idle", target_trials=1, objectives=("accuracy", "throughput"), spec={},
         spec_digest="", model_digest=model, environment_key="", created_at="",
     )  # fmt: skip
-    return StudyOnDevice(row=row, spec=samples.study(), device=device, records=records, reference=None)
+    return StudyOnDevice(row=row, spec=samples.study(), device=device, records=records, reference=None, instructions=has)
 
 
 def test_costs_by_hand() -> None:
@@ -49,6 +49,16 @@ def test_ties_between_devices() -> None:
 def test_what_differs_is_said() -> None:
     """Two models are no comparison of devices."""
     assert compare_devices([on("A"), on("B", model="other")], None).differences == ("model",)
+
+
+def test_cpus_of_one_name_are_told_apart() -> None:
+    """By what another one lacks; of a study of an earlier version nothing is known, and another name is another CPU anyway."""
+    old, new = on("Xeon", name="old", has=("avx2", "vnni")), on("Xeon", name="new", has=("amx", "avx2"))
+    others = (on("Xeon", name="unknown"), on("EPYC", has=("sse",)))
+    found = {r.study: r.own_instructions for r in compare_devices([old, new, *others], None).results}
+    assert found == {"old": ("vnni",), "new": ("amx",), "unknown": (), "s@EPYC": ()}
+    document = compare_devices([old], None).as_json()["studies"][0]
+    assert document["instructions"] == ["avx2", "vnni"] and compare_devices([old], None).results[0].own_instructions == ()
 
 
 def test_a_device_without_a_price_is_named() -> None:
