@@ -25,7 +25,11 @@ EFFECTS = {
     "crowded": -0.2,
     "pruned": 0.8,
 }
-"""By how much the natural logarithm of throughput changes with what `amounts` counts."""
+"""By how much the natural logarithm of throughput changes with what `amounts` counts.
+
+Round numbers near the fits of benchmarks/expectations.py to tables of two cores with up to four streams; "openvino" is what its
+fastest settings gain there, "doubled_cores" and "pruned" were chosen by replays.
+"""
 PRUNING_LOSS = 0.02
 """Accuracy lost to a pruning ratio r with recovery, over r²."""
 INT8_LOSS = {"int8": 0.001, "int8-tensor": 0.002}
@@ -69,8 +73,8 @@ def amounts(params: Params, cores: int) -> dict[str, float]:
     """How much there is in a candidate of all that has an effect on its throughput, by the names of EFFECTS.
 
     "openvino", "int8": 1 with that engine, or with 8-bit integers, else 0. "doubled_…": how often a batch of one, one stream
-    and one core at work were doubled, cores up to those there are. "crowded": how often the threads at work were doubled beyond
-    those. "pruned": −ln(1 − r), where the share r of the channels is gone.
+    and one core at work were doubled, cores up to those there are, streams up to two for each. "crowded": how often the threads
+    at work were doubled beyond the cores. "pruned": −ln(1 − r), where the share r of the channels is gone.
     """
     engine, precision = pair_of(params)
     batch, streams = (float(knob_value(params, knob) or 1) for knob in ("batch_size", "streams"))
@@ -80,7 +84,7 @@ def amounts(params: Params, cores: int) -> dict[str, float]:
         "openvino": float(engine == "openvino"),
         "int8": float(precision.startswith("int8")),
         "doubled_batch": math.log2(batch),
-        "doubled_streams": math.log2(streams),
+        "doubled_streams": math.log2(min(streams, 2 * cores)),
         "doubled_cores": math.log2(max(1.0, min(busy, cores))),
         "crowded": math.log2(max(1.0, busy / cores)),
         "pruned": -math.log1p(-_pruning_ratio(params)),

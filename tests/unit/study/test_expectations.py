@@ -33,6 +33,7 @@ def plan(**changes: Any) -> StudyPlan:
         ({"batch_size": 8}, 0.3),
         ({"pruning_ratio": 0.5}, 0.5545177444479562),
         ({"streams": 2}, 0.5),
+        ({"pair": "openvino/fp32", "streams": 64}, 0.5),
         ({"worker_threads": 4}, 0.8),
         ({"streams": 8, "worker_threads": 4}, 0.8081136762725405),  # 11 threads at work on 4 cores
         ({"pair": "openvino/fp32", "streams": 4}, 0.4),
