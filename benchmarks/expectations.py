@@ -20,8 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from autotune.search.encoding import Params
 from autotune.simulator.table import Point, SweepTable
 from autotune.simulator.table_file import load_table
+from autotune.space.capability import SearchSpace
 from autotune.space.sampling import params_from_candidate
 from autotune.study.expectations import EFFECTS, amounts
 
@@ -57,8 +59,7 @@ def _arguments() -> argparse.Namespace:
 def fitted(table: SweepTable) -> dict[str, Any]:
     """The effects that explain a table best; of what all of its points have in common nothing can be said."""
     measured = [p for p in table.points if p.loads and (p.candidate.precision == "fp32" or _is_int8(p))]
-    space = table.space()
-    rows = [amounts(params_from_candidate(p.candidate, space) or {}, table.device.cores) for p in measured]
+    rows = [amounts(_params(p, table.space()), table.device.cores) for p in measured]
     names = [name for name in EFFECTS if len({row[name] for row in rows}) > 1]
     design = np.array([[1.0, *(row[name] for name in names)] for row in rows])
     logarithms = np.log([p.items_per_s for p in measured])
@@ -71,6 +72,13 @@ def fitted(table: SweepTable) -> dict[str, Any]:
         "left": float(np.std(logarithms - design @ weights)),
         "best_openvino_over_onnxruntime": None if math.isnan(ratio) else ratio,
     }
+
+
+def _params(point: Point, space: SearchSpace) -> Params:
+    params = params_from_candidate(point.candidate, space)
+    if params is None:
+        sys.exit(f"{point.candidate} is no point of its table's own space")
+    return params
 
 
 _ENGINES = ("onnxruntime", "openvino")

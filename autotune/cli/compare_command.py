@@ -83,7 +83,7 @@ def print_comparison(comparison: DeviceComparison) -> None:
     console().print(table)
     for r in comparison.results:
         if r.own_instructions:
-            click.echo(f"{r.study}: on a {r.device} with {', '.join(r.own_instructions)}, unlike others of that name here")
+            click.echo(f"{r.study}: on a {r.device} with {', '.join(r.own_instructions)}, unlike another of that name here")
     for measure, leader in comparison.leaders.items():
         ties = f"; tied with it: {', '.join(leader.ties)}" if leader.ties else ""
         click.echo(f"best {measure}: {leader.study}{ties}")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autotune.errors import SpecError
+from autotune.errors import SpecError, StoreError
+from autotune.fingerprint import DeviceFingerprint
 from autotune.records import FINISHED, TrialRecord
 from autotune.spec.model import StudySpec
 from autotune.store.repository import SEARCHED, Store
@@ -38,6 +39,13 @@ class OpenStudy:
         from autotune.study.standing import Standing
 
         return Standing(self.store, self.row.id, self.spec, prefer)
+
+    def environment(self) -> DeviceFingerprint | None:
+        """The device and versions with which the study began; None where another version wrote the database without them."""
+        try:
+            return self.store.environment(self.row.environment_key)
+        except StoreError:
+            return None
 
     def reference(self) -> TrialRecord | None:
         """The reference's record, or None before it was measured."""

@@ -33,13 +33,13 @@ def export(study: str, trial: str | None, target: str | None, out: Path, storage
         materials = materialize(found.spec, record.candidate, cache_of(found.spec, cache_root_of(found.spec)))
     except CandidateRejected as exc:
         raise ExportError(f"trial {record.number} cannot be made again: {exc}") from exc
-    preprocess = found.spec.data.preprocess
+    preprocess, began = found.spec.data.preprocess, found.environment()
     source = BundleSource(
         record=record,
         materials=materials,
         settings=load_backend(record.candidate.engine).deployment(record.candidate),
         preprocess=preprocess.model_dump(mode="json") if preprocess else None,
-        instructions=found.store.environment(found.row.environment_key).instructions,
+        instructions=began.instructions if began else (),
     )
     with writing(out):
         folder = export_bundle(source, target or record.candidate.engine, out)

@@ -7,8 +7,6 @@ from datetime import UTC, datetime
 import numpy as np
 
 from autotune.cli.context import OpenStudy
-from autotune.errors import StoreError
-from autotune.fingerprint import DeviceFingerprint
 from autotune.records import FINISHED
 from autotune.report.cloud import Cloud
 from autotune.report.page import Rejected, ReportContent
@@ -38,7 +36,7 @@ def report_content(found: OpenStudy) -> ReportContent:
             Rejected(state=r.state, reason=r.reason, stage=r.stage, n=r.n, example=_first_line(r.message))
             for r in store.rejections(found.row.id)
         ],
-        environment=_environment(found),
+        environment=found.environment(),
         facts={
             "objectives": ", ".join(spec.objectives),
             "constraints": ", ".join(f"{k} {v:g}" for k, v in limits.items()),
@@ -63,10 +61,3 @@ def cloud_from(standing: Standing) -> Cloud:
 def _first_line(message: str) -> str:
     lines = message.strip().splitlines() or [""]
     return lines[0][:_LONGEST]
-
-
-def _environment(found: OpenStudy) -> DeviceFingerprint | None:
-    try:
-        return found.store.environment(found.row.environment_key)
-    except StoreError:  # a database that another version wrote need not hold it
-        return None

@@ -70,6 +70,7 @@ class DeviceResult:
             "study": self.study,
             "device": self.device,
             "instructions": list(self.instructions),
+            "own_instructions": list(self.own_instructions),
             "n_trials": self.n_trials,
             "reference": self.reference.as_json() if self.reference else None,
             "front": [r.as_json() for r in self.front],

@@ -86,9 +86,20 @@ def test_the_manifest_holds_the_evidence(study: Path, bundle: Path) -> None:
     assert manifest["target"] == (study / "engine").read_text()
     assert manifest["trial"]["throughput_items_per_s"].keys() == {"value", "low", "high", "n", "method"}
     assert manifest["trial"]["versions"]
-    known = json.loads(fake.autotune(study, "doctor", "--json").stdout)["instructions"]
-    assert manifest["instructions"] == known
-    assert not known or f"Its instructions: {', '.join(known)}." in (bundle / "README.md").read_text()
+    assert manifest["instructions"] == json.loads(fake.autotune(study, "doctor", "--json").stdout)["instructions"]
+
+
+def test_the_instructions_are_told_where_they_are_known(study: Path, tmp_path: Path) -> None:
+    """In the manifest and in the README, which has no word of them otherwise."""
+    from dataclasses import replace
+
+    engine = (study / "engine").read_text()
+    source = made(study, Candidate.from_json(candidate(engine)))
+    for known in (("amx_int8", "avx2"), ()):
+        folder = export_bundle(replace(source, instructions=known), engine, tmp_path / f"{len(known)}")
+        assert json.loads((folder / "manifest.json").read_text())["instructions"] == list(known)
+        assert ("Its instructions: amx_int8, avx2." in (folder / "README.md").read_text()) == bool(known)
+        assert ("instructions" in (folder / "README.md").read_text()) == bool(known)
 
 
 def test_the_script_runs_in_a_fresh_process_without_autotune(bundle: Path) -> None:

@@ -163,6 +163,17 @@ def test_variants_that_agree_say_little_about_one_of_another_kind() -> None:
     assert measured.mean == pytest.approx([0.9]) and measured.sd[0] < 1e-6
 
 
+def test_few_accuracies_leave_less_doubt_where_something_is_expected_of_them() -> None:
+    """Two variants that agree: another precision strays by under a hundredth; by two where nobody said what to expect."""
+    decided = Stage(name="accuracy", parameters=VARIANT, decides=(0, "drop"))
+    deviations = []
+    for expected in ({0: lambda of: 0.0}, {}):
+        model = Surrogate([decided], expected)
+        model.fit(encoding(), History(seen=[seen(params(f"a/{p}"), rate=0.9) for p in ("fp32", "int8")]), 1)
+        deviations.append(float(model.objectives([params("b/int8", 0.5)], [False])[0].sd[0]))
+    assert 0.001 < deviations[0] < 0.01 < deviations[1] < 0.04
+
+
 def test_the_factors_are_named_in_the_order_of_their_columns() -> None:
     """The pair is two factors, engine and precision; numbers are none. Each column of the codes has a name."""
     made = encoding()
