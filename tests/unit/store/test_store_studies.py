@@ -5,7 +5,9 @@ from dataclasses import asdict, replace
 import pytest
 from sqlalchemy import text, update
 from store_samples import ENVIRONMENT, complete, estimate, rejected
+from unit.study.study_samples import study
 
+from autotune.cli.context import OpenStudy
 from autotune.errors import SpecError, StoreError
 from autotune.store.repository import Store
 from autotune.store.studies import StudyRow, changed_keys
@@ -121,6 +123,8 @@ def test_an_environment_of_another_version_is_an_error_of_the_store(store: Store
     _write_environment(store, key, {**then, "colour": "red"})
     with pytest.raises(StoreError, match=r"another version.*colour.*Try: update autotune"):
         store.environment(key)
+    opened = OpenStudy(store=store, row=ensure(store), spec=study())
+    assert opened.environment() is None, "a report or a bundle of that study says nothing of it"
 
 
 def _write_environment(store: Store, key: str, fingerprint: dict[str, object]) -> None:
