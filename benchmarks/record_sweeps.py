@@ -10,7 +10,7 @@ on where it was, leaving out the tables that are whole. One table only: --only d
     python benchmarks/record_sweeps.py --development
 
 records six others into benchmarks/tables/development/: of models that are trained here (sweeps/development/models.py, four
-minutes) and need no folder. Settings of a search are chosen on these, and judged on those (decision 0019).
+minutes) and need no folder. Settings of a search are chosen on these, and judged on those (docs/search-settings.md).
 """
 
 from __future__ import annotations

@@ -5,11 +5,12 @@
 Each strategy of plain Optuna (random, NSGA-II, TPE, GP) runs alone, as a loop around it would, with the same caches (of
 variants, engines and measurements, and giving up), and with the study's priors as well; the cost-aware search runs with the
 caches, where it knows of no priors either, and with both. 20 seeds each. Its settings were chosen on other tables than these,
-the last of them on those of benchmarks/tables/development; where these had a say docs/decisions/0019-cost-aware-search.md
-tells. `ratio` says how many times longer than it the best plain one takes, by medians: against ours with both, but with the
-caches alone where the plain one has no more. Where a median never arrives, it is at least the time at which the search was
-ended. --quick leaves out GP, whose proposals take a second each of real time. --leave-one-out gives the cost-aware search, in
-place of its priors, what the sweeps of the *other* models found best: what a warm start from other models is worth.
+the last of them on those of benchmarks/tables/development; where these had a say docs/search-settings.md tells. `ratio` says
+how many times longer than it the best plain one takes, by medians: against ours with both, but with the caches alone where the
+plain one has no more. Where a median never arrives, it is at least the time at which the search was ended. --quick leaves out
+GP, whose proposals take a second each of real time. --leave-one-out starts the cost-aware search as a study does after those of
+the *other* models on this device: what was best in the newest of them comes first. --elsewhere FOLDER starts it as after one of
+the *same* model on another device: with the fastest of the front in the table of that name in the folder.
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ from autotune.simulator.replay import Contestant, Limits, Replay, Setting
 from autotune.simulator.table import SweepTable
 from autotune.simulator.table_file import load_table
 from autotune.simulator.truth import Truth
+from autotune.space.capability import SearchSpace
 from autotune.space.sampling import candidate_from_params, params_from_candidate
+from autotune.spec.model import WarmStartSpec
 
 PLAIN = ("random", "nsga2", "tpe", "gp")
 OURS = Contestant(strategy="cost-aware")
-WARM = "cost-aware + caches + fronts of the other models"
-_MOST_HINTS = 8
+WARM = "cost-aware + caches + priors + warm start from the other models"
+ELSEWHERE = "cost-aware + caches + priors + warm start from another device"
 GROUPS = {
     "alone": (Contestant(strategy="", caches=False, priors=False), OURS),
     "with the same caches": (Contestant(strategy="", priors=False), replace(OURS, priors=False)),
@@ -57,6 +60,7 @@ def main() -> None:
     tables = {path.name.removesuffix(".json.gz"): load_table(path) for path in sorted(arguments.tables.glob("*.json.gz"))}
     if not tables:
         sys.exit(f"{arguments.tables} holds no tables; record some: python benchmarks/record_sweeps.py --data FOLDER")
+    elsewhere = {name: load_table(arguments.elsewhere / f"{name}.json.gz") for name in tables if arguments.elsewhere}
     names = PLAIN[:-1] if arguments.quick else PLAIN
     contestants = [OURS, replace(OURS, priors=False)]
     contestants += [Contestant(strategy=n) for n in names]
@@ -67,9 +71,15 @@ def main() -> None:
         setting = Setting(limits=Limits(seconds=arguments.times * table.exhaustive_s, trials=150, enough=arguments.enough))
         seeds = range(arguments.seeds)
         results = compare(table, contestants, setting, seeds=seeds, jobs=arguments.jobs, told=_told(name))
+        earlier = {}
         if arguments.leave_one_out:
-            warm = warm_table(table, {k: t for k, t in tables.items() if k != name})
-            results[WARM] = compare(warm, [OURS], setting, seeds=seeds, jobs=arguments.jobs, told=_told(name))[OURS.label]
+            newest = max((t for k, t in tables.items() if k != name), key=lambda t: str(t.recorded["ended_at"]))
+            earlier[WARM] = warm_candidates(table.space(), newest)[:1]
+        if elsewhere:
+            earlier[ELSEWHERE] = warm_candidates(table.space(), elsewhere[name])
+        for label, first in earlier.items():
+            warm = replace(setting, first=first)
+            results[label] = compare(table, [OURS], warm, seeds=seeds, jobs=arguments.jobs, told=_told(name))[OURS.label]
         found["tables"][name] = document(table, results) | {"exhaustive_h": table.exhaustive_s / 3600}
         found["tables"][name]["ratio"] = ratios(found["tables"][name], setting.limits.seconds / 3600)
         _write(arguments, found)
@@ -90,6 +100,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--enough", type=float, default=0.99, help="or with this share of the hypervolume, or after 150 trials")
     parser.add_argument("--quick", action="store_true", help="without GP")
     parser.add_argument("--leave-one-out", action="store_true")
+    parser.add_argument("--elsewhere", type=Path, help="tables of the same names from another device")
     return parser.parse_args()
 
 
@@ -100,17 +111,11 @@ def _told(name: str) -> Any:
     return told
 
 
-def warm_table(table: SweepTable, others: Mapping[str, SweepTable]) -> SweepTable:
-    """The table whose priors, after the engines' defaults, are the fronts of the others' sweeps moved into its space."""
-    space = table.space()
-    hints: dict[Candidate, None] = {}
-    fronts = [_front(other) for other in others.values()]
-    for rank in range(max(map(len, fronts), default=0)):
-        for front in fronts:
-            params = params_from_candidate(front[rank], space) if rank < len(front) else None
-            if params is not None:
-                hints[candidate_from_params(params)] = None
-    return replace(table, priors=(*table.plan().certain, *list(hints)[:_MOST_HINTS]))
+def warm_candidates(space: SearchSpace, earlier: SweepTable) -> tuple[Candidate, ...]:
+    """As a study's warm start has them: the earlier sweep's front moved into the space, the fastest first."""
+    moved = (params_from_candidate(c, space) for c in _front(earlier))
+    found = dict.fromkeys(candidate_from_params(params) for params in moved if params is not None)
+    return tuple(found)[: WarmStartSpec().at_most]
 
 
 def _front(table: SweepTable) -> list[Candidate]:

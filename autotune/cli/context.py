@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autotune.errors import SpecError, StoreError
+from autotune.errors import SpecError
 from autotune.fingerprint import DeviceFingerprint
 from autotune.records import FINISHED, TrialRecord
 from autotune.spec.model import StudySpec
@@ -42,10 +42,7 @@ class OpenStudy:
 
     def environment(self) -> DeviceFingerprint | None:
         """The device and versions with which the study began; None where another version wrote the database without them."""
-        try:
-            return self.store.environment(self.row.environment_key)
-        except StoreError:
-            return None
+        return self.store.known_environment(self.row.environment_key)
 
     def reference(self) -> TrialRecord | None:
         """The reference's record, or None before it was measured."""

@@ -82,8 +82,8 @@ def _prior(d: int, q: int, noise: float, expected: Sequence[float] = ()) -> tupl
 class GaussianProcess:
     """One response's model. `noise`: the standard deviation expected before any was seen, in units of the response's spread.
 
-    0.2 was chosen as decision 0019 says. `correlations`: by factor, the logit that is expected of its correlation; CORRELATION
-    where there is none. Not safe for threads.
+    0.2 was chosen as docs/search-settings.md says. `correlations`: by factor, the logit expected of its correlation;
+    CORRELATION where there is none. Not safe for threads.
     """
 
     noise: float = 0.2

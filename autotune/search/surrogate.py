@@ -44,7 +44,7 @@ As shares of the largest value, or of 1 where that is less. A few variants that 
 nothing would be built any more where they seemed to.
 """
 ALIKE = 2.5
-"""The logit expected of the correlation in a factor that decides little: 0.92. Chosen as decision 0019 says."""
+"""The logit expected of the correlation in a factor that decides little: 0.92. Chosen as docs/search-settings.md says."""
 
 
 @dataclass(slots=True)

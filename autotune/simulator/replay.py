@@ -128,13 +128,15 @@ class Limits:
 class Setting:
     """What is the same for all contestants. `noise_sd` replaces the recorded spread between processes, of log throughput.
 
-    `sections` replace those of the table's study, constraints for one.
+    `sections` replace those of the table's study, constraints for one. `first`: candidates that come before all others, as
+    those of a warm start do.
     """
 
     limits: Limits
     overhead: Overhead = modelled_overhead
     noise_sd: float | None = None
     sections: Mapping[str, Any] = field(default_factory=dict)
+    first: tuple[Candidate, ...] = ()
 
 
 def replay(table: SweepTable, contestant: Contestant, setting: Setting, *, seed: int) -> Replay:
@@ -171,6 +173,7 @@ class _Search:
         self._proposer.note_reference(self._reference)
         if contestant.caches and self._is_in_space(self._reference.candidate):
             self._proposer.enqueue_first([self._reference.candidate])
+        self._proposer.enqueue_first(setting.first)
         if contestant.priors:
             self._proposer.enqueue_first(self._proposer.first_priors)
         self._records: list[TrialRecord] = []

@@ -186,20 +186,18 @@ class SweepTable:
     def plan(self, **changes: Any) -> StudyPlan:
         """A study's plan on the machine of the table; `changes` replace sections of its spec.
 
-        Certain are the engines' defaults alone: the other priors count as those of a preset.
+        Certain is the first of the priors alone: the others count as those of a preset.
         """
-        space = self.space()
-        defaults = {space.default_candidate(engine) for engine in space.engines}
         return StudyPlan(
             spec=self.spec(**changes),
-            space=space,
+            space=self.space(),
             backends={},
             fingerprint=self.device,
             reference=self.reference.candidate,
             priors=self.priors,
             doubts={},
             cache_root=Path("recorded"),
-            certain=tuple(c for c in self.priors if c in defaults) or self.priors[:1],
+            certain=self.priors[:1],
         )
 
     def restricted(self, engines: Sequence[str]) -> SweepTable:

@@ -177,7 +177,7 @@ class CanarySpec(Section):
 class WarmStartSpec(Section):
     """Configurations of earlier studies in the same database, tried first and measured anew; `off`: none are."""
 
-    at_most: int = Field(6, ge=0, le=100, description="candidates taken over; 0: off")
+    at_most: int = Field(6, ge=0, le=100, description="candidates taken over, of other models one; 0: off")
 
 
 class EarlyStopSpec(Section):

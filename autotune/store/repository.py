@@ -183,6 +183,10 @@ class Store(StudyReader, StudyCrew):
         """The device and library versions of that key. Raises StoreError where there are none."""
         return self._read(lambda c: studies.fetch_environment(c, key))
 
+    def known_environment(self, key: str) -> DeviceFingerprint | None:
+        """As `environment`, but None where there are none, as in a database that another version wrote."""
+        return self._read(lambda c: studies.find_environment(c, key))
+
     # Trials, written
 
     def begin_trial(

@@ -93,6 +93,14 @@ def fetch_environment(connection: Connection, key: str) -> DeviceFingerprint:
         raise StoreError(f"environment {key} was stored by another version of autotune: {exc}. Try: update autotune") from exc
 
 
+def find_environment(connection: Connection, key: str) -> DeviceFingerprint | None:
+    """The environment stored under `key`; None where there is none, or one that this version cannot read."""
+    try:
+        return fetch_environment(connection, key)
+    except StoreError:
+        return None
+
+
 def _differences(
     found: StudyRow, spec: Mapping[str, Any], spec_digest: str, model_digest: str, objectives: tuple[str, ...]
 ) -> Iterator[SpecProblem]:

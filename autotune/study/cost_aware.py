@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 OVERHEAD_S = 0.2
 """What a trial takes beside its stages: a fork, the database, and the proposal itself."""
 _PRUNING = 20.0
-"""Before any pruning with recovery was seen, it is taken to cost so many average trials. Chosen as decision 0019 says."""
+"""Before any pruning with recovery was seen, it is taken to cost so many average trials, as docs/search-settings.md says."""
 
 
 def cost_aware(plan: StudyPlan) -> Strategy:

@@ -1,7 +1,8 @@
 """What a search expects of candidates before it has measured any: how knobs usually change throughput, what variants lose.
 
-The constants are round numbers; decision 0019 says how they were chosen. They come from two cores of a CPU with ONNX Runtime
-and OpenVINO. On a GPU nothing was measured, so nothing is expected of throughput there. Expectations give way to measurements.
+The constants are round numbers; docs/search-settings.md says how they were chosen. They come from two cores of a CPU with ONNX
+Runtime and OpenVINO. On a GPU nothing was measured, so nothing is expected of throughput there. Expectations give way to
+measurements.
 """
 
 from __future__ import annotations

@@ -33,8 +33,9 @@ class StudyPlan:
     """A study made ready for this machine: its space after the capability filter, the reference and the first candidates.
 
     `doubts`: precision → why it is searched here, but seldom leads; their priors are the last. `certain`: those of the priors
-    that every strategy tries first, the engines' defaults and what the study file names. The others are its preset's; a
-    strategy may weigh them by itself. `build_cores`: the CPUs on which is built ahead, none where nothing is.
+    that every strategy tries first: the first of all, which mostly is the reference or else an engine's defaults, and what the
+    study file names. The others are the other engines' defaults and its preset's; a strategy may weigh them by itself.
+    `build_cores`: the CPUs on which is built ahead, none where nothing is.
     """
 
     spec: StudySpec
@@ -88,15 +89,17 @@ def make_plan(spec: StudySpec) -> StudyPlan:
     )
     reference = space.default_candidate(next(iter(able)))
     fingerprint = device_fingerprint(kind, distributions)
+    priors = _news(_priors(spec.priors, spec, space, doubts), reference, space)
+    own = _news(_priors(spec.own_priors, spec, space, doubts, defaults=False), reference, space)
     return StudyPlan(
         spec=priced(of_its_kind(spec, fingerprint), fingerprint),
         space=space,
         backends={name: backend for name, (backend, _) in able.items()},
         fingerprint=fingerprint,
         reference=reference,
-        priors=_news(_priors(spec.priors, spec, space, doubts), reference, space),
+        priors=priors,
         doubts=doubts,
-        certain=_news(_priors(spec.own_priors, spec, space, doubts), reference, space),
+        certain=tuple(dict.fromkeys((*priors[:1], *own))),
         cache_root=cache_root_of(spec),
         build_cores=build_cores,
     )
@@ -154,19 +157,24 @@ def _doubts(kind: str, space: SearchSpace) -> dict[str, str]:
 
 
 def _priors(
-    named: Sequence[Mapping[str, Any]], spec: StudySpec, space: SearchSpace, doubts: Mapping[str, str]
+    named: Sequence[Mapping[str, Any]],
+    spec: StudySpec,
+    space: SearchSpace,
+    doubts: Mapping[str, str],
+    *,
+    defaults: bool = True,
 ) -> tuple[Candidate, ...]:
     """Each engine's defaults, then the priors that are named, those in doubtful precisions last.
 
     One that leaves the engine open stands for all of them.
     """
-    wanted = [space.default_candidate(engine, precision) for engine, precision in space.pairs]
-    defaults = [c for c in wanted if c.precision == "fp32"] or wanted[:1]
+    wanted = [space.default_candidate(engine, precision) for engine, precision in space.pairs] if defaults else []
+    first = [c for c in wanted if c.precision == "fp32"] or wanted[:1]
     spelled = [full for prior in named for full in _completed(prior, space)]
     n = spec.load.samples_per_query
     # A batch that no query fills is padded in every single request: no configuration that anybody would deploy.
     useful = [c for c in spelled if n is None or c.batch_size <= n]
-    return tuple(sorted(dict.fromkeys((*defaults, *useful)), key=lambda c: c.precision in doubts))
+    return tuple(sorted(dict.fromkeys((*first, *useful)), key=lambda c: c.precision in doubts))
 
 
 def _news(priors: tuple[Candidate, ...], reference: Candidate, space: SearchSpace) -> tuple[Candidate, ...]:

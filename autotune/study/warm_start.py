@@ -6,11 +6,10 @@ Only configurations travel, never values: copied measurements of another device 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from autotune.candidate import Candidate
-from autotune.errors import StoreError
 from autotune.fingerprint import DeviceFingerprint
 from autotune.records import TrialRecord
 from autotune.space.capability import SearchSpace
@@ -26,6 +25,8 @@ _MOST_KIN = 100
 """As many as candidates can be taken over: the best of the nearest come first, and a database may hold thousands of studies."""
 KINSHIPS = ("the same model on this device", "the same model on another device", "another model on this device")
 """How an earlier study may be related, nearest first. Another model on another device says too little."""
+_ANOTHER_MODEL = 2
+"""The kinship from which on the model is another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,7 @@ def kin_of(store: Store, study: StudyRow, device: DeviceFingerprint) -> list[Kin
     environments: dict[str, DeviceFingerprint | None] = {}
     for other in store.studies():
         if other.environment_key not in environments:
-            environments[other.environment_key] = _environment(store, other)
+            environments[other.environment_key] = store.known_environment(other.environment_key)
         there = environments[other.environment_key]
         same_device = there is not None and there.is_same_device(device)
         kinship = _kinship(other.model_digest == study.model_digest, same_device)
@@ -90,15 +91,21 @@ def kin_of(store: Store, study: StudyRow, device: DeviceFingerprint) -> list[Kin
 def warm_candidates(kin: Sequence[Kin], space: SearchSpace, at_most: int) -> dict[Candidate, str]:
     """At most so many candidates of this space, with the study that each came from: the best of each kin, then its second best…
 
-    Knobs move to the nearest value that this space has; what cannot run here is left out.
+    Knobs move to the nearest value that this space has; what cannot run here is left out. Where no study was of this model
+    there is one candidate: what is best for other models is often not for this one (docs/search-settings.md).
     """
+    same_model = [k for k in kin if k.kinship < _ANOTHER_MODEL]
     found: dict[Candidate, str] = {}
-    for rank in itertools.zip_longest(*(k.candidates for k in kin)):
-        for earlier, candidate in zip(kin, rank, strict=True):
-            params = None if candidate is None else params_from_candidate(candidate, space)
-            if params is not None and len(found) < at_most:
-                found.setdefault(candidate_from_params(params), earlier.study.name)
+    for earlier, candidate in _in_turns(same_model or kin):
+        params = params_from_candidate(candidate, space)
+        if params is not None and len(found) < (at_most if same_model else min(1, at_most)):
+            found.setdefault(candidate_from_params(params), earlier.study.name)
     return found
+
+
+def _in_turns(kin: Sequence[Kin]) -> Iterator[tuple[Kin, Candidate]]:
+    for rank in itertools.zip_longest(*(k.candidates for k in kin)):
+        yield from ((earlier, candidate) for earlier, candidate in zip(kin, rank, strict=True) if candidate is not None)
 
 
 def warm_start_gain(records: Sequence[TrialRecord], spec: StudySpec) -> WarmStartGain | None:
@@ -143,13 +150,6 @@ def warm_flags(origin: Mapping[Candidate, str], candidate: Candidate) -> tuple[s
 
 def _origin(record: TrialRecord) -> str:
     return next((flag.removeprefix(FLAG) for flag in record.flags if flag.startswith(FLAG)), "")
-
-
-def _environment(store: Store, study: StudyRow) -> DeviceFingerprint | None:
-    try:
-        return store.environment(study.environment_key)
-    except StoreError:  # a database that another version wrote need not hold it; the study is then left aside
-        return None
 
 
 def _kinship(same_model: bool, same_device: bool) -> int | None:

@@ -71,6 +71,16 @@ def test_without_priors_a_search_that_weighs_them_knows_of_none() -> None:
     assert runs[0] == runs[1]
 
 
+def test_what_comes_first_comes_after_the_reference_and_before_the_priors() -> None:
+    """As a warm start's candidates do; fp32 at batch 2 and then fp16, the prior. Without priors, too."""
+    first = setting(3, first=(candidate(batch=2),))
+    warm = replay(table(), Contestant(strategy="random"), first, seed=0)
+    bare = replay(table(), Contestant(strategy="random", priors=False), first, seed=0)
+    rates = [rate(c) for c in (candidate(), candidate(batch=2), candidate("fp16"))]
+    assert rates == sorted(rates) and warm.best == pytest.approx(tuple(rates))
+    assert bare.best[:2] == warm.best[:2] and bare.times_s[:2] == warm.times_s[:2]
+
+
 @pytest.mark.parametrize(("strategy", "noise_sd"), [("cost-aware", 0.3), ("random", None), ("tpe", None), ("nsga2", None)])
 def test_equal_seeds_give_equal_replays(strategy: str, noise_sd: float | None) -> None:
     """Nothing of the machine that replays enters: neither its clock nor its speed.

@@ -111,6 +111,16 @@ def test_an_unknown_environment_is_an_error(store: Store) -> None:
     """A key that is not stored is said to be so."""
     with pytest.raises(StoreError, match="nope"):
         store.environment("nope")
+    assert store.known_environment("nope") is None
+
+
+def test_a_database_that_does_not_answer_is_no_unknown_environment(store: Store) -> None:
+    """Else a warm start would leave every earlier study aside, and a bundle would say nothing, during an outage."""
+    key = ensure(store).environment_key
+    with store._writer.begin() as connection:
+        connection.execute(text("ALTER TABLE at_environments RENAME TO elsewhere"))
+    with pytest.raises(StoreError):
+        store.known_environment(key)
 
 
 def test_an_environment_of_another_version_is_an_error_of_the_store(store: Store) -> None:

@@ -14,6 +14,7 @@ from study_samples import SPLIT, candidate, study
 from autotune.candidate import Choices, Range
 from autotune.cuda.select import VARIABLE
 from autotune.devices import gpu as devices
+from autotune.engines.fake import FakeBackend
 from autotune.errors import EnvironmentProblem, SpecError
 from autotune.registry import ENGINES, RUNTIMES
 from autotune.spec.positions import Positions
@@ -64,12 +65,41 @@ def test_priors_begin_with_the_defaults_and_are_completed() -> None:
 
 
 def test_a_presets_priors_are_not_certain() -> None:
-    """Of three priors the file names the first: it and the engine's defaults are tried first, the preset's may be weighed."""
+    """Of three priors the file names the first: it and what is the reference are tried first, the preset's may be weighed."""
     space = {"precision": Choices(values=("fp32", "fp16")), "streams": Choices(values=(1, 2, 3))}
     priors = ({"streams": 2}, {"streams": 3}, {"precision": "fp16"})
     plan = make_plan(study(space=space, priors=priors).placed(Positions(), 1))
     assert len(plan.priors) == 4
     assert plan.certain == (candidate(streams=1, worker_threads=1), candidate(streams=2, worker_threads=1))
+
+
+class SecondFake(FakeBackend):
+    """The same under another name."""
+
+    name = "second-fake"
+
+
+@pytest.fixture
+def second(absent: None) -> None:
+    ENGINES.add("second-fake", f"{__name__}:SecondFake")
+
+
+def test_another_engines_defaults_are_certain_only_where_the_file_names_them(second: None) -> None:
+    """They are a prior all the same, which a strategy may weigh."""
+    engines = ("fake", "second-fake")
+    first, other = (candidate(engine=name, streams=1, worker_threads=1) for name in engines)
+    preset = ({"streams": 2},)
+    plan = make_plan(study(engines=engines, priors=preset).placed(Positions(), 0))
+    assert plan.priors[:2] == (first, other) and plan.certain == (first,)
+    named = ({"engine": "second-fake", "streams": 1}, *preset)
+    assert make_plan(study(engines=engines, priors=named).placed(Positions(), 1)).certain == (first, other)
+
+
+def test_where_the_reference_is_no_prior_another_is_certain(second: None) -> None:
+    """With an open memory pool the reference is none of the space, and a search begins with the next engine's defaults."""
+    space = {"memory_pool_mib": Range(low=64, high=4096, log=True), "worker_threads": Choices(values=(1, 2))}
+    plan = make_plan(study(engines=("fake", "second-fake"), space=space).placed(Positions(), 0))
+    assert [c.engine for c in plan.certain] == ["second-fake"]
 
 
 def test_the_reference_is_no_prior_where_only_an_open_knob_would_be_closed() -> None:

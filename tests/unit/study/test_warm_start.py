@@ -72,6 +72,19 @@ def test_the_best_of_each_comes_before_the_second_of_any(store: Store) -> None:
     assert [(c.batch_size, origin) for c, origin in found.items()] == [(2, "a"), (4, "a"), (16, "b")]
 
 
+def test_of_other_models_one_candidate_comes_over(store: Store) -> None:
+    """The fastest of the newest study; none where a study was of this model, and none where none is wanted."""
+    add(store, "older", "other", HERE, {1: 10.0, 2: 30.0})
+    add(store, "newer", "another", HERE, {4: 20.0, 8: 40.0})
+    new = add(store, "new", "mine", HERE, {})
+    found = warm_candidates(kin_of(store, new, HERE), space(), at_most=6)
+    assert [(c.batch_size, origin) for c, origin in found.items()] == [(8, "newer")]
+    assert warm_candidates(kin_of(store, new, HERE), space(), at_most=0) == {}
+    add(store, "elsewhere", "mine", ELSEWHERE, {1: 5.0, 16: 4.0})
+    found = warm_candidates(kin_of(store, new, HERE), space(), at_most=6)
+    assert [(c.batch_size, origin) for c, origin in found.items()] == [(1, "elsewhere"), (16, "elsewhere")]
+
+
 def test_candidates_move_into_the_new_space(store: Store) -> None:
     """A batch that this space lacks becomes its nearest one; a precision that it lacks leaves the candidate out."""
     row = store.ensure_study("a", {}, "digest", "mine", ("accuracy", "throughput"), HERE, 9)
