@@ -8,7 +8,8 @@ from typing import Any
 
 from autotune.errors import EnvironmentProblem
 
-_STYLES = ("-", "--", ":", "-.")
+_Style = str | tuple[int, tuple[float, ...]]
+_STYLES: tuple[_Style, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 4)))
 
 
 def draw_searches(documents: Sequence[Mapping[str, Any]], path: Path) -> Path:
@@ -38,7 +39,7 @@ def draw_searches(documents: Sequence[Mapping[str, Any]], path: Path) -> Path:
     return path
 
 
-def _looks(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
+def _looks(labels: Sequence[str]) -> dict[str, tuple[str, _Style]]:
     """Colour and style of each label's line: a colour per strategy, which is its first word, and a style for what helped it."""
     strategies = list(dict.fromkeys(label.split()[0] for label in labels))
     helps = list(dict.fromkeys(label.partition(" ")[2] for label in labels))
@@ -51,7 +52,7 @@ def _looks(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
     }
 
 
-def _panel(axes: Any, found: Mapping[str, Any], looks: Mapping[str, tuple[str, str]]) -> None:
+def _panel(axes: Any, found: Mapping[str, Any], looks: Mapping[str, tuple[str, _Style]]) -> None:
     for label, result in found["contestants"].items():
         curve = result["curve"]
         minutes = [60 * h for h in curve["hours"]]

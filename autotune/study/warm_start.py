@@ -92,7 +92,7 @@ def warm_candidates(kin: Sequence[Kin], space: SearchSpace, at_most: int) -> dic
     """At most so many candidates of this space, with the study that each came from: the best of each kin, then its second best…
 
     Knobs move to the nearest value that this space has; what cannot run here is left out. Where no study was of this model
-    there is one candidate: what is best for other models is often not for this one (docs/search-settings.md).
+    there is one candidate: in replays more of them cost more than they gained (docs/search-settings.md).
     """
     same_model = [k for k in kin if k.kinship < _ANOTHER_MODEL]
     found: dict[Candidate, str] = {}

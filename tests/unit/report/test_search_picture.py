@@ -8,7 +8,8 @@ import pytest
 
 from autotune.report.search_plot import _looks, draw_searches
 
-LABELS = [f"{s} {h}" for s in ("cost-aware", "tpe", "gp") for h in ("+ caches + priors", "alone")] + ["cost-aware + caches"]
+LABELS = [f"{s} {h}" for s in ("cost-aware", "tpe", "gp") for h in ("+ caches + priors", "alone")]
+LABELS += [f"cost-aware + caches{more}" for more in ("", " + priors + warm start from another device", " + fronts")]
 
 
 def test_no_two_searches_look_alike() -> None:
