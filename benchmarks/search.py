@@ -72,8 +72,8 @@ def main() -> None:
         seeds = range(arguments.seeds)
         results = compare(table, contestants, setting, seeds=seeds, jobs=arguments.jobs, told=_told(name))
         earlier = {}
-        if arguments.leave_one_out:
-            newest = max((t for k, t in tables.items() if k != name), key=lambda t: str(t.recorded["ended_at"]))
+        if arguments.leave_one_out and len(tables) > 1:
+            newest = max((t for k, t in tables.items() if k != name), key=lambda t: str(t.recorded.get("ended_at")))
             earlier[WARM] = warm_candidates(table.space(), newest)[:1]
         if elsewhere:
             earlier[ELSEWHERE] = warm_candidates(table.space(), elsewhere[name])

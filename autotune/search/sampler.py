@@ -41,7 +41,7 @@ Array = NDArray[np.float64]
 Absence = Mapping[tuple[str, Any], frozenset[str]]
 MOST_CANDIDATES = 1500
 FAVOUR = 2.0
-"""What a favoured candidate's score is multiplied by. In replays 2 beat 1, 1.25 and 3 (docs/search-settings.md)."""
+"""What a favoured candidate's score is multiplied by, as docs/search-settings.md says."""
 _AROUND = 24
 """Front members whose neighbours are among the candidates where those cannot be enumerated."""
 _BEYOND = 0.1

@@ -241,7 +241,8 @@ def _enqueue_first(run: StudySession) -> None:
         run.proposer.enqueue_first((*run.warm, *run.proposer.first_priors))
     sources = [str(k) for k in kin if k.study.name in run.warm.values()]
     if sources:
-        run.observer.note(f"warm start: {len(run.warm)} candidates, to be measured anew, from {'; '.join(sources)}")
+        counted = "1 candidate" if len(run.warm) == 1 else f"{len(run.warm)} candidates"
+        run.observer.note(f"warm start: {counted}, to be measured anew, from {'; '.join(sources)}")
 
 
 def _result(run: StudySession, ended: Ended) -> StudyResult:

@@ -33,8 +33,8 @@ class StudyPlan:
     """A study made ready for this machine: its space after the capability filter, the reference and the first candidates.
 
     `doubts`: precision → why it is searched here, but seldom leads; their priors are the last. `certain`: those of the priors
-    that every strategy tries first: the first of all, which mostly is the reference or else an engine's defaults, and what the
-    study file names. The others are the other engines' defaults and its preset's; a strategy may weigh them by itself.
+    that every strategy tries first: the first of all, which is the reference where it is a prior, and what the study
+    file names. The others are the other engines' defaults and its preset's; a strategy may weigh them by itself.
     `build_cores`: the CPUs on which is built ahead, none where nothing is.
     """
 

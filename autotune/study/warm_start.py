@@ -57,7 +57,7 @@ class WarmStartGain:
     n_others: int
 
     def __str__(self) -> str:
-        found = f"{self.n_trials} first trials from {', '.join(self.studies)}"
+        found = f"{self.n_trials} first {'trial' if self.n_trials == 1 else 'trials'} from {', '.join(self.studies)}"
         if self.share_of_best is None:
             return f"warm start: {found}; none of them kept to the constraints"
         caught = self.others_caught_up_after

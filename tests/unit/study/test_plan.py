@@ -100,6 +100,13 @@ def test_where_the_reference_is_no_prior_another_is_certain(second: None) -> Non
     space = {"memory_pool_mib": Range(low=64, high=4096, log=True), "worker_threads": Choices(values=(1, 2))}
     plan = make_plan(study(engines=("fake", "second-fake"), space=space).placed(Positions(), 0))
     assert [c.engine for c in plan.certain] == ["second-fake"]
+    priors = ({"worker_threads": 2}, {"precision": "fp16"})
+    alone = make_plan(
+        study(space=space | {"precision": Choices(values=("fp32", "fp16"))}, priors=priors).placed(Positions(), 0)
+    )
+    assert [(c.precision, c.worker_threads) for c in alone.certain] == [("fp32", 2)], (
+        "the first of the preset's, not a random draw"
+    )
 
 
 def test_the_reference_is_no_prior_where_only_an_open_knob_would_be_closed() -> None:

@@ -120,6 +120,7 @@ def test_no_gain_is_claimed_where_there_is_none() -> None:
     assert warm_start_gain([trial(1, 100)], spec) is None
     found = warm_start_gain([trial(1, 90, "earlier"), trial(2, 100)], spec)
     assert found is not None and found.share_of_best is None
+    assert str(found) == "warm start: 1 first trial from earlier; none of them kept to the constraints"
 
 
 def test_a_flag_names_the_study() -> None:
