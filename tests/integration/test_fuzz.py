@@ -30,6 +30,13 @@ def test_an_input_is_the_same_again() -> None:
     assert len({kind for kind, _ in zip(kinds_in_turn(), range(30), strict=False)}) == len(WEIGHTS)
 
 
+def test_the_memory_of_whoever_fuzzes_does_not_count() -> None:
+    """A process that holds more than the limit starts the workers: theirs alone is judged."""
+    ballast = b"x" * (1 << 30)
+    tally = fuzz.fuzzed(fuzz.cases(1, 11, None), 1, Limits())
+    assert len(ballast) >= Limits().resident_mib << 20 and tally.failures == []
+
+
 FAULTS = {
     "traceback": "raise KeyError('x')",
     "memory": "raise MemoryError",
