@@ -10,7 +10,10 @@ how many times longer than it the best plain one takes, by medians: against ours
 plain one has no more. Where a median never arrives, it is at least the time at which the search was ended. --quick leaves out
 GP, whose proposals take a second each of real time. --leave-one-out starts the cost-aware search as a study does after those of
 the *other* models on this device: what was best in the newest of them comes first. --elsewhere FOLDER starts it as after one of
-the *same* model on another device: with the fastest of the front in the table of that name in the folder.
+the *same* model on another device: with the fastest of the front in the table of that name in the folder. --overhead S charges
+every proposal S seconds instead of what ours takes here, so that the same command finds the same figures anywhere:
+
+    python benchmarks/search.py --tables benchmarks/tables/development --quick --overhead 0.23 --enough 0.96 --out FILE
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from autotune.candidate import Candidate
 from autotune.pareto import front_mask
 from autotune.report.search_plot import draw_searches
 from autotune.simulator.comparison import GOAL, compare, document
-from autotune.simulator.replay import Contestant, Limits, Replay, Setting
+from autotune.simulator.replay import Contestant, Limits, Replay, Setting, constant_overhead, modelled_overhead
 from autotune.simulator.table import SweepTable
 from autotune.simulator.table_file import load_table
 from autotune.simulator.truth import Truth
@@ -41,7 +44,7 @@ from autotune.spec.model import WarmStartSpec
 
 PLAIN = ("random", "nsga2", "tpe", "gp")
 OURS = Contestant(strategy="cost-aware")
-WARM = "cost-aware + caches + priors + warm start from the other models"
+WARM = "cost-aware + caches + priors + warm start from another model"
 ELSEWHERE = "cost-aware + caches + priors + warm start from another device"
 GROUPS = {
     "alone": (Contestant(strategy="", caches=False, priors=False), OURS),
@@ -68,7 +71,9 @@ def main() -> None:
     contestants += [Contestant(strategy=n, caches=False, priors=False) for n in names]
     found: dict[str, Any] = {"seeds": arguments.seeds, "goal": GOAL, "tables": {}}
     for name, table in tables.items():
-        setting = Setting(limits=Limits(seconds=arguments.times * table.exhaustive_s, trials=150, enough=arguments.enough))
+        limits = Limits(seconds=arguments.times * table.exhaustive_s, trials=150, enough=arguments.enough)
+        overhead = modelled_overhead if arguments.overhead is None else constant_overhead(arguments.overhead)
+        setting = Setting(limits=limits, overhead=overhead)
         seeds = range(arguments.seeds)
         results = compare(table, contestants, setting, seeds=seeds, jobs=arguments.jobs, told=_told(name))
         earlier = {}
@@ -99,6 +104,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--enough", type=float, default=0.99, help="or with this share of the hypervolume, or after 150 trials")
     parser.add_argument("--quick", action="store_true", help="without GP")
+    parser.add_argument("--overhead", type=float, metavar="S", help="a proposal's seconds; else as measured for each strategy")
     parser.add_argument("--leave-one-out", action="store_true")
     parser.add_argument("--elsewhere", type=Path, help="tables of the same names from another device")
     return parser.parse_args()

@@ -89,8 +89,8 @@ def make_plan(spec: StudySpec) -> StudyPlan:
     )
     reference = space.default_candidate(next(iter(able)))
     fingerprint = device_fingerprint(kind, distributions)
-    priors = _news(_priors(spec.priors, spec, space, doubts), reference, space)
-    own = _news(_priors(spec.own_priors, spec, space, doubts, defaults=False), reference, space)
+    priors = _news((*_defaults(space), *_named(spec.priors, spec, space)), reference, space, doubts)
+    own = _news(_named(spec.own_priors, spec, space), reference, space, doubts)
     return StudyPlan(
         spec=priced(of_its_kind(spec, fingerprint), fingerprint),
         space=space,
@@ -156,38 +156,34 @@ def _doubts(kind: str, space: SearchSpace) -> dict[str, str]:
     return found
 
 
-def _priors(
-    named: Sequence[Mapping[str, Any]],
-    spec: StudySpec,
-    space: SearchSpace,
-    doubts: Mapping[str, str],
-    *,
-    defaults: bool = True,
-) -> tuple[Candidate, ...]:
-    """Each engine's defaults, then the priors that are named, those in doubtful precisions last.
+def _defaults(space: SearchSpace) -> tuple[Candidate, ...]:
+    """Each engine's defaults in fp32; in the first precision there is, where no engine computes in fp32."""
+    wanted = [space.default_candidate(engine, precision) for engine, precision in space.pairs]
+    return tuple([c for c in wanted if c.precision == "fp32"] or wanted[:1])
 
-    One that leaves the engine open stands for all of them.
-    """
-    wanted = [space.default_candidate(engine, precision) for engine, precision in space.pairs] if defaults else []
-    first = [c for c in wanted if c.precision == "fp32"] or wanted[:1]
-    spelled = [full for prior in named for full in _completed(prior, space)]
+
+def _named(priors: Sequence[Mapping[str, Any]], spec: StudySpec, space: SearchSpace) -> tuple[Candidate, ...]:
+    """The priors spelled out. One that leaves the engine open stands for all of them."""
+    spelled = [full for prior in priors for full in _completed(prior, space)]
     n = spec.load.samples_per_query
     # A batch that no query fills is padded in every single request: no configuration that anybody would deploy.
-    useful = [c for c in spelled if n is None or c.batch_size <= n]
-    return tuple(sorted(dict.fromkeys((*first, *useful)), key=lambda c: c.precision in doubts))
+    return tuple(c for c in spelled if n is None or c.batch_size <= n)
 
 
-def _news(priors: tuple[Candidate, ...], reference: Candidate, space: SearchSpace) -> tuple[Candidate, ...]:
-    """The priors without the reference where the space knows it only with its open knobs at their largest values.
+def _news(
+    priors: tuple[Candidate, ...], reference: Candidate, space: SearchSpace, doubts: Mapping[str, str]
+) -> tuple[Candidate, ...]:
+    """Each of the priors once, those in doubtful precisions last.
 
-    Such as the memory pool: the largest limit does what none does, and would be measured a second time for it.
+    Without the reference where the space knows it only with its open knobs at their largest values, such as the memory pool:
+    the largest limit does what none does, and would be measured a second time for it.
     """
     params = params_from_candidate(reference, space)
     nearest = reference if params is None else candidate_from_params(params)
     moved = {k for k, v in nearest.as_json().items() if v != getattr(reference, k)}
-    if not moved or any(getattr(reference, k) is not None for k in moved):
-        return priors
-    return tuple(c for c in priors if c != reference)
+    same = bool(moved) and all(getattr(reference, k) is None for k in moved)
+    each = (c for c in dict.fromkeys(priors) if not (same and c == reference))
+    return tuple(sorted(each, key=lambda c: c.precision in doubts))
 
 
 def _completed(prior: Mapping[str, Any], space: SearchSpace) -> list[Candidate]:
