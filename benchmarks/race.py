@@ -14,6 +14,9 @@ end, finalists included: `repeatability` says how far the studies' best throughp
 within 5 %), and how far as shares of the goal of their time, which a machine that becomes slower leaves alone. Every round
 is written when it ends; the same command goes on after it was interrupted.
 
+With --arrival a study ends where it has arrived, without finalists: the seconds alone are told, on a machine on which whole
+studies would take hours because their intervals are wide.
+
 At the end each study's best is measured beside the sweep's best, and again at any time by
 
     python benchmarks/race.py --data ../shared/data/imagenet --again benchmarks/results/race.json
@@ -28,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +44,7 @@ from autotune.candidate import Candidate
 from autotune.cli.progress import PlainProgress
 from autotune.cli.running import checked_plan
 from autotune.records import FINISHED, TrialRecord, own_load
+from autotune.spec.model import StudySpec
 from autotune.store.repository import SEARCHED, open_store
 from autotune.store.worker import this_worker
 from autotune.study.lock import device_lock
@@ -72,7 +77,7 @@ def main() -> None:
     npz = _as_arrays(plan, work)
     for i in range(len(document["rounds"]), arguments.repeats):
         contenders = {
-            "autotune": lambda goal, i=i: _study(data, work / f"study{i}", i + 1, goal, arguments.trials),
+            "autotune": lambda goal, i=i: _study(data, work / f"study{i}", i + 1, goal, arguments),
             "script": lambda goal: _script(data, npz, work, goal, arguments.limit_s),
         }
         found: dict[str, Any] = {}
@@ -80,11 +85,12 @@ def main() -> None:
             goal = _goal(plan, document)
             found[name] = {"goal_items_per_s": goal, **contenders[name](goal)}
         document["rounds"].append(found)
-        document["summary"] = _summary(document["rounds"])
+        document["summary"] = _seconds(document["rounds"]) | ({} if arguments.arrival else _repeatability(document["rounds"]))
         _write(document, arguments.out)
         print(json.dumps({k: v["seconds"] for k, v in found.items()}), file=sys.stderr)
-    document["again"].append(_again(plan, document))
-    _write(document, arguments.out)
+    if not arguments.arrival:
+        document["again"].append(_again(plan, document))
+        _write(document, arguments.out)
     print(json.dumps({k: document[k] for k in ("summary", "again")}, indent=2))
 
 
@@ -131,6 +137,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--trials", type=int, default=40, help="of each contender")
     parser.add_argument("--limit-s", type=float, default=900.0, help="after which the script is ended")
+    parser.add_argument("--arrival", action="store_true", help="a study ends where it has arrived")
     parser.add_argument("--again", metavar="FILE", help="only measure once more what this result found")
     parser.add_argument("--quick", action="store_true", help="every ninth point of the grid, to try the script out")
     return parser.parse_args()
@@ -145,13 +152,31 @@ def study_file(data: Path, folder: Path, *, seed: int, trials: int) -> Path:
     return folder / "study.yaml"
 
 
-def _study(data: Path, folder: Path, seed: int, goal: float, trials: int) -> dict[str, Any]:
-    """A whole study; when its first good trial had ended, counted from when the command would have been typed."""
+class _Arriving(PlainProgress):
+    """Presses the switch when a feasible trial has come to the goal."""
+
+    def __init__(self, spec: StudySpec, goal: float, switch: StopSwitch) -> None:
+        super().__init__()
+        self._spec, self._goal, self._switch = spec, goal, switch
+
+    def trial_ended(self, record: TrialRecord, front: Sequence[TrialRecord], reference: TrialRecord | None) -> None:
+        super().trial_ended(record, front, reference)
+        if _has_arrived(_own_rate(record), is_feasible(record, self._spec), self._goal) and not self._switch.count:
+            self._switch.press()
+
+
+def _has_arrived(rate: float, feasible: bool, goal: float) -> bool:
+    return feasible and rate >= SHARE * goal
+
+
+def _study(data: Path, folder: Path, seed: int, goal: float, arguments: argparse.Namespace) -> dict[str, Any]:
+    """A study; when its first good trial had ended, counted from when the command would have been typed."""
     began = time.time()
-    plan = checked_plan(str(study_file(data, folder, seed=seed, trials=trials)))
-    with PlainProgress() as progress:
+    plan = checked_plan(str(study_file(data, folder, seed=seed, trials=arguments.trials)))
+    switch = StopSwitch()
+    with _Arriving(plan.spec, goal, switch) if arguments.arrival else PlainProgress() as progress:
         store = open_store(plan.spec.storage)
-        result = run_study(plan, store, this_worker(), progress, StopSwitch())
+        result = run_study(plan, store, this_worker(), progress, switch)
     row = store.study(plan.spec.study)
     as_searched = store.trials(row.id, FINISHED, SEARCHED) if row is not None else []
     tried = sorted([_ended(r) - began, _own_rate(r), is_feasible(r, plan.spec)] for r in as_searched)
@@ -160,7 +185,7 @@ def _study(data: Path, folder: Path, seed: int, goal: float, trials: int) -> dic
         sys.exit("no trial kept to the accuracy constraint")
     return {
         "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": next((s for s, rate, feasible in tried if feasible and rate >= SHARE * goal), None),
+        "seconds": next((s for s, rate, feasible in tried if _has_arrived(rate, feasible, goal)), None),
         "all_s": time.time() - began,
         "trials": tried,
         "best": winner.candidate.as_json(),
@@ -183,7 +208,7 @@ def _script(data: Path, npz: tuple[Path, Path], work: Path, goal: float, limit_s
             seen.add((line["pair"], line["batch"], line["streams"], line["threads"]))
             base = base or _base_top1(npz[0])
             trials.append([time.time() - began, line["items_per_s"], line["top1"] >= base - 0.01])
-            if trials[-1][2] and trials[-1][1] >= SHARE * goal:
+            if _has_arrived(trials[-1][1], trials[-1][2], goal):
                 seconds = trials[-1][0]
             if seconds is not None or time.time() - began > limit_s:
                 process.kill()
@@ -238,10 +263,19 @@ def _ended(record: TrialRecord) -> float:
     return datetime.fromisoformat(record.finished_at or "").timestamp()
 
 
-def _summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+def _seconds(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     pairs = [(r["autotune"]["seconds"], r["script"]["seconds"]) for r in rounds]
     ratios = [(r["script"]["seconds"] or r["script"]["all_s"]) / r["autotune"]["seconds"] for r in rounds
               if r["autotune"]["seconds"] is not None]  # fmt: skip
+    return {
+        "autotune_s": [a for a, _ in pairs],
+        "script_s": [b for _, b in pairs],
+        "script_never_arrived": sum(b is None for _, b in pairs),
+        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)} if ratios else None,
+    }
+
+
+def _repeatability(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     rates = [r["autotune"]["best_items_per_s"]["value"] for r in rounds]
     shares = [rate / r["autotune"]["goal_items_per_s"] for rate, r in zip(rates, rounds, strict=True)]
     return {
@@ -250,11 +284,7 @@ def _summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
             "largest_over_smallest": max(rates) / min(rates),
             "best_over_goal": shares,
             "largest_share_over_smallest": max(shares) / min(shares),
-        },
-        "autotune_s": [a for a, _ in pairs],
-        "script_s": [b for _, b in pairs],
-        "script_never_arrived": sum(b is None for _, b in pairs),
-        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)} if ratios else None,
+        }
     }
 
 
