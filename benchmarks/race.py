@@ -14,10 +14,10 @@ end, finalists included: `repeatability` says how far the studies' best throughp
 within 5 %), and how far as shares of the goal of their time, which a machine that becomes slower leaves alone. Every round
 is written when it ends; the same command goes on after it was interrupted.
 
-With --arrival a study ends where it has arrived, without finalists: the seconds alone are told, on a machine on which whole
-studies would take hours because their intervals are wide.
+With --arrival a study ends where it has arrived, without finalists; one that never arrives goes on to its end. So the seconds
+alone are told, on a machine on which whole studies would take hours because their intervals are wide.
 
-At the end each study's best is measured beside the sweep's best, and again at any time by
+At the end of whole studies each one's best is measured beside the sweep's best, and again at any time by
 
     python benchmarks/race.py --data ../shared/data/imagenet --again benchmarks/results/race.json
 """
@@ -100,12 +100,14 @@ def _begun(plan: StudyPlan, arguments: argparse.Namespace) -> dict[str, Any]:
         begun: dict[str, Any] = json.loads(Path(arguments.out).read_text())
         if begun["machine"] != mobilenet.machine_of(plan):
             sys.exit(f"{arguments.out} was begun on {begun['machine']}: go on there, or name another file")
+        if begun.get("arrival", False) != arguments.arrival:
+            sys.exit(f"{arguments.out} was begun {'without' if arguments.arrival else 'with'} --arrival: name another file")
         return begun
     with TrialProcess(plan.preload) as process, device_lock("cpu"):
         reference = mobilenet.run_candidate(plan, process, None, plan.reference)
         top, sweep = mobilenet.sweep_of(plan, process, reference, quick=arguments.quick)
-    document = {"machine": mobilenet.machine_of(plan), "sweep": sweep, "sweep_best": top.as_json()}
-    return {**document, "rounds": [], "again": []}
+    document = {"machine": mobilenet.machine_of(plan), "arrival": arguments.arrival}
+    return {**document, "sweep": sweep, "sweep_best": top.as_json(), "rounds": [], "again": []}
 
 
 def _goal(plan: StudyPlan, document: dict[str, Any]) -> float:
@@ -161,7 +163,8 @@ class _Arriving(PlainProgress):
 
     def trial_ended(self, record: TrialRecord, front: Sequence[TrialRecord], reference: TrialRecord | None) -> None:
         super().trial_ended(record, front, reference)
-        if _has_arrived(_own_rate(record), is_feasible(record, self._spec), self._goal) and not self._switch.count:
+        arrived = record.role in SEARCHED and _has_arrived(_own_rate(record), is_feasible(record, self._spec), self._goal)
+        if arrived and not self._switch.count:
             self._switch.press()
 
 
@@ -270,6 +273,7 @@ def _seconds(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "autotune_s": [a for a, _ in pairs],
         "script_s": [b for _, b in pairs],
+        "autotune_never_arrived": sum(a is None for a, _ in pairs),
         "script_never_arrived": sum(b is None for _, b in pairs),
         "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)} if ratios else None,
     }
