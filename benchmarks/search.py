@@ -31,10 +31,11 @@ from typing import Any
 import numpy as np
 
 from autotune.candidate import Candidate
+from autotune.cli.simulating import overhead_of
 from autotune.pareto import front_mask
 from autotune.report.search_plot import draw_searches
 from autotune.simulator.comparison import GOAL, compare, document
-from autotune.simulator.replay import Contestant, Limits, Replay, Setting, constant_overhead, modelled_overhead
+from autotune.simulator.replay import Contestant, Limits, Replay, Setting
 from autotune.simulator.table import SweepTable
 from autotune.simulator.table_file import load_table
 from autotune.simulator.truth import Truth
@@ -64,6 +65,7 @@ def main() -> None:
     if not tables:
         sys.exit(f"{arguments.tables} holds no tables; record some: python benchmarks/record_sweeps.py --data FOLDER")
     elsewhere = {name: load_table(arguments.elsewhere / f"{name}.json.gz") for name in tables if arguments.elsewhere}
+    overhead = overhead_of(arguments.overhead)
     names = PLAIN[:-1] if arguments.quick else PLAIN
     contestants = [OURS, replace(OURS, priors=False)]
     contestants += [Contestant(strategy=n) for n in names]
@@ -72,7 +74,6 @@ def main() -> None:
     found: dict[str, Any] = {"seeds": arguments.seeds, "goal": GOAL, "tables": {}}
     for name, table in tables.items():
         limits = Limits(seconds=arguments.times * table.exhaustive_s, trials=150, enough=arguments.enough)
-        overhead = modelled_overhead if arguments.overhead is None else constant_overhead(arguments.overhead)
         setting = Setting(limits=limits, overhead=overhead)
         seeds = range(arguments.seeds)
         results = compare(table, contestants, setting, seeds=seeds, jobs=arguments.jobs, told=_told(name))
@@ -104,7 +105,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--enough", type=float, default=0.99, help="or with this share of the hypervolume, or after 150 trials")
     parser.add_argument("--quick", action="store_true", help="without GP")
-    parser.add_argument("--overhead", type=float, metavar="S", help="a proposal's seconds; else as measured for each strategy")
+    parser.add_argument("--overhead", default="model", help="of a proposal: model, measured, or seconds")
     parser.add_argument("--leave-one-out", action="store_true")
     parser.add_argument("--elsewhere", type=Path, help="tables of the same names from another device")
     return parser.parse_args()

@@ -89,8 +89,8 @@ def make_plan(spec: StudySpec) -> StudyPlan:
     )
     reference = space.default_candidate(next(iter(able)))
     fingerprint = device_fingerprint(kind, distributions)
-    priors = _news((*_defaults(space), *_named(spec.priors, spec, space)), reference, space, doubts)
-    own = _news(_named(spec.own_priors, spec, space), reference, space, doubts)
+    priors = _to_try((*_defaults(space), *_named(spec.priors, spec, space)), reference, space, doubts)
+    own = _to_try(_named(spec.own_priors, spec, space), reference, space, doubts)
     return StudyPlan(
         spec=priced(of_its_kind(spec, fingerprint), fingerprint),
         space=space,
@@ -170,7 +170,7 @@ def _named(priors: Sequence[Mapping[str, Any]], spec: StudySpec, space: SearchSp
     return tuple(c for c in spelled if n is None or c.batch_size <= n)
 
 
-def _news(
+def _to_try(
     priors: tuple[Candidate, ...], reference: Candidate, space: SearchSpace, doubts: Mapping[str, str]
 ) -> tuple[Candidate, ...]:
     """Each of the priors once, those in doubtful precisions last.

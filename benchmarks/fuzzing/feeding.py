@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import time
 import traceback
@@ -12,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from autotune.bench.memory import peak_mib
 from fuzzing import corpus
 from fuzzing.guard import Guard, listing
 from fuzzing.mutations import LINK, Files, mutated
@@ -83,10 +83,11 @@ class Feeder:
                 kind, what = "wrote", "files of the study's folder changed"
             elif leftovers := [p.name for p in self.cache.rglob("*") if p.name.endswith(".part")]:
                 kind, what = "wrote", f"half an artifact was left: {leftovers[0]}"
-        peak_mib = _peak_mib()
-        if kind in ("accepted", "refused") and peak_mib > self._limit_mib:
-            kind, what = "memory", f"{peak_mib:.0f} MiB resident"
-        return Outcome(kind=kind, what=what, cpu_s=round(cpu_s, 4), peak_mib=round(peak_mib, 1))
+        # Not getrusage's peak, which is also that of whoever started this program, as it was when it forked.
+        peak = peak_mib()
+        if kind in ("accepted", "refused") and peak > self._limit_mib:
+            kind, what = "memory", f"{peak:.0f} MiB resident"
+        return Outcome(kind=kind, what=what, cpu_s=round(cpu_s, 4), peak_mib=round(peak, 1))
 
     def _restore(self, folder: Path, files: Files) -> None:
         shutil.rmtree(self.cache, ignore_errors=True)
@@ -98,15 +99,6 @@ class Feeder:
         for name in {"study.yaml", *files}:
             if name in self._good:
                 (self.case / name).write_bytes(self._good[name])
-
-
-def _peak_mib() -> float:
-    """This program's own peak, by proc(5): getrusage's is also that of whoever started it, as it was when it forked."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 1024
 
 
 def write_files(folder: Path, files: Files) -> None:
