@@ -114,11 +114,20 @@ class Proposer:
 
     @_patient
     def ask(self, n_finished: int) -> Proposal:
-        """The next candidate; enqueued ones come first. `n_finished` decides which sampler proposes."""
-        seed = fresh_seed(self._plan.spec.seed, self._worker_id, self._n_begun())
-        self._study.sampler = self._strategy.sampler(n_finished, seed)
-        trial = self._study.ask()
-        return Proposal(number=trial.number, candidate=suggest(trial, self._plan.space))
+        """The next candidate; enqueued ones come first. `n_finished` decides which sampler proposes.
+
+        A trial that another worker takes for abandoned, and puts back before all of it was drawn, is left to whoever asks next.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        while True:
+            seed = fresh_seed(self._plan.spec.seed, self._worker_id, self._n_begun())
+            self._study.sampler = self._strategy.sampler(n_finished, seed)
+            trial = self._study.ask()
+            try:
+                return Proposal(number=trial.number, candidate=suggest(trial, self._plan.space))
+            except UpdateFinishedTrialError:
+                _log.debug("trial %d was put back while it was asked for", trial.number)
 
     @_patient
     def tell(

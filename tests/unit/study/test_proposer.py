@@ -106,6 +106,27 @@ def test_an_enqueued_trial_that_was_half_drawn_keeps_its_parameters(url: str) ->
     assert proposer.ask(0).candidate == prior
 
 
+def test_a_trial_that_others_put_back_while_it_is_asked_for_is_left_to_them(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another worker sweeps between Optuna's ask and the first draw: the prior comes under a new number, nothing is raised."""
+    proposer, other = Proposer(plan(), url, "w"), Proposer(plan(), url, "other")
+    prior = candidate(precision="fp16", streams=3)
+    proposer.enqueue_first([prior])
+    numbers: list[int] = []
+    ask = optuna.Study.ask
+
+    def swept(study: optuna.Study, *args: Any, **kwargs: Any) -> optuna.Trial:
+        trial = ask(study, *args, **kwargs)
+        numbers.append(trial.number)
+        if len(numbers) == 1 and other.suspect(trial.number):
+            other.put_back(trial.number)
+        return trial
+
+    monkeypatch.setattr(optuna.Study, "ask", swept)
+    found = proposer.ask(0)
+    assert found.candidate == prior and [found.number] == numbers[1:]
+    assert [t.state.name for t in trials(url)] == ["FAIL", "RUNNING"]
+
+
 def test_unfinished_trials_come_with_their_candidates(url: str) -> None:
     """What another process asked for and has not told."""
     found = Proposer(plan(), url, "dead").ask(0)
