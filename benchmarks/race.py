@@ -9,10 +9,13 @@ judged by. Then `--repeats` rounds in alternating order, each with fresh folders
 begins the sweep's best is measured three times more, and their median is its goal: a machine may become slower by a tenth
 within an hour. A contender has arrived when one load of one of its own feasible trials gave at least 95 % of that; `trials` has
 all of them, [seconds, items/s, whether feasible]. `ratio` is the script's time over the study's. The script is ended after
-`--limit-s`; where it had not arrived, that time counts, and the ratio is at least what is printed. The study goes on to its
-end, finalists included: `repeatability` says how far the studies' best throughputs, as reported, lie apart (aim: any two
-within 5 %), and how far as shares of the goal of their time, which a machine that becomes slower leaves alone. Every round
-is written when it ends; the same command goes on after it was interrupted.
+`--limit-s`; where it had not arrived, that time counts, and the ratio is at least what is printed.
+`ratios_by_the_studys_goal`: of each round, were the script judged by the goal that the study had minutes before or after; where
+these differ much from the others, the goals' noise decided.
+
+The study goes on to its end, finalists included: `repeatability` says how far the studies' best throughputs, as reported, lie
+apart (aim: any two within 5 %), and how far as shares of the goal of their time, which a machine that becomes slower leaves
+alone. Every round is written when it ends; the same command goes on after it was interrupted.
 
 With --arrival a study ends where it has arrived, without finalists; one that never arrives goes on to its end. So the seconds
 alone are told, on a machine on which whole studies would take hours because their intervals are wide.
@@ -85,7 +88,7 @@ def main() -> None:
             goal = _goal(plan, document)
             found[name] = {"goal_items_per_s": goal, **contenders[name](goal)}
         document["rounds"].append(found)
-        document["summary"] = _seconds(document["rounds"]) | ({} if arguments.arrival else _repeatability(document["rounds"]))
+        document["summary"] = _summary(document)
         _write(document, arguments.out)
         print(json.dumps({k: v["seconds"] for k, v in found.items()}), file=sys.stderr)
     if not arguments.arrival:
@@ -128,6 +131,7 @@ def _measure_again(plan: StudyPlan, file: Path) -> None:
     document = json.loads(file.read_text())
     found = _again(plan, document)
     document["again"].append(found)
+    document["summary"] = _summary(document)
     _write(document, str(file))
     print(json.dumps(found, indent=2))
 
@@ -266,17 +270,29 @@ def _ended(record: TrialRecord) -> float:
     return datetime.fromisoformat(record.finished_at or "").timestamp()
 
 
+def _summary(document: dict[str, Any]) -> dict[str, Any]:
+    rounds, whole = document["rounds"], not document.get("arrival", False)
+    return _seconds(rounds) | (_repeatability(rounds) if whole else {})
+
+
 def _seconds(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     pairs = [(r["autotune"]["seconds"], r["script"]["seconds"]) for r in rounds]
-    ratios = [(r["script"]["seconds"] or r["script"]["all_s"]) / r["autotune"]["seconds"] for r in rounds
-              if r["autotune"]["seconds"] is not None]  # fmt: skip
+    arrived = [r for r in rounds if r["autotune"]["seconds"] is not None]
+    ratios = [(r["script"]["seconds"] or r["script"]["all_s"]) / r["autotune"]["seconds"] for r in arrived]
+    by_one_goal = [_arrival_s(r["script"], r["autotune"]["goal_items_per_s"]) / r["autotune"]["seconds"] for r in arrived]
     return {
         "autotune_s": [a for a, _ in pairs],
         "script_s": [b for _, b in pairs],
         "autotune_never_arrived": sum(a is None for a, _ in pairs),
         "script_never_arrived": sum(b is None for _, b in pairs),
         "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)} if ratios else None,
+        "ratios_by_the_studys_goal": by_one_goal,
     }
+
+
+def _arrival_s(script: dict[str, Any], goal: float) -> float:
+    """When the script had a trial that was good enough for this goal; where it had none, when it ended."""
+    return next((s for s, rate, feasible in script["trials"] if _has_arrived(rate, feasible, goal)), float(script["all_s"]))
 
 
 def _repeatability(rounds: list[dict[str, Any]]) -> dict[str, Any]:

@@ -123,11 +123,11 @@ class Proposer:
         while True:
             seed = fresh_seed(self._plan.spec.seed, self._worker_id, self._n_begun())
             self._study.sampler = self._strategy.sampler(n_finished, seed)
-            trial = self._study.ask()
             try:
+                trial = self._study.ask()  # some samplers note in it what they proposed
                 return Proposal(number=trial.number, candidate=suggest(trial, self._plan.space))
-            except UpdateFinishedTrialError:
-                _log.debug("trial %d was put back while it was asked for", trial.number)
+            except UpdateFinishedTrialError as exc:
+                _log.debug("a trial was put back while it was asked for: %s", exc)
 
     @_patient
     def tell(

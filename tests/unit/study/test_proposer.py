@@ -106,8 +106,11 @@ def test_an_enqueued_trial_that_was_half_drawn_keeps_its_parameters(url: str) ->
     assert proposer.ask(0).candidate == prior
 
 
-def test_a_trial_that_others_put_back_while_it_is_asked_for_is_left_to_them(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another worker sweeps between Optuna's ask and the first draw: the prior comes under a new number, nothing is raised."""
+@pytest.mark.parametrize("noted", [False, True], ids=["between ask and draw", "while the sampler notes something in it"])
+def test_a_trial_that_others_put_back_while_it_is_asked_for_is_left_to_them(
+    url: str, monkeypatch: pytest.MonkeyPatch, noted: bool
+) -> None:
+    """Another worker sweeps meanwhile: the prior comes under a new number, nothing is raised."""
     proposer, other = Proposer(plan(), url, "w"), Proposer(plan(), url, "other")
     prior = candidate(precision="fp16", streams=3)
     proposer.enqueue_first([prior])
@@ -119,6 +122,8 @@ def test_a_trial_that_others_put_back_while_it_is_asked_for_is_left_to_them(url:
         numbers.append(trial.number)
         if len(numbers) == 1 and other.suspect(trial.number):
             other.put_back(trial.number)
+        if noted:
+            study._storage.set_trial_system_attr(trial._trial_id, "generation", 0)
         return trial
 
     monkeypatch.setattr(optuna.Study, "ask", swept)
