@@ -176,6 +176,11 @@ def _has_arrived(rate: float, feasible: bool, goal: float) -> bool:
     return feasible and rate >= SHARE * goal
 
 
+def _arrival_s(trials: Sequence[Sequence[Any]], goal: float) -> float | None:
+    """When the first of these trials, as a result has them and in the order of time, came to the goal; None: none did."""
+    return next((s for s, rate, feasible in trials if _has_arrived(rate, feasible, goal)), None)
+
+
 def _study(data: Path, folder: Path, seed: int, goal: float, arguments: argparse.Namespace) -> dict[str, Any]:
     """A study; when its first good trial had ended, counted from when the command would have been typed."""
     began = time.time()
@@ -192,7 +197,7 @@ def _study(data: Path, folder: Path, seed: int, goal: float, arguments: argparse
         sys.exit("no trial kept to the accuracy constraint")
     return {
         "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": next((s for s, rate, feasible in tried if _has_arrived(rate, feasible, goal)), None),
+        "seconds": _arrival_s(tried, goal),
         "all_s": time.time() - began,
         "trials": tried,
         "best": winner.candidate.as_json(),
@@ -279,7 +284,8 @@ def _seconds(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     pairs = [(r["autotune"]["seconds"], r["script"]["seconds"]) for r in rounds]
     arrived = [r for r in rounds if r["autotune"]["seconds"] is not None]
     ratios = [(r["script"]["seconds"] or r["script"]["all_s"]) / r["autotune"]["seconds"] for r in arrived]
-    by_one_goal = [_arrival_s(r["script"], r["autotune"]["goal_items_per_s"]) / r["autotune"]["seconds"] for r in arrived]
+    by_one_goal = [(_arrival_s(r["script"]["trials"], r["autotune"]["goal_items_per_s"]) or r["script"]["all_s"])
+                   / r["autotune"]["seconds"] for r in arrived]  # fmt: skip
     return {
         "autotune_s": [a for a, _ in pairs],
         "script_s": [b for _, b in pairs],
@@ -288,11 +294,6 @@ def _seconds(rounds: list[dict[str, Any]]) -> dict[str, Any]:
         "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)} if ratios else None,
         "ratios_by_the_studys_goal": by_one_goal,
     }
-
-
-def _arrival_s(script: dict[str, Any], goal: float) -> float:
-    """When the script had a trial that was good enough for this goal; where it had none, when it ended."""
-    return next((s for s, rate, feasible in script["trials"] if _has_arrived(rate, feasible, goal)), float(script["all_s"]))
 
 
 def _repeatability(rounds: list[dict[str, Any]]) -> dict[str, Any]:
