@@ -1,34 +1,33 @@
-"""A study against an afternoon's Optuna script: seconds until a configuration is found that is worth 95 % of the best there is.
+"""A study against an afternoon's Optuna script: seconds until what it holds for its best is worth 95 % of the best there is.
 
-    python benchmarks/race.py --data ../shared/data/imagenet --out benchmarks/results/race.json
+    python benchmarks/race.py --data ../shared/data/imagenet --out benchmarks/results/race-by-worth.json
 
 The folder holds mobilenet_v2_1.0_224.onnx, images/ and labels.csv (splits calib and val). Both search the same grid (GRID of
 mobilenet.py: engine with precision, batch, streams, threads; 180 points where the CPU has bf16), both must stay within one
-point of top-1, both start with nothing built. First every point of the grid is measured: its best feasible one is what both are
-judged by. Then `--repeats` rounds in alternating order, each with fresh folders, and a fresh seed. Right before a contender
-begins the sweep's best is measured three times more, and their median is its goal: a machine may become slower by a tenth
-within an hour. A contender has arrived when one load of one of its own feasible trials gave at least 95 % of that; `trials` has
-all of them, [seconds, items/s, whether feasible]. `ratio` is the script's time over the study's. The script is ended after
-`--limit-s`; where it had not arrived, that time counts, and the ratio is at least what is printed.
-`ratios_by_the_studys_goal`: of each round, were the script judged by the goal that the study had minutes before or after; where
-these differ much from the others, the goals' noise decided.
+point of top-1, both start with nothing built. First every point of the grid is measured. Then `--repeats` rounds in alternating
+order, each with fresh folders, and a fresh seed: a study of `--trials` trials, which goes on to its end, finalists included,
+and the script, which is ended after `--limit-s`.
 
-The study goes on to its end, finalists included: `repeatability` says how far the studies' best throughputs, as reported, lie
-apart (aim: any two within 5 %), and how far as shares of the goal of their time, which a machine that becomes slower leaves
-alone. Every round is written when it ends; the same command goes on after it was interrupted.
+Who has arrived is told afterwards, and not by the contenders' own loads, which a machine that becomes faster and slower would
+decide (race_parts/worth.py): the configurations that either held for its best, its fastest feasible one so far, the studies'
+bests and the sweep's five fastest are measured in `--turns` turns in random order. A contender has arrived with the first that
+is worth 95 % of the fastest of those five. `ratio` is the script's time over the study's; where the script had not arrived, the
+time that it had counts, and the ratio is at least what is printed. A study that had not arrived counts the whole of its search.
 
-With --arrival a study ends where it has arrived, without finalists; one that never arrives goes on to its end. So the seconds
-alone are told, on a machine on which whole studies would take hours because their intervals are wide.
+`repeatability` says how far the studies' best throughputs, as reported, lie apart (aim: any two within 5 %), and `bests` what
+they are worth, in turns right after the last round and again at any later time by
 
-At the end of whole studies each one's best is measured beside the sweep's best, and again at any time by
+    python benchmarks/race.py --data ../shared/data/imagenet --again --out benchmarks/results/race-by-worth.json
 
-    python benchmarks/race.py --data ../shared/data/imagenet --again benchmarks/results/race.json
+whose turns judge along with the others. Every round and turn is written when it ends; the same command goes on after it was
+interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -42,12 +41,12 @@ from typing import Any
 
 import mobilenet
 import numpy as np
+from race_parts.worth import Tried, Turn, arrival, fastest_of, share_of, worth_measuring
 
 from autotune.candidate import Candidate
 from autotune.cli.progress import PlainProgress
 from autotune.cli.running import checked_plan
 from autotune.records import FINISHED, TrialRecord, own_load
-from autotune.spec.model import StudySpec
 from autotune.store.repository import SEARCHED, open_store
 from autotune.store.worker import this_worker
 from autotune.study.lock import device_lock
@@ -57,7 +56,7 @@ from autotune.study.plan import StudyPlan
 from autotune.study.scoring import best, is_feasible
 from autotune.trial.isolation import TrialProcess
 
-SHARE = 0.95
+CONTENDERS = ("autotune", "script")
 SPACE = """
   precision: [fp32, bf16, int8]
   pruning_ratio: 0.0
@@ -68,72 +67,20 @@ SPACE = """
 
 
 def main() -> None:
-    """Sweep, rounds, and the winners measured again; one JSON file."""
+    """Sweep, rounds, and what was found measured in turns; one JSON file."""
     arguments = _arguments()
     data, work = Path(arguments.data).resolve(), Path(tempfile.mkdtemp(prefix="autotune-race-"))
     plan = checked_plan(str(study_file(data, work / "sweep", seed=0, trials=1)))
-    if arguments.again:
-        _measure_again(plan, Path(arguments.again))
-        return
     document = _begun(plan, arguments)
     _write(document, arguments.out)
     npz = _as_arrays(plan, work)
     for i in range(len(document["rounds"]), arguments.repeats):
-        contenders = {
-            "autotune": lambda goal, i=i: _study(data, work / f"study{i}", i + 1, goal, arguments),
-            "script": lambda goal: _script(data, npz, work, goal, arguments.limit_s),
-        }
-        found: dict[str, Any] = {}
-        for name in list(contenders) if i % 2 == 0 else list(contenders)[::-1]:
-            goal = _goal(plan, document)
-            found[name] = {"goal_items_per_s": goal, **contenders[name](goal)}
-        document["rounds"].append(found)
-        document["summary"] = _summary(document)
+        document["rounds"].append(_round(i, data, npz, work, arguments))
         _write(document, arguments.out)
-        print(json.dumps({k: v["seconds"] for k, v in found.items()}), file=sys.stderr)
-    if not arguments.arrival:
-        document["again"].append(_again(plan, document))
-        _write(document, arguments.out)
-    print(json.dumps({k: document[k] for k in ("summary", "again")}, indent=2))
-
-
-def _begun(plan: StudyPlan, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The result so far: that of an interrupted run, or a sweep."""
-    if arguments.out and Path(arguments.out).exists():
-        begun: dict[str, Any] = json.loads(Path(arguments.out).read_text())
-        if begun["machine"] != mobilenet.machine_of(plan):
-            sys.exit(f"{arguments.out} was begun on {begun['machine']}: go on there, or name another file")
-        if begun.get("arrival", False) != arguments.arrival:
-            sys.exit(f"{arguments.out} was begun {'without' if arguments.arrival else 'with'} --arrival: name another file")
-        return begun
-    with TrialProcess(plan.preload) as process, device_lock("cpu"):
-        reference = mobilenet.run_candidate(plan, process, None, plan.reference)
-        top, sweep = mobilenet.sweep_of(plan, process, reference, quick=arguments.quick)
-    document = {"machine": mobilenet.machine_of(plan), "arrival": arguments.arrival}
-    return {**document, "sweep": sweep, "sweep_best": top.as_json(), "rounds": [], "again": []}
-
-
-def _goal(plan: StudyPlan, document: dict[str, Any]) -> float:
-    """How fast the sweep's best is now, items/s: the median of three fresh processes."""
-    top = Candidate.from_json(document["sweep_best"])
-    with TrialProcess(plan.preload) as process, device_lock("cpu"):
-        reference = mobilenet.run_candidate(plan, process, None, plan.reference)
-        return statistics.median(_rate(mobilenet.run_candidate(plan, process, reference, top)) for _ in range(3))
-
-
-def _write(document: dict[str, Any], out: str | None) -> None:
-    if out:
-        Path(out).write_text(json.dumps(document, indent=2) + "\n")
-
-
-def _measure_again(plan: StudyPlan, file: Path) -> None:
-    """The bests that a file tells of, measured once more; added to the file."""
-    document = json.loads(file.read_text())
-    found = _again(plan, document)
-    document["again"].append(found)
-    document["summary"] = _summary(document)
-    _write(document, str(file))
-    print(json.dumps(found, indent=2))
+    if arguments.again or not document["worth"]:
+        document["worth"].append({"at": _now(), "turns": []})
+    _measure_worth(plan, document, arguments)
+    print(json.dumps(document["summary"], indent=2))
 
 
 def _arguments() -> argparse.Namespace:
@@ -141,12 +88,39 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", required=True)
     parser.add_argument("--out")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--trials", type=int, default=40, help="of each contender")
-    parser.add_argument("--limit-s", type=float, default=900.0, help="after which the script is ended")
-    parser.add_argument("--arrival", action="store_true", help="a study ends where it has arrived")
-    parser.add_argument("--again", metavar="FILE", help="only measure once more what this result found")
+    parser.add_argument("--trials", type=int, default=40, help="of each study")
+    parser.add_argument("--limit-s", type=float, default=420.0, help="after which the script is ended")
+    parser.add_argument("--turns", type=int, default=15, help="in which what was found is measured")
+    parser.add_argument("--again", action="store_true", help="measure once more what the result in --out found")
     parser.add_argument("--quick", action="store_true", help="every ninth point of the grid, to try the script out")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.again and not (arguments.out and Path(arguments.out).exists()):
+        parser.error("--again measures what a result found: name the file with --out")
+    return arguments
+
+
+def _begun(plan: StudyPlan, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The result so far: that of an interrupted run, or a sweep."""
+    if arguments.out and Path(arguments.out).exists():
+        begun: dict[str, Any] = json.loads(Path(arguments.out).read_text())
+        if "worth" not in begun:
+            sys.exit(f"{arguments.out} is of an earlier version, which judged contenders by their own loads: name another file")
+        if begun["machine"] != mobilenet.machine_of(plan):
+            sys.exit(f"{arguments.out} was begun on {begun['machine']}: go on there, or name another file")
+        return begun
+    with TrialProcess(plan.preload) as process, device_lock("cpu"):
+        reference = mobilenet.run_candidate(plan, process, None, plan.reference)
+        _, sweep = mobilenet.sweep_of(plan, process, reference, quick=arguments.quick)
+    return {"machine": mobilenet.machine_of(plan), "sweep": sweep, "rounds": [], "worth": []}
+
+
+def _write(document: dict[str, Any], out: str | None) -> None:
+    if out:
+        Path(out).write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def study_file(data: Path, folder: Path, *, seed: int, trials: int) -> Path:
@@ -158,80 +132,82 @@ def study_file(data: Path, folder: Path, *, seed: int, trials: int) -> Path:
     return folder / "study.yaml"
 
 
-class _Arriving(PlainProgress):
-    """Presses the switch when a feasible trial has come to the goal."""
-
-    def __init__(self, spec: StudySpec, goal: float, switch: StopSwitch) -> None:
-        super().__init__()
-        self._spec, self._goal, self._switch = spec, goal, switch
-
-    def trial_ended(self, record: TrialRecord, front: Sequence[TrialRecord], reference: TrialRecord | None) -> None:
-        super().trial_ended(record, front, reference)
-        arrived = record.role in SEARCHED and _has_arrived(_own_rate(record), is_feasible(record, self._spec), self._goal)
-        if arrived and not self._switch.count:
-            self._switch.press()
+def _round(i: int, data: Path, npz: tuple[Path, Path], work: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Both contenders, each one first in every other round."""
+    found: dict[str, Any] = {}
+    for name in CONTENDERS if i % 2 == 0 else CONTENDERS[::-1]:
+        if name == "autotune":
+            found[name] = _study(data, work / f"study{i}", i + 1, arguments.trials)
+        else:
+            found[name] = _script(data, npz, work, arguments.limit_s)
+        print(f"round {i + 1}: {name}, {len(found[name]['trials'])} trials in {found[name]['all_s']:.0f} s", file=sys.stderr)
+    return found
 
 
-def _has_arrived(rate: float, feasible: bool, goal: float) -> bool:
-    return feasible and rate >= SHARE * goal
-
-
-def _arrival_s(trials: Sequence[Sequence[Any]], goal: float) -> float | None:
-    """When the first of these trials, as a result has them and in the order of time, came to the goal; None: none did."""
-    return next((s for s, rate, feasible in trials if _has_arrived(rate, feasible, goal)), None)
-
-
-def _study(data: Path, folder: Path, seed: int, goal: float, arguments: argparse.Namespace) -> dict[str, Any]:
-    """A study; when its first good trial had ended, counted from when the command would have been typed."""
+def _study(data: Path, folder: Path, seed: int, trials: int) -> dict[str, Any]:
+    """A study to its end, counted from when the command would have been typed."""
     began = time.time()
-    plan = checked_plan(str(study_file(data, folder, seed=seed, trials=arguments.trials)))
-    switch = StopSwitch()
-    with _Arriving(plan.spec, goal, switch) if arguments.arrival else PlainProgress() as progress:
+    plan = checked_plan(str(study_file(data, folder, seed=seed, trials=trials)))
+    with PlainProgress() as progress:
         store = open_store(plan.spec.storage)
-        result = run_study(plan, store, this_worker(), progress, switch)
+        result = run_study(plan, store, this_worker(), progress, StopSwitch())
     row = store.study(plan.spec.study)
-    as_searched = store.trials(row.id, FINISHED, SEARCHED) if row is not None else []
-    tried = sorted([_ended(r) - began, _own_rate(r), is_feasible(r, plan.spec)] for r in as_searched)
+    searched = store.trials(row.id, FINISHED, SEARCHED) if row is not None else []
+    tried = sorted(
+        (
+            Tried(s=_ended(r) - began, items_per_s=_own_rate(r), feasible=is_feasible(r, plan.spec), candidate=r.candidate)
+            for r in searched
+        ),
+        key=lambda t: t.s,
+    )
     winner = best(result.records, plan.spec)
     if winner is None:
         sys.exit("no trial kept to the accuracy constraint")
     return {
-        "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": _arrival_s(tried, goal),
+        "ended_at": _now(),
         "all_s": time.time() - began,
-        "trials": tried,
+        "trials": [t.as_json() for t in tried],
         "best": winner.candidate.as_json(),
         "best_items_per_s": asdict(winner.throughput_items_per_s) if winner.throughput_items_per_s else None,
     }
 
 
-def _script(data: Path, npz: tuple[Path, Path], work: Path, goal: float, limit_s: float) -> dict[str, Any]:
-    """The script in a process of its own, until its first good trial or the limit."""
+def _script(data: Path, npz: tuple[Path, Path], work: Path, limit_s: float) -> dict[str, Any]:
+    """The script in a process of its own, until the limit."""
     script = Path(__file__).with_name("optuna_script.py")
     command = [sys.executable, "-W", "ignore", str(script), str(data / mobilenet.MODEL), *map(str, npz), "200"]
-    began, seen = time.time(), set()
-    trials: list[list[Any]] = []
-    seconds = None
+    base, began = _base_top1(npz[0]), time.time()
+    tried: list[Tried] = []
     with subprocess.Popen(command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
-        base = None
         for text in process.stdout:
             line = json.loads(text)
-            seen.add((line["pair"], line["batch"], line["streams"], line["threads"]))
-            base = base or _base_top1(npz[0])
-            trials.append([time.time() - began, line["items_per_s"], line["top1"] >= base - 0.01])
-            if _has_arrived(trials[-1][1], trials[-1][2], goal):
-                seconds = trials[-1][0]
-            if seconds is not None or time.time() - began > limit_s:
+            candidate = _candidate_of(line)
+            feasible = line["top1"] >= base - 0.01
+            tried.append(Tried(s=time.time() - began, items_per_s=line["items_per_s"], feasible=feasible, candidate=candidate))
+            if time.time() - began > limit_s:
                 process.kill()
                 break
     return {
-        "seconds": seconds,
+        "ended_at": _now(),
         "all_s": time.time() - began,
-        "repeated": len(trials) - len(seen),
-        "best_items_per_s": max((rate for _, rate, feasible in trials if feasible), default=None),
-        "trials": trials,
+        "repeated": len(tried) - len({t.candidate for t in tried}),
+        "trials": [t.as_json() for t in tried],
     }
+
+
+def _candidate_of(line: dict[str, Any]) -> Candidate:
+    """The point of the grid that the script's line tells of."""
+    engine, precision = line["pair"].split("/")
+    return Candidate(
+        engine=engine,
+        precision=precision,
+        pruning_ratio=0.0,
+        batch_size=line["batch"],
+        streams=line["streams"],
+        worker_threads=line["threads"],
+        memory_pool_mib=None,
+    )
 
 
 def _base_top1(val: Path) -> float:
@@ -261,10 +237,6 @@ def _fp32_top1(plan: StudyPlan, x: Any, y: Any) -> float:
     return float(np.mean([session.run(None, {"input": x[i : i + 1]})[0].argmax() == y[i] for i in range(len(x))]))
 
 
-def _rate(record: TrialRecord) -> float:
-    return record.throughput_items_per_s.value if record.throughput_items_per_s else 0.0
-
-
 def _own_rate(record: TrialRecord) -> float:
     """What the trial's own load gave, whatever the finalists' rounds say of its candidate."""
     own = own_load(record, THROUGHPUT)
@@ -275,54 +247,86 @@ def _ended(record: TrialRecord) -> float:
     return datetime.fromisoformat(record.finished_at or "").timestamp()
 
 
-def _summary(document: dict[str, Any]) -> dict[str, Any]:
-    rounds, whole = document["rounds"], not document.get("arrival", False)
-    return _seconds(rounds) | (_repeatability(rounds) if whole else {})
-
-
-def _seconds(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    pairs = [(r["autotune"]["seconds"], r["script"]["seconds"]) for r in rounds]
-    arrived = [r for r in rounds if r["autotune"]["seconds"] is not None]
-    ratios = [(r["script"]["seconds"] or r["script"]["all_s"]) / r["autotune"]["seconds"] for r in arrived]
-    by_one_goal = [(_arrival_s(r["script"]["trials"], r["autotune"]["goal_items_per_s"]) or r["script"]["all_s"])
-                   / r["autotune"]["seconds"] for r in arrived]  # fmt: skip
-    return {
-        "autotune_s": [a for a, _ in pairs],
-        "script_s": [b for _, b in pairs],
-        "autotune_never_arrived": sum(a is None for a, _ in pairs),
-        "script_never_arrived": sum(b is None for _, b in pairs),
-        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)} if ratios else None,
-        "ratios_by_the_studys_goal": by_one_goal,
-    }
-
-
-def _repeatability(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    rates = [r["autotune"]["best_items_per_s"]["value"] for r in rounds]
-    shares = [rate / r["autotune"]["goal_items_per_s"] for rate, r in zip(rates, rounds, strict=True)]
-    return {
-        "repeatability": {
-            "best_items_per_s": rates,
-            "largest_over_smallest": max(rates) / min(rates),
-            "best_over_goal": shares,
-            "largest_share_over_smallest": max(shares) / min(shares),
-        }
-    }
-
-
-def _again(plan: StudyPlan, document: dict[str, Any]) -> dict[str, Any]:
-    """Every study's best beside the sweep's best, three times in turn: medians, and their share of the sweep's."""
-    winners = [Candidate.from_json(r["autotune"]["best"]) for r in document["rounds"]]
-    top = Candidate.from_json(document["sweep_best"])
+def _measure_worth(plan: StudyPlan, document: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """The turns that are still to come of the newest measurement, each written when it ends, and the summary."""
+    turns, order = document["worth"][-1]["turns"], random.Random(len(document["worth"]))
+    candidates = sorted(_to_measure(document), key=str)
     with TrialProcess(plan.preload) as process, device_lock("cpu"):
         reference = mobilenet.run_candidate(plan, process, None, plan.reference)
-        runs = [[_rate(mobilenet.run_candidate(plan, process, reference, c)) for c in (*winners, top)] for _ in range(3)]
-    medians = [statistics.median(column) for column in zip(*runs, strict=True)]
+        while len(turns) < arguments.turns:
+            order.shuffle(candidates)
+            turn = [(c, _short_load(plan, process, reference, c)) for c in candidates]
+            turns.append([{"items_per_s": rate, **c.as_json()} for c, rate in turn])
+            print(f"turn {len(turns)}/{arguments.turns}", file=sys.stderr)
+            _write(document, arguments.out)
+    document["summary"] = summary_of(document)
+    _write(document, arguments.out)
+
+
+def _short_load(plan: StudyPlan, process: TrialProcess, reference: TrialRecord, candidate: Candidate) -> float:
+    """Items/s of a load of two seconds: where the machine changes, many short loads in turns tell more than few long ones."""
+    load = {"window_s": 0.25, "min_windows": 6, "max_s": 2.0, "warmup_s": 0.5}
+    record = mobilenet.run_candidate(plan, process, reference, candidate, **load)
+    if record.throughput_items_per_s is None:
+        sys.exit(f"{candidate} could not be measured again: {record.reject or record.state}")
+    return record.throughput_items_per_s.value
+
+
+def _to_measure(document: dict[str, Any]) -> set[Candidate]:
+    rounds = document["rounds"]
+    held = worth_measuring([_tried(r[name]) for r in rounds for name in CONTENDERS])
+    return held | {Candidate.from_json(r["autotune"]["best"]) for r in rounds} | set(_swept(document))
+
+
+def _swept(document: dict[str, Any]) -> list[Candidate]:
+    """The five fastest of the sweep."""
+    return [_without_rate(row)[0] for row in document["sweep"]["best"][:5]]
+
+
+def _without_rate(row: dict[str, Any]) -> tuple[Candidate, float]:
+    return Candidate.from_json({k: v for k, v in row.items() if k not in ("items_per_s", "state")}), row["items_per_s"]
+
+
+def _tried(contender: dict[str, Any]) -> list[Tried]:
+    return [Tried.from_json(t) for t in contender["trials"]]
+
+
+def summary_of(document: dict[str, Any]) -> dict[str, Any]:
+    """What the rounds say, judged by all turns of all measurements."""
+    rounds = document["rounds"]
+    measurements = [[dict(map(_without_rate, turn)) for turn in m["turns"]] for m in document["worth"]]
+    turns = [turn for measurement in measurements for turn in measurement]
+    top = fastest_of(_swept(document), turns)
+    bests = [Candidate.from_json(r["autotune"]["best"]) for r in rounds]
     return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "items_per_s": medians[:-1],
-        "sweep_best": medians[-1],
-        "shares": [m / medians[-1] for m in medians[:-1]],
+        "best_of_the_sweep": top.as_json(),
+        **_seconds(rounds, top, turns),
+        "bests": [
+            {"at": m["at"], "shares": [share_of(c, top, measured) for c in bests]}
+            for m, measured in zip(document["worth"], measurements, strict=True)
+        ],
+        "repeatability": _repeatability(rounds),
     }
+
+
+def _seconds(rounds: Sequence[dict[str, Any]], top: Candidate, turns: Sequence[Turn]) -> dict[str, Any]:
+    arrivals = {name: [arrival(_tried(r[name]), top, turns) for r in rounds] for name in CONTENDERS}
+    took = {
+        name: [a.s if a else r[name]["trials"][-1]["s"] for a, r in zip(arrivals[name], rounds, strict=True)]
+        for name in CONTENDERS
+    }
+    ratios = [script / study for study, script in zip(took["autotune"], took["script"], strict=True)]
+    return {
+        **{f"{name}_s": [a.s if a else None for a in arrivals[name]] for name in CONTENDERS},
+        **{f"{name}_arrived_with": [a.candidate.as_json() if a else None for a in arrivals[name]] for name in CONTENDERS},
+        "ratios": ratios,
+        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
+    }
+
+
+def _repeatability(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    rates = [r["autotune"]["best_items_per_s"]["value"] for r in rounds]
+    return {"best_items_per_s": rates, "largest_over_smallest": max(rates) / min(rates)}
 
 
 if __name__ == "__main__":

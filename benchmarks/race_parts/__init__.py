@@ -1,0 +1,1 @@
+"""What benchmarks/race.py is made of."""
