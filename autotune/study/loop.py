@@ -39,7 +39,7 @@ from autotune.study.reporting import learn
 from autotune.study.session import StopSwitch, StudySession
 from autotune.study.standing import Standing
 from autotune.study.under_way import claimed, measured, reference_of, still_usable, stored
-from autotune.study.warm_start import WarmStartGain, kin_of, warm_candidates, warm_flags
+from autotune.study.warm_start import WarmStartGain, taken_over, warm_flags
 from autotune.trial.isolation import TrialProcess
 from autotune.trial.request import Rival
 from autotune.variants.base import model_identity
@@ -234,15 +234,17 @@ def _swept(run: StudySession) -> None:
 
 
 def _enqueue_first(run: StudySession) -> None:
-    """What earlier studies found best is asked for first, then the plan's priors, or those that the strategy leaves to it."""
-    kin = kin_of(run.store, run.study, run.plan.fingerprint) if run.plan.spec.warm_start.at_most else []
-    run.warm = warm_candidates(kin, run.plan.space, run.plan.spec.warm_start.at_most)
+    """What earlier studies found best is asked for first, then the plan's priors, or those that the strategy leaves to it.
+
+    Whoever begins a study decides what it takes over: it goes on with the same, though others may have found more since.
+    """
     with asking_lock(run.study):
-        run.proposer.enqueue_first((*run.warm, *run.proposer.first_priors))
-    sources = [str(k) for k in kin if k.study.name in run.warm.values()]
-    if sources:
-        counted = "1 candidate" if len(run.warm) == 1 else f"{len(run.warm)} candidates"
-        run.observer.note(f"warm start: {counted}, to be measured anew, from {'; '.join(sources)}")
+        warm = run.proposer.warm_start()
+        if warm is None:
+            warm = taken_over(run.store, run.study, run.plan, run.observer.note)
+            run.proposer.keep_warm_start(warm)
+        run.warm = warm
+        run.proposer.enqueue_first((*warm, *run.proposer.first_priors))
 
 
 def _result(run: StudySession, ended: Ended) -> StudyResult:

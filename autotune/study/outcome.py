@@ -1,4 +1,4 @@
-"""What the search is told of a trial beside its values: what its stages took, and which failures others share."""
+"""What Optuna is told of a trial beside its values: what its stages took, whose failures others share, what people see."""
 
 from __future__ import annotations
 
@@ -36,3 +36,19 @@ def _unmeasured(record: TrialRecord, spec: StudySpec) -> list[int | str]:
         # The constraint on the accuracy says it already; as a second one it would only blur what settings can do.
         found += ["runs"] if record.accuracy is not None and record.reject and record.reject.stage == "accuracy" else []
     return found
+
+
+def shown_attributes(record: TrialRecord) -> dict[str, Any]:
+    """What a person sees of a trial in optuna-dashboard."""
+    shown: dict[str, Any] = {"state": record.state, "candidate": str(record.candidate)}
+    if record.reject is not None:
+        shown["reject"] = f"{record.reject.reason} in {record.reject.stage}: {record.reject.message}"[:500]
+    for name in ("accuracy", "accuracy_drop", "throughput_items_per_s"):
+        estimate = getattr(record, name)
+        if estimate is not None:
+            shown[name] = f"{estimate.value:.6g} [{estimate.low:.6g}, {estimate.high:.6g}]"
+    if record.latency_ms.p99 is not None:
+        shown["latency_p99_ms"] = round(record.latency_ms.p99.value, 4)
+    if record.peak_memory_mib is not None:
+        shown["peak_memory_mib"] = round(record.peak_memory_mib, 1)
+    return shown

@@ -23,7 +23,7 @@ from autotune.space.sampling import PAIR, candidate_from_params, params_from_can
 from autotune.store.connection import BUSY_TIMEOUT_S, PAGES_KIB, parse_url, server_options
 from autotune.store.retry import Patience, with_retry
 from autotune.study.objectives import objectives_of
-from autotune.study.outcome import outcome_of
+from autotune.study.outcome import outcome_of, shown_attributes
 from autotune.study.plan import StudyPlan
 from autotune.study.scoring import objective_values, violations
 from autotune.study.strategy import fresh_seed, strategy_named
@@ -37,6 +37,7 @@ _T = TypeVar("_T")
 _PAIRS = "autotune:pairs"
 _REFERENCE = "autotune:reference"
 _SUSPECT = "autotune:suspect"
+_WARM = "autotune:warm_start"
 _OPEN_ATTEMPTS = 6
 _BUILD_ATTEMPTS = 4
 
@@ -155,7 +156,7 @@ class Proposer:
             if name not in frozen.constraints:  # a call that is repeated has set some already
                 trial.set_constraint(name, value)
         told = outcome_of(record, self._plan.spec, duplicate="duplicate_of" in note)
-        for name, value in {**_attributes(record), **note, OUTCOME: told}.items():
+        for name, value in {**shown_attributes(record), **note, OUTCOME: told}.items():
             trial.set_user_attr(name, value)
         self._study.tell(number, objective_values(record, self._plan.spec, known))
 
@@ -175,7 +176,7 @@ class Proposer:
 
         if self._study.get_trials(deepcopy=False):
             return
-        attributes = {**_attributes(record), _REFERENCE: True, "role": "reference: the unmodified model, not searched"}
+        attributes = {**shown_attributes(record), _REFERENCE: True, "role": "reference: the unmodified model, not searched"}
         self._study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL, user_attrs=attributes))
 
     @property
@@ -190,6 +191,17 @@ class Proposer:
             params = params_from_candidate(candidate, self._plan.space)
             if params is not None:
                 self._study.enqueue_trial(params, skip_if_exists=True)
+
+    @_patient
+    def warm_start(self) -> dict[Candidate, str] | None:
+        """What `keep_warm_start` was given when the study began; None where that has not happened."""
+        kept = self._study.user_attrs.get(_WARM)
+        return None if kept is None else {Candidate.from_json(candidate): origin for candidate, origin in kept}
+
+    @_patient
+    def keep_warm_start(self, origins: Mapping[Candidate, str]) -> None:
+        """These candidates the study begins with, each from the study that is named, whoever goes on with it, and whenever."""
+        self._study.set_user_attr(_WARM, [[candidate.as_json(), origin] for candidate, origin in origins.items()])
 
     @_patient
     def next_build(self, is_built: Callable[[Candidate], bool], stages: Collection[str]) -> Candidate | None:
@@ -377,19 +389,3 @@ def _frugal(storage: optuna.storages.RDBStorage) -> optuna.storages.RDBStorage:
         storage.scoped_session.remove()
         storage.engine.dispose()  # those that there are would not hear of it
     return storage
-
-
-def _attributes(record: TrialRecord) -> dict[str, Any]:
-    """What a person sees of a trial in optuna-dashboard."""
-    shown: dict[str, Any] = {"state": record.state, "candidate": str(record.candidate)}
-    if record.reject is not None:
-        shown["reject"] = f"{record.reject.reason} in {record.reject.stage}: {record.reject.message}"[:500]
-    for name in ("accuracy", "accuracy_drop", "throughput_items_per_s"):
-        estimate = getattr(record, name)
-        if estimate is not None:
-            shown[name] = f"{estimate.value:.6g} [{estimate.low:.6g}, {estimate.high:.6g}]"
-    if record.latency_ms.p99 is not None:
-        shown["latency_p99_ms"] = round(record.latency_ms.p99.value, 4)
-    if record.peak_memory_mib is not None:
-        shown["peak_memory_mib"] = round(record.peak_memory_mib, 1)
-    return shown

@@ -6,7 +6,7 @@ Only configurations travel, never values: copied measurements of another device 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from autotune.candidate import Candidate
@@ -17,6 +17,7 @@ from autotune.space.sampling import candidate_from_params, params_from_candidate
 from autotune.spec.model import StudySpec
 from autotune.store.repository import Store
 from autotune.store.studies import StudyRow
+from autotune.study.plan import StudyPlan
 from autotune.study.scoring import best, is_feasible
 
 FLAG = "warm_start:"
@@ -65,6 +66,18 @@ class WarmStartGain:
             f"none of the {self.n_others} others was as fast" if caught is None else f"the others were so at their {caught}."
         )
         return f"warm start: {found} reached {self.share_of_best:.0%} of the best throughput; {others}"
+
+
+def taken_over(store: Store, study: StudyRow, plan: StudyPlan, note: Callable[[str], None]) -> dict[Candidate, str]:
+    """What a study that begins now takes over from earlier ones, with the study that each came from; `note` is told."""
+    at_most = plan.spec.warm_start.at_most
+    kin = kin_of(store, study, plan.fingerprint) if at_most else []
+    warm = warm_candidates(kin, plan.space, at_most)
+    if warm:
+        counted = "1 candidate" if len(warm) == 1 else f"{len(warm)} candidates"
+        sources = "; ".join(str(k) for k in kin if k.study.name in warm.values())
+        note(f"warm start: {counted}, to be measured anew, from {sources}")
+    return warm
 
 
 def kin_of(store: Store, study: StudyRow, device: DeviceFingerprint) -> list[Kin]:

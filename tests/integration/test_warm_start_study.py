@@ -29,6 +29,23 @@ def test_a_second_study_begins_with_the_first_ones_best(tmp_path: Path) -> None:
     assert "warm start: " in fake.autotune(tmp_path, "front", "again.yaml").stdout
 
 
+def test_a_study_goes_on_with_what_it_began_with(tmp_path: Path) -> None:
+    """What it took over is still known after a restart, and nothing is taken over from a study that came since."""
+    fake.write_study(tmp_path)
+    fake.autotune(tmp_path, "start", "study.yaml")
+    earlier = json.loads(fake.autotune(tmp_path, "front", "study.yaml", "--json").stdout)["front"]
+    for name in ("again", "later"):
+        (tmp_path / f"{name}.yaml").write_text((tmp_path / "study.yaml").read_text().replace("study: fake", f"study: {name}"))
+        fake.autotune(tmp_path, "start", f"{name}.yaml", "--trials", 1)
+    done = fake.autotune(tmp_path, "start", "again.yaml", "--trials", 8)
+    trials = json.loads(fake.autotune(tmp_path, "trials", "again.yaml", "--json").stdout)
+    n = min(len(earlier), 6)
+    assert n > 1 and fake.candidates(trials[:n]) == fake.candidates(earlier[:n])
+    assert all("warm_start:fake" in t["flags"] for t in trials[:n])
+    assert not any(flag.startswith("warm_start:") for t in trials[n:] for flag in t["flags"])
+    assert "to be measured anew" not in done.stderr
+
+
 def test_it_can_be_switched_off(tmp_path: Path) -> None:
     """`warm_start: off` begins with the priors of the file."""
     fake.write_study(tmp_path)

@@ -47,6 +47,16 @@ def test_priors_are_asked_for_first_and_once(url: str) -> None:
     assert (found.number, found.candidate) == (0, candidate(streams=1))
 
 
+def test_what_a_study_took_over_is_kept_with_it(url: str) -> None:
+    """For whoever opens it next; that it took over nothing is kept as well."""
+    proposer, origins = Proposer(plan(), url, "w"), {candidate(streams=2): "before", candidate(streams=1): "older"}
+    assert proposer.warm_start() is None
+    proposer.keep_warm_start({})
+    assert Proposer(plan(), url, "v").warm_start() == {}
+    proposer.keep_warm_start(origins)
+    assert Proposer(plan(), url, "v").warm_start() == origins
+
+
 def test_tell_stores_values_constraints_and_what_people_read(url: str) -> None:
     """Values in the study's order; constraints by name; the reject reason in optuna-dashboard's attributes."""
     proposer = Proposer(plan(constraints={"throughput": 50}), url, "w")
