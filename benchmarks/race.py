@@ -15,12 +15,11 @@ is worth 95 % of the fastest of those five. `ratio` is the script's time over th
 time that it had counts, and the ratio is at least what is printed. A study that had not arrived counts the whole of its search.
 
 `repeatability` says how far the studies' best throughputs, as reported, lie apart (aim: any two within 5 %), and `bests` what
-they are worth, in turns right after the last round and again at any later time by
+they are worth, in these turns and in those that measure only them and the sweep's five again, at any later time, by
 
     python benchmarks/race.py --data ../shared/data/imagenet --again --out benchmarks/results/race-by-worth.json
 
-whose turns judge along with the others. Every round and turn is written when it ends; the same command goes on after it was
-interrupted.
+Every round and turn is written when it ends; the same command goes on after it was interrupted.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ def main() -> None:
     document = _begun(plan, arguments)
     _write(document, arguments.out)
     npz = _as_arrays(plan, work)
-    for i in range(len(document["rounds"]), arguments.repeats):
+    for i in range(len(document["rounds"]), 0 if document["worth"] else arguments.repeats):
         document["rounds"].append(_round(i, data, npz, work, arguments))
         _write(document, arguments.out)
     if arguments.again or not document["worth"]:
@@ -273,9 +272,14 @@ def _short_load(plan: StudyPlan, process: TrialProcess, reference: TrialRecord, 
 
 
 def _to_measure(document: dict[str, Any]) -> set[Candidate]:
-    rounds = document["rounds"]
-    held = worth_measuring([_tried(r[name]) for r in rounds for name in CONTENDERS])
-    return held | {Candidate.from_json(r["autotune"]["best"]) for r in rounds} | set(_swept(document))
+    """The studies' bests and the sweep's five, and the first time whatever else a contender held for its best."""
+    rounds, is_first = document["rounds"], len(document["worth"]) == 1
+    held = worth_measuring([_tried(r[name]) for r in rounds for name in CONTENDERS]) if is_first else set()
+    return held | set(_bests(document)) | set(_swept(document))
+
+
+def _bests(document: dict[str, Any]) -> list[Candidate]:
+    return [Candidate.from_json(r["autotune"]["best"]) for r in document["rounds"]]
 
 
 def _swept(document: dict[str, Any]) -> list[Candidate]:
@@ -292,20 +296,17 @@ def _tried(contender: dict[str, Any]) -> list[Tried]:
 
 
 def summary_of(document: dict[str, Any]) -> dict[str, Any]:
-    """What the rounds say, judged by all turns of all measurements."""
-    rounds = document["rounds"]
+    """What the rounds say, judged by the first measurement's turns, and what the studies' bests were worth in each."""
     measurements = [[dict(map(_without_rate, turn)) for turn in m["turns"]] for m in document["worth"]]
-    turns = [turn for measurement in measurements for turn in measurement]
-    top = fastest_of(_swept(document), turns)
-    bests = [Candidate.from_json(r["autotune"]["best"]) for r in rounds]
+    top = fastest_of(_swept(document), measurements[0])
     return {
         "best_of_the_sweep": top.as_json(),
-        **_seconds(rounds, top, turns),
+        **_seconds(document["rounds"], top, measurements[0]),
         "bests": [
-            {"at": m["at"], "shares": [share_of(c, top, measured) for c in bests]}
-            for m, measured in zip(document["worth"], measurements, strict=True)
+            {"at": m["at"], "shares": [share_of(c, top, turns) for c in _bests(document)]}
+            for m, turns in zip(document["worth"], measurements, strict=True)
         ],
-        "repeatability": _repeatability(rounds),
+        "repeatability": _repeatability(document["rounds"]),
     }
 
 
