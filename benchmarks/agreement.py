@@ -43,14 +43,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from two_models import Bench, arguments_of, benches, machine, spread, write
+from spread import spread_with_interval
+from two_models import Bench, arguments_of, benches, machine, write
 
 from autotune.bench.arrivals import Schedule
 from autotune.bench.lanes import NS
 from autotune.bench.loadgen_log import read_log
 from autotune.bench.open_loop import OpenLoop
 from autotune.bench.scenario import Loadable, measured_peak, run_scenario
-from autotune.bench.statistics import percentile_estimate
 from autotune.candidate import Candidate
 from autotune.engines.protocol import Inputs, Outputs, Session
 from autotune.fingerprint import usable_cores
@@ -312,9 +312,7 @@ def _ratios(found: dict[str, list[Figures]], pairs: Sequence[tuple[str, str, str
 def _ratio(ours: list[Figures], theirs: list[Figures], what: str) -> dict[str, float]:
     both = [(a[what], b[what]) for a, b in zip(ours, theirs, strict=True)]
     found = [a / b for a, b in both if a and b]
-    interval = percentile_estimate(np.array(found), 50) if found else None
-    within = {"low": interval.low, "high": interval.high} if interval else {}
-    return {**spread(found), **within, "n": len(found)} if found else {"n": 0}
+    return {**(spread_with_interval(found) if found else {}), "n": len(found)}
 
 
 def _figures(record: TrialRecord) -> Figures:

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from two_models import Bench, arguments_of, benches, machine, spread, write
+from spread import spread
+from two_models import Bench, arguments_of, benches, machine, write
 
 from autotune.bench.open_loop import OpenLoop
 from autotune.bench.scenario import Loadable, run_scenario

@@ -22,7 +22,6 @@ import itertools
 import json
 import random
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,9 +30,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from spread import spread_with_interval
 
-from autotune.bench.statistics import percentile_estimate
 from autotune.candidate import Candidate
 from autotune.cli.progress import PlainProgress
 from autotune.cli.running import checked_plan
@@ -262,15 +260,8 @@ def _side_by_side(
         "autotune_candidate": ours.as_json(),
         "sweep_candidate": swept.as_json(),
         "items_per_s": rates,
-        "ratio": {name: _spread(values) for name, values in ratios.items()},
+        "ratio": {name: spread_with_interval(values) for name, values in ratios.items()},
     }
-
-
-def _spread(ratios: list[float]) -> dict[str, float]:
-    """Median, range, and from six rounds on the median's 95 % interval."""
-    found = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
-    interval = percentile_estimate(np.array(ratios), 50)
-    return found if interval is None else found | {"low": interval.low, "high": interval.high}
 
 
 _ORT_LOOP = """

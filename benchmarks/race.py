@@ -27,7 +27,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -41,6 +40,7 @@ from typing import Any
 import mobilenet
 import numpy as np
 from race_parts.worth import Tried, Turn, arrival, fastest_of, share_of, worth_measuring
+from spread import spread
 
 from autotune.candidate import Candidate
 from autotune.cli.progress import PlainProgress
@@ -72,13 +72,14 @@ def main() -> None:
     plan = checked_plan(str(study_file(data, work / "sweep", seed=0, trials=1)))
     document = _begun(plan, arguments)
     _write(document, arguments.out)
-    npz = _as_arrays(plan, work)
-    for i in range(len(document["rounds"]), 0 if document["worth"] else arguments.repeats):
-        document["rounds"].append(_round(i, data, npz, work, arguments))
-        _write(document, arguments.out)
-    if arguments.again or not document["worth"]:
-        document["worth"].append({"at": _now(), "turns": []})
-    _measure_worth(plan, document, arguments)
+    if not document["worth"]:
+        npz = _as_arrays(plan, work)
+        for i in range(len(document["rounds"]), arguments.repeats):
+            document["rounds"].append(_round(i, data, npz, work, arguments))
+            _write(document, arguments.out)
+    if not document["worth"] or (arguments.again and _is_whole(document["worth"][-1])):
+        document["worth"].append({"at": _now(), "n_turns": arguments.turns, "turns": []})
+    _measure_worth(plan, document, arguments.out)
     print(json.dumps(document["summary"], indent=2))
 
 
@@ -246,20 +247,25 @@ def _ended(record: TrialRecord) -> float:
     return datetime.fromisoformat(record.finished_at or "").timestamp()
 
 
-def _measure_worth(plan: StudyPlan, document: dict[str, Any], arguments: argparse.Namespace) -> None:
+def _measure_worth(plan: StudyPlan, document: dict[str, Any], out: str | None) -> None:
     """The turns that are still to come of the newest measurement, each written when it ends, and the summary."""
-    turns, order = document["worth"][-1]["turns"], random.Random(len(document["worth"]))
+    newest, order = document["worth"][-1], random.Random(len(document["worth"]))
+    turns = newest["turns"]
     candidates = sorted(_to_measure(document), key=str)
     with TrialProcess(plan.preload) as process, device_lock("cpu"):
         reference = mobilenet.run_candidate(plan, process, None, plan.reference)
-        while len(turns) < arguments.turns:
+        while not _is_whole(newest):
             order.shuffle(candidates)
             turn = [(c, _short_load(plan, process, reference, c)) for c in candidates]
             turns.append([{"items_per_s": rate, **c.as_json()} for c, rate in turn])
-            print(f"turn {len(turns)}/{arguments.turns}", file=sys.stderr)
-            _write(document, arguments.out)
+            print(f"turn {len(turns)}/{newest['n_turns']}", file=sys.stderr)
+            _write(document, out)
     document["summary"] = summary_of(document)
-    _write(document, arguments.out)
+    _write(document, out)
+
+
+def _is_whole(measurement: dict[str, Any]) -> bool:
+    return len(measurement["turns"]) >= int(measurement["n_turns"])
 
 
 def _short_load(plan: StudyPlan, process: TrialProcess, reference: TrialRecord, candidate: Candidate) -> float:
@@ -321,7 +327,7 @@ def _seconds(rounds: Sequence[dict[str, Any]], top: Candidate, turns: Sequence[T
         **{f"{name}_s": [a.s if a else None for a in arrivals[name]] for name in CONTENDERS},
         **{f"{name}_arrived_with": [a.candidate.as_json() if a else None for a in arrivals[name]] for name in CONTENDERS},
         "ratios": ratios,
-        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
+        "ratio": spread(ratios),
     }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -133,11 +132,6 @@ def arguments_of(doc: str, **more: Mapping[str, Any]) -> argparse.Namespace:
     for name, options in more.items():
         parser.add_argument(f"--{name}", **options)
     return parser.parse_args()
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median and range."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def machine(bench: Bench) -> dict[str, Any]:

@@ -5,10 +5,11 @@ End to end comes first, in all its rounds: what can go wrong with captures of th
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
+
+from spread import spread
 
 from autotune.bench.load import run_closed_loop, summarize
 from autotune.candidate import Candidate
@@ -146,6 +147,4 @@ def _torch_lane(inner: Any) -> Lane:
 
 def _ratio(found: Mapping[str, Sequence[Mapping[str, float]]], ours: str, theirs: str) -> dict[str, float] | None:
     pairs = [a["value"] / b["value"] for a, b in zip(found.get(ours, ()), found.get(theirs, ()), strict=False)]
-    if not pairs:
-        return None
-    return {"median": statistics.median(pairs), "min": min(pairs), "max": max(pairs)}
+    return spread(pairs) if pairs else None

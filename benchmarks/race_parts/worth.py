@@ -13,9 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-import numpy as np
+from spread import spread_with_interval
 
-from autotune.bench.statistics import percentile_estimate
 from autotune.candidate import Candidate
 
 SHARE = 0.95
@@ -75,11 +74,8 @@ def fastest_of(candidates: Sequence[Candidate], turns: Sequence[Turn]) -> Candid
 
 
 def share_of(candidate: Candidate, best: Candidate, turns: Sequence[Turn]) -> dict[str, float]:
-    """What it is worth, as a share of the best: the median over the turns, and from six on that median's 95 % interval."""
-    ratios = np.array([turn[candidate] / turn[best] for turn in turns])
-    found = {"median": float(np.median(ratios))}
-    interval = percentile_estimate(ratios, 50)
-    return found if interval is None else found | {"low": interval.low, "high": interval.high}
+    """What it is worth, as a share of the best: the median over the turns with its range, and from six on its 95 % interval."""
+    return spread_with_interval([turn[candidate] / turn[best] for turn in turns])
 
 
 def arrival(trials: Sequence[Tried], best: Candidate, turns: Sequence[Turn], share: float = SHARE) -> Tried | None:
