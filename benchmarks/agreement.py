@@ -15,8 +15,9 @@ median by order statistics.
   (`late_ms` is the 99th percentile of that wait) and its latencies tell of that: --busy adds this case. Every arrival counts on
   both sides, with its latency from the scheduled arrival. `engine_ms` is the median time that a batch is with the engine.
   Whatever else a latency has is waiting: our worker waits for the arrival itself, LoadGen's thread has to wake one, and where
-  processors halt (--halting) that takes longer. `pooled` are the percentiles over the requests of all rounds, with the 95 %
-  interval of a bootstrap over rounds: p99 of one round hangs on a handful of requests.
+  processors halt (--halting) that takes longer. With --handed a third contender takes turns, which has nothing of LoadGen's but
+  a thread of its own that waits for the arrivals and hands them over in the same way. `pooled` are the percentiles over the
+  requests of all rounds, with the 95 % interval of a bootstrap over rounds: p99 of one round hangs on a handful of requests.
 - The same with batches gathered (`batch_wait_ms`): one that is not full waits for as long as a full one takes.
 
 Needs: pip install 'autotune[cpu,loadgen]'
@@ -26,15 +27,12 @@ from __future__ import annotations
 
 import gc
 import itertools
-import math
-import os
 import random
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -42,20 +40,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from agreement_parts.contenders import (
+    SHORT_WARMUP,
+    EngineTimes,
+    Latencies,
+    Turn,
+    awake,
+    by_hand,
+    by_loadgen,
+    by_our_open_loop,
+    load_of,
+)
 from spread import spread_with_interval
 from two_models import Bench, arguments_of, benches, machine, write
 
-from autotune.bench.arrivals import Schedule
-from autotune.bench.lanes import NS
-from autotune.bench.loadgen_log import read_log
-from autotune.bench.open_loop import OpenLoop
-from autotune.bench.scenario import Loadable, measured_peak, run_scenario
+from autotune.bench.scenario import Loadable, run_scenario
 from autotune.candidate import Candidate
-from autotune.engines.protocol import Inputs, Outputs, Session
 from autotune.fingerprint import usable_cores
 from autotune.records import TrialRecord
-from autotune.spec.model import LoadSpec
 from autotune.trial.materialize import materialize
 from autotune.trial.stages import bound_split, load_batches
 
@@ -70,11 +72,8 @@ _RESAMPLES = 2000
 
 _SLO_MS = 10_000.0
 """Nothing is judged by it; LoadGen's Server and a plan want one."""
-_SHORT_WARMUP = {"window_s": 0.1, "min_windows": 5, "warmup_s": 0.5, "precision": 0.05}
 
 Figures = dict[str, float | None]
-Times = NDArray[np.int64]
-Latencies = NDArray[np.float64]
 
 
 def main() -> None:
@@ -83,6 +82,7 @@ def main() -> None:
         __doc__ or "", rounds={"type": int, "default": 7}, seed={"type": int, "default": 0},
         seconds={"type": float, "default": 10.0}, busy={"action": "store_true"},
         parts={"nargs": "+", "default": PARTS, "choices": PARTS}, halting={"action": "store_true"},
+        handed={"action": "store_true"},
     )  # fmt: skip
     rounds = 1 if arguments.quick else arguments.rounds
     seconds = 1.0 if arguments.quick else arguments.seconds
@@ -97,8 +97,10 @@ def main() -> None:
                     new.append(_offline(bench, engine, rounds, seconds))
                 threads = [max(1, usable_cores() - 1), *([usable_cores()] if arguments.busy else [])]
                 for part, n in itertools.product([p for p in ("server", "gathered") if p in arguments.parts], threads):
-                    with nullcontext() if arguments.halting else _awake():
-                        new.append(_served(bench, engine, rounds, seconds, n, gathered=part == "gathered"))
+                    with nullcontext() if arguments.halting else awake():
+                        new.append(
+                            _served(bench, engine, rounds, seconds, n, gathered=part == "gathered", handed=arguments.handed)
+                        )
                 for line in itertools.chain(*map(_lines, new)):
                     print(line, flush=True)
                 rows += new
@@ -106,16 +108,11 @@ def main() -> None:
                 write({"quick": arguments.quick, "machine": machine(bench), "rows": rows}, arguments.out)
 
 
-def _load(seconds: float, **scenario: Any) -> LoadSpec:
-    windows = {"window_s": seconds / 10, "min_windows": 10, "max_s": seconds, "warmup_s": min(1.0, seconds), "precision": 1e-6}
-    return LoadSpec.model_validate(windows | scenario)
-
-
 def _with_benchmark_app(bench: Bench, rounds: int, seconds: float, seed: int) -> dict[str, Any]:
     """OpenVINO's own tool and our closed loop, each in a fresh process, in random order."""
     candidate = bench.candidate("openvino", batch_size=BATCH[bench.name], streams=usable_cores(), worker_threads=usable_cores())
     contenders: dict[str, Callable[[], Figures]] = {
-        "ours_fresh": lambda: _figures(bench.measured(candidate, _load(seconds))),
+        "ours_fresh": lambda: _figures(bench.measured(candidate, load_of(seconds))),
         "benchmark_app": lambda: _benchmark_app(bench, candidate, seconds),
     }
     order = random.Random(f"{seed}/{bench.name}")
@@ -132,7 +129,7 @@ def _offline(bench: Bench, engine: str, rounds: int, seconds: float) -> dict[str
     # A stream of ONNX Runtime computes on its caller's thread, beside its pool; OpenVINO deals its threads out to the streams.
     threads = 1 if engine == "onnxruntime" else usable_cores()
     candidate = bench.candidate(engine, batch_size=BATCH[bench.name], streams=usable_cores(), worker_threads=threads)
-    plans = {"loadgen_offline": _load(seconds, driver="loadgen", **_SHORT_WARMUP), "ours_offline": _load(seconds)}
+    plans = {"loadgen_offline": load_of(seconds, driver="loadgen", **SHORT_WARMUP), "ours_offline": load_of(seconds)}
     found: dict[str, list[Figures]] = {name: [] for name in plans}
     with _session(bench, candidate) as on:
         for i in range(rounds):
@@ -146,104 +143,50 @@ def _offline(bench: Bench, engine: str, rounds: int, seconds: float) -> dict[str
     return _row(bench, candidate, found, _ratios(found, [("items_per_s", "ours_offline", "loadgen_offline")]))
 
 
-def _served(bench: Bench, engine: str, rounds: int, seconds: float, n_threads: int, *, gathered: bool) -> dict[str, Any]:
+def _served(
+    bench: Bench, engine: str, rounds: int, seconds: float, n_threads: int, *, gathered: bool, handed: bool
+) -> dict[str, Any]:
     """LoadGen's Server and our open loop on its arrivals, by turns on one session of `n_threads` streams and threads.
 
-    `gathered`: a batch that is not full waits for as long as a full one takes.
+    `gathered`: a batch that is not full waits for as long as a full one takes. `handed`: `by_hand` takes turns, too.
     """
     # As in _offline: a stream of ONNX Runtime computes on its caller's thread.
     per_stream = 1 if engine == "onnxruntime" else n_threads
     candidate = bench.candidate(engine, batch_size=BATCH[bench.name], streams=n_threads, worker_threads=per_stream)
-    found: dict[str, list[Figures]] = {"loadgen_server": [], "ours_server": []}
-    latencies: list[tuple[Latencies, Latencies]] = []
+    contenders = {"loadgen_server": by_loadgen, "ours_server": by_our_open_loop} | ({"ours_handed": by_hand} if handed else {})
+    found: dict[str, list[Figures]] = {name: [] for name in contenders}
+    latencies: dict[str, list[Latencies]] = {name: [] for name in contenders}
     with _session(bench, candidate) as on:
-        engine_times = _EngineTimes(on.session)
+        engine_times = EngineTimes(on.session)
         on = replace(on, session=engine_times)
-        peak = run_scenario(on, _load(min(seconds, 5.0))).throughput_items_per_s.value
+        peak = run_scenario(on, load_of(min(seconds, 5.0))).throughput_items_per_s.value
         wait_ms = 1000 * n_threads * candidate.batch_size / peak if gathered else 0.0
         server = {"qps": RATE * peak, "slo_ms": _SLO_MS, "batch_wait_ms": wait_ms}
         for i in range(rounds):
             here = replace(on, seed=i, logs=(on.logs or Path()) / str(i))
-            due_ns, first, late_ms = _by_loadgen(here, server, seconds)
-            in_engine = [engine_times.taken(due_ns)]
-            ours_twice = []
-            for _ in range(2):
-                ours_twice.append(_by_our_open_loop(here, server, due_ns, seconds))
-                in_engine.append(engine_times.taken(due_ns))
-            ours = np.concatenate(ours_twice)
-            due_again_ns, second, late_again_ms = _by_loadgen(here, server, seconds)
-            in_engine.append(engine_times.taken(due_again_ns))
-            if len(due_again_ns) != len(due_ns) or np.max(np.abs(due_again_ns - due_ns)) > 10_000:
-                raise RuntimeError("LoadGen drew other arrivals from the same seed")
-            theirs = np.concatenate((first, second))
-            latencies.append((ours, theirs))
-            found["ours_server"].append({**_percentiles(ours), "engine_ms": _median(in_engine[1:3])})
-            found["loadgen_server"].append(
-                {**_percentiles(theirs), "engine_ms": _median(in_engine[::3]), "late_ms": max(late_ms, late_again_ms)}
-            )
-            print(f"  {bench.name} {engine} {n_threads}: {found['loadgen_server'][-1]}, {found['ours_server'][-1]}",
+            turns: dict[str, list[Turn]] = {name: [] for name in contenders}
+            due_ns = None
+            for name in [*contenders, *reversed(contenders)]:  # LoadGen first: it draws the arrivals
+                turn = contenders[name](here, server, due_ns, seconds)
+                due_ns = turn.due_ns
+                turns[name].append(replace(turn, engine_ms=engine_times.taken(due_ns)))
+            for name, pair in turns.items():
+                latencies[name].append(np.concatenate([t.latency_ms for t in pair]))
+                found[name].append(_of_turns(latencies[name][-1], pair))
+            print(f"  {bench.name} {engine} {n_threads}: " + ", ".join(f"{name} {found[name][-1]}" for name in found),
                   file=sys.stderr, flush=True)  # fmt: skip
-    both = ("ours_server", "loadgen_server")
-    ratios = _ratios(found, [("p50_ms", *both), ("p99_ms", *both)])
-    ratios = [r | {"pooled": _pooled(latencies, q)} for r, q in zip(ratios, (50, 99), strict=True)]
-    ratios += _ratios(found, [("engine_ms", *both)])
+    ratios = []
+    for ours in [name for name in contenders if name != "loadgen_server"]:
+        both = (ours, "loadgen_server")
+        of_both = list(zip(*(latencies[name] for name in both), strict=True))
+        for r, q in zip(_ratios(found, [("p50_ms", *both), ("p99_ms", *both)]), (50, 99), strict=True):
+            ratios.append(r | {"pooled": _pooled(of_both, q)})
+        ratios += _ratios(found, [("engine_ms", *both)])
     return _row(bench, candidate, found, ratios) | {"arrivals_per_s": server["qps"], "batch_wait_ms": wait_ms}
 
 
 def _row(bench: Bench, candidate: Candidate, found: dict[str, list[Figures]], ratios: list[dict[str, Any]]) -> dict[str, Any]:
     return {"model": bench.name, "candidate": candidate.as_json(), "rounds": found, "ratios": ratios}
-
-
-@contextmanager
-def _awake() -> Iterator[None]:
-    """No processor halts: on each one turns a loop that gives way to everything else (SCHED_IDLE, sched(7)).
-
-    As with the kernel's idle=poll: a thread that is woken on a halted processor of a virtual machine begins later.
-    """
-    loop = (
-        "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])})\n"
-        "os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\n"
-        "parent = os.getppid()\n"
-        "while os.getppid() == parent: pass"
-    )
-    cpus = sorted(os.sched_getaffinity(0))
-    loops = [subprocess.Popen([sys.executable, "-c", loop, str(cpu)]) for cpu in cpus]
-    try:
-        yield
-    finally:
-        for process in loops:
-            process.kill()
-            process.wait()
-
-
-class _EngineTimes:
-    """A session that writes down how long each batch is with it, from `submit` to the end of `wait`."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._begun: dict[int, int] = {}
-        self._batches: list[tuple[int, int]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-    def submit(self, inputs: Inputs, slot: int) -> None:
-        """As the session's."""
-        self._begun[slot] = time.monotonic_ns()
-        self._session.submit(inputs, slot)
-
-    def wait(self, slot: int) -> Outputs:
-        """As the session's."""
-        found = self._session.wait(slot)
-        self._batches.append((self._begun[slot], time.monotonic_ns()))
-        return found
-
-    def taken(self, due_ns: Times) -> Latencies:
-        """Milliseconds of each batch of a load with these arrivals that has just ended, shape (n_batches,)."""
-        began, ended = np.array(self._batches, dtype=np.int64).T
-        self._batches.clear()
-        of_the_load = began >= ended.max() - (due_ns[-1] - due_ns[0])
-        return (ended - began)[of_the_load] / 1e6
 
 
 @contextmanager
@@ -259,28 +202,10 @@ def _session(bench: Bench, candidate: Candidate) -> Iterator[Loadable]:
         yield Loadable(session=session, pool=pool, batch_size=candidate.batch_size, partial=partial, logs=Path(folder))
 
 
-def _by_loadgen(on: Loadable, server: dict[str, float], seconds: float) -> tuple[Times, Latencies, float]:
-    """LoadGen's Server: arrivals, ns from the first, and latencies, ms, both shape (n,); how late its thread was, ms."""
-    plan = _load(seconds, driver="loadgen", server=server, **_SHORT_WARMUP)
-    run_scenario(on, plan)
-    run = read_log((on.logs or Path()) / "run")
-    order = np.argsort(run.scheduled_ns, kind="stable")
-    due_ns = run.scheduled_ns[order]
-    return due_ns - due_ns[0], run.latency_ns[order] / 1e6, float(np.percentile(run.issue_delay_ns, 99)) / 1e6
-
-
-def _by_our_open_loop(on: Loadable, server: dict[str, float], due_ns: Times, seconds: float) -> Latencies:
-    """Latencies in milliseconds, shape (n,), of our open loop on these arrivals, all of them, after the same warm-up."""
-    plan = _load(seconds, server=server, **_SHORT_WARMUP)
-    measured_peak(on, plan, time.monotonic_ns)
-    plan = plan.model_copy(update={"window_s": 1.0})  # a queue that grows in some short windows is a burst
-    loop = OpenLoop(session=on.session, assembler=on.assembler(), batch_size=on.batch_size, plan=plan, clock=time.monotonic_ns)
-    schedule = Schedule(due_ns=due_ns, samples=np.ones_like(due_ns), items_per_s=len(due_ns) / (due_ns[-1] / NS))
-    served, _, _ = loop.run(schedule, lambda *_: False, math.inf)  # up to the last arrival
-    found = served.latencies_ns() / 1e6
-    if len(found) != len(due_ns):
-        raise RuntimeError(f"{len(found)} of {len(due_ns)} arrivals were counted")
-    return found
+def _of_turns(latency_ms: Latencies, turns: Sequence[Turn]) -> Figures:
+    late = [t.late_ms for t in turns if t.late_ms is not None]
+    found = {**_percentiles(latency_ms), "engine_ms": _median([t.engine_ms for t in turns])}
+    return found | ({"late_ms": max(late)} if late else {})
 
 
 def _median(several: Sequence[Latencies]) -> float:

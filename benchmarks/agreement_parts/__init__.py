@@ -1,0 +1,1 @@
+"""What benchmarks/agreement.py is made of."""
