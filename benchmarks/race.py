@@ -46,6 +46,7 @@ from autotune.candidate import Candidate
 from autotune.cli.progress import PlainProgress
 from autotune.cli.running import checked_plan
 from autotune.records import FINISHED, TrialRecord, own_load
+from autotune.spec.model import StudySpec
 from autotune.store.repository import SEARCHED, open_store
 from autotune.store.worker import this_worker
 from autotune.study.lock import device_lock
@@ -168,8 +169,15 @@ def _study(data: Path, folder: Path, seed: int, trials: int) -> dict[str, Any]:
         "all_s": time.time() - began,
         "trials": [t.as_json() for t in tried],
         "best": winner.candidate.as_json(),
+        "fastest": _fastest(result.records, plan.spec).as_json(),  # the best is the simplest of those that tie with it
         "best_items_per_s": asdict(winner.throughput_items_per_s) if winner.throughput_items_per_s else None,
     }
+
+
+def _fastest(records: Sequence[TrialRecord], spec: StudySpec) -> Candidate:
+    """Of the feasible trials the one of the highest throughput that the study reports."""
+    rates = {r.candidate: r.throughput_items_per_s.value for r in records if is_feasible(r, spec) and r.throughput_items_per_s}
+    return max(rates, key=rates.__getitem__)
 
 
 def _script(data: Path, npz: tuple[Path, Path], work: Path, limit_s: float) -> dict[str, Any]:
