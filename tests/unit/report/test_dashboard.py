@@ -98,12 +98,17 @@ def test_the_default_host_is_loopback() -> None:
     assert host.default == "127.0.0.1"
 
 
+def _heeds_interrupts() -> None:
+    """Programs that a shell runs in the background (`make test &`) ignore SIGINT, and so do their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def served(study: Path) -> Iterator[str]:
     """The address of a dashboard served by the command line."""
     process = subprocess.Popen(
         fake.command("dashboard", "study.yaml", "--port", "0"), cwd=study, env=fake.environment(study),
-        stderr=subprocess.PIPE, text=True,
+        stderr=subprocess.PIPE, text=True, preexec_fn=_heeds_interrupts,
     )  # fmt: skip
     try:
         assert process.stderr is not None
