@@ -39,7 +39,7 @@ from typing import Any
 
 import mobilenet
 import numpy as np
-from race_parts.worth import Tried, Turn, arrival, fastest_of, share_of, worth_measuring
+from race_parts.worth import Tried, Turn, arrival, fastest_of, share_of, times_as_long, worth_measuring
 from spread import spread
 
 from autotune.candidate import Candidate
@@ -108,16 +108,26 @@ def _begun(plan: StudyPlan, arguments: argparse.Namespace) -> dict[str, Any]:
             sys.exit(f"{arguments.out} is of an earlier version, which judged contenders by their own loads: name another file")
         if begun["machine"] != mobilenet.machine_of(plan):
             sys.exit(f"{arguments.out} was begun on {begun['machine']}: go on there, or name another file")
+        if len(begun["rounds"]) < arguments.repeats and not begun["worth"] and begun.get("settings") != _settings(arguments):
+            sys.exit(f"{arguments.out} was begun with {begun.get('settings')}: go on with these, or name another file")
         return begun
     with TrialProcess(plan.preload) as process, device_lock("cpu"):
         reference = mobilenet.run_candidate(plan, process, None, plan.reference)
         _, sweep = mobilenet.sweep_of(plan, process, reference, quick=arguments.quick)
-    return {"machine": mobilenet.machine_of(plan), "sweep": sweep, "rounds": [], "worth": []}
+    settings = _settings(arguments)
+    return {"machine": mobilenet.machine_of(plan), "settings": settings, "sweep": sweep, "rounds": [], "worth": []}
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What all rounds of one result have in common."""
+    return {"trials": arguments.trials, "limit_s": arguments.limit_s, "quick": arguments.quick}
 
 
 def _write(document: dict[str, Any], out: str | None) -> None:
     if out:
-        Path(out).write_text(json.dumps(document, indent=2) + "\n")
+        partial = Path(f"{out}.partial")  # killed while it writes, the hours before are still there
+        partial.write_text(json.dumps(document, indent=2) + "\n")
+        partial.replace(out)
 
 
 def _now() -> str:
@@ -196,6 +206,10 @@ def _script(data: Path, npz: tuple[Path, Path], work: Path, limit_s: float) -> d
             if time.time() - began > limit_s:
                 process.kill()
                 break
+        else:
+            if process.wait():
+                by_hand = " ".join(command)
+                sys.exit(f"{script.name} failed after {len(tried)} trials; this round is not counted. By hand: {by_hand}")
     return {
         "ended_at": _now(),
         "all_s": time.time() - began,
@@ -326,11 +340,8 @@ def summary_of(document: dict[str, Any]) -> dict[str, Any]:
 
 def _seconds(rounds: Sequence[dict[str, Any]], top: Candidate, turns: Sequence[Turn]) -> dict[str, Any]:
     arrivals = {name: [arrival(_tried(r[name]), top, turns) for r in rounds] for name in CONTENDERS}
-    took = {
-        name: [a.s if a else r[name]["trials"][-1]["s"] for a, r in zip(arrivals[name], rounds, strict=True)]
-        for name in CONTENDERS
-    }
-    ratios = [script / study for study, script in zip(took["autotune"], took["script"], strict=True)]
+    given = (_tried(r["script"])[-1].s for r in rounds)
+    ratios = [times_as_long(*both) for both in zip(arrivals["autotune"], arrivals["script"], given, strict=True)]
     return {
         **{f"{name}_s": [a.s if a else None for a in arrivals[name]] for name in CONTENDERS},
         **{f"{name}_arrived_with": [a.candidate.as_json() if a else None for a in arrivals[name]] for name in CONTENDERS},

@@ -17,7 +17,7 @@ from autotune.records import TrialRecord
 from autotune.simulator.table import SweepTable
 from autotune.simulator.truth import Truth
 from autotune.simulator.virtual_device import VirtualDevice
-from autotune.space.sampling import candidate_from_params, params_from_candidate
+from autotune.space.sampling import nearest_in
 from autotune.study.giving_up import rivals
 from autotune.study.plan import StudyPlan
 from autotune.study.proposer import Proposal, Proposer
@@ -209,8 +209,7 @@ class _Search:
         self._note(record)
 
     def _is_in_space(self, candidate: Candidate) -> bool:
-        params = params_from_candidate(candidate, self._plan.space)
-        return params is not None and candidate_from_params(params) == candidate
+        return nearest_in(candidate, self._plan.space) == candidate
 
     def _measured(self, proposal: Proposal) -> TrialRecord:
         """The candidate's record; with caches, as in a study, the reference is not measured a second time."""

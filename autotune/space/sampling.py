@@ -104,6 +104,12 @@ def candidate_from_params(params: Mapping[str, Any]) -> Candidate:
     return Candidate.from_json({"engine": engine, "precision": precision, **shared})
 
 
+def nearest_in(candidate: Candidate, space: SearchSpace) -> Candidate | None:
+    """The point of the space that is nearest to the candidate; None where the space has not its engine and precision."""
+    params = params_from_candidate(candidate, space)
+    return None if params is None else candidate_from_params(params)
+
+
 def knob_value(params: Mapping[str, Any], knob: str) -> Scalar | None:
     """The knob's value behind Optuna's parameters; None where it is missing. Engine and precision: see PAIR."""
     for name in (knob, _LOG2 + knob):

@@ -157,7 +157,7 @@ class FinalistsSpec(Section):
         gt=0,
         le=1,
         description="then the best and those closest to it go on until the 95 % interval of the best's mean is within this "
-        "part of it; 1: no more than the rounds",
+        "part of it and it is surely at most 3 % worse than the best of its ties; 1: no more than the rounds",
     )
     max_s: float | None = Field(
         None,

@@ -54,6 +54,11 @@ class Comparison:
         x, y = float(objective.read(a) or 0.0), float(objective.read(b) or 0.0)
         return (1 if objective.maximize else -1) * (y - x) / (abs(y) or 1.0)
 
+    def at_most_behind(self, a: TrialRecord, b: TrialRecord, objective: Objective) -> float | None:
+        """The upper end of the 95 % interval of `behind`; None where no rounds compare the two."""
+        paired = self._paired(a, b, objective.metric) if objective.metric in LOADED else None
+        return None if paired is None else -math.expm1(paired.low if objective.metric == THROUGHPUT else -paired.high)
+
     def are_tied(self, a: TrialRecord, b: TrialRecord, objectives: Sequence[Objective]) -> bool:
         """True when neither is better than the other in any objective."""
         return all(self.is_tie(a, b, o) for o in objectives)

@@ -4,8 +4,9 @@ Whatever looked best among many noisy measurements was also lucky; only measurem
 speed. A round measures every finalist and the reference once, each in a fresh process and in random order. Which trials are in
 a round follows from what was known before it, so a round that was interrupted goes on with the same ones.
 
-Then the best and those closest to it go on in the same way until the best's value is known as precisely as the study asks: on a
-noisy machine five processes leave it off by several per cent, and another study would report something else.
+Then the best and those closest to it go on in the same way until the best's value is known as precisely as the study asks, and
+the best, the simplest of what ties, is known to be hardly slower than the fastest of them: on a noisy machine five processes
+leave both off by several per cent, and another study would report something else.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from autotune.study.present_speed import at_present_speed
 from autotune.study.regimes import note_changes
 from autotune.study.repeating import repeat
 from autotune.study.reporting import as_reported, learn
-from autotune.study.scoring import best, best_ties, comparable, front, is_repeated, preferred
+from autotune.study.scoring import WORTH_SIMPLICITY, best, best_ties, comparable, front, is_repeated, preferred
 from autotune.study.session import FOR_DEVICE, FOR_OTHERS, StudySession
 from autotune.study.standing import Standing
 
@@ -135,11 +136,13 @@ def _rounds(run: StudySession, reference: TrialRecord, deadline: float, last: fl
 def _tell_why(run: StudySession, members: Sequence[TrialRecord], last: float) -> None:
     """A line on what the further rounds are for and how long they may take."""
     spec, left_s = run.plan.spec, max(0.0, last - _clock_s(run))
-    half_width = mean_half_width(members[0], spec)
+    half_width, until = mean_half_width(members[0], spec), f"until ± {spec.finalists.precision:.1%}"
     known = "not known to any precision" if half_width is None else f"known to ± {half_width:.1%}"
+    if is_precise(members[0], spec):
+        known, until = f"perhaps more than {WORTH_SIMPLICITY:.0%} behind another that it ties with", "until that is told"
     others = f" and {len(members) - 1} close to it go" if len(members) > 1 else " goes"
     run.observer.note(
-        f"{preferred(spec)} of the best is {known}: it{others} on until ± {spec.finalists.precision:.1%}, "
+        f"{preferred(spec)} of the best is {known}: it{others} on {until}, "
         f"for {f'{left_s / 60:.0f} minutes' if left_s >= 120 else f'{left_s:.0f} s'} at most (finalists.precision)"
     )
 
@@ -230,15 +233,19 @@ def is_enough(finalists: Sequence[TrialRecord], regimes: Sequence[Regime], spec:
 def closest(known: Sequence[TrialRecord], spec: StudySpec) -> list[TrialRecord]:
     """The best and those of its ties that are best beside it, at most three; none where the best is known well enough.
 
-    That is where the 95 % interval of its mean is within `finalists.precision` of it, for an objective that has such a mean,
-    or where that is 1.
+    That is where it is precise and certainly at most 3 % worse than the best of its ties, for an objective that is measured in
+    rounds, or where `finalists.precision` is 1.
     """
     searched, objective = [r for r in known if r.role == "search"], objective_named(preferred(spec), spec)
     chosen = best(searched, spec)
-    if spec.finalists.precision >= 1 or chosen is None or not is_repeated(chosen) or is_precise(chosen, spec):
+    if spec.finalists.precision >= 1 or chosen is None or not is_repeated(chosen):
         return []
     comparison, others = Comparison(searched), [r for r in best_ties(searched, spec) if r is not chosen and is_repeated(r)]
-    return [chosen, *sorted(others, key=lambda r: comparison.behind(r, chosen, objective))][:_CLOSEST]
+    others.sort(key=lambda r: comparison.behind(r, chosen, objective))
+    worse_by = [comparison.at_most_behind(chosen, r, objective) for r in others[:1]]
+    if is_precise(chosen, spec) and all(part is None or part <= WORTH_SIMPLICITY for part in worse_by):
+        return []
+    return [chosen, *others][:_CLOSEST]
 
 
 def is_precise(record: TrialRecord, spec: StudySpec) -> bool:

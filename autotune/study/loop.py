@@ -239,12 +239,10 @@ def _enqueue_first(run: StudySession) -> None:
     Whoever begins a study decides what it takes over: it goes on with the same, though others may have found more since.
     """
     with asking_lock(run.study):
-        warm = run.proposer.warm_start()
-        if warm is None:
-            warm = taken_over(run.store, run.study, run.plan, run.observer.note)
-            run.proposer.keep_warm_start(warm)
-        run.warm = warm
-        run.proposer.enqueue_first((*warm, *run.proposer.first_priors))
+        if run.proposer.warm_start() is None:
+            run.proposer.keep_warm_start(taken_over(run.store, run.study, run.plan, run.observer.note))
+        run.warm = run.proposer.warm_start() or {}  # as kept: a worker on another host may have decided at the same time
+        run.proposer.enqueue_first((*run.warm, *run.proposer.first_priors))
 
 
 def _result(run: StudySession, ended: Ended) -> StudyResult:

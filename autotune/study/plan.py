@@ -18,7 +18,7 @@ from autotune.engines.protocol import Backend, Capabilities
 from autotune.errors import EnvironmentProblem
 from autotune.fingerprint import DeviceFingerprint
 from autotune.space.capability import SHARED_KNOBS, EngineView, SearchSpace, filtered_space
-from autotune.space.sampling import candidate_from_params, params_from_candidate
+from autotune.space.sampling import nearest_in
 from autotune.spec.model import StudySpec
 from autotune.study.kinds import of_its_kind, priced
 from autotune.study.machine import engines_here, lock_name
@@ -178,8 +178,7 @@ def _to_try(
     Without the reference where the space knows it only with its open knobs at their largest values, such as the memory pool:
     the largest limit does what none does, and would be measured a second time for it.
     """
-    params = params_from_candidate(reference, space)
-    nearest = reference if params is None else candidate_from_params(params)
+    nearest = nearest_in(reference, space) or reference
     moved = {k for k, v in nearest.as_json().items() if v != getattr(reference, k)}
     same = bool(moved) and all(getattr(reference, k) is None for k in moved)
     each = (c for c in dict.fromkeys(priors) if not (same and c == reference))

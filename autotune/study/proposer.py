@@ -16,12 +16,13 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from autotune.candidate import Candidate
-from autotune.errors import SpecError, SpecProblem, StoreError
+from autotune.errors import StoreError
 from autotune.records import TrialRecord
 from autotune.search.history import OUTCOME
-from autotune.space.sampling import PAIR, candidate_from_params, params_from_candidate, random_candidate, suggest
+from autotune.space.sampling import PAIR, candidate_from_params, nearest_in, params_from_candidate, random_candidate, suggest
 from autotune.store.connection import BUSY_TIMEOUT_S, PAGES_KIB, parse_url, server_options
 from autotune.store.retry import Patience, with_retry
+from autotune.study.edits import check_edits, move_waiting
 from autotune.study.objectives import objectives_of
 from autotune.study.outcome import outcome_of, shown_attributes
 from autotune.study.plan import StudyPlan
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-_PAIRS = "autotune:pairs"
 _REFERENCE = "autotune:reference"
 _SUSPECT = "autotune:suspect"
 _WARM = "autotune:warm_start"
@@ -85,7 +85,7 @@ class Proposer:
         self._url = parse_url(storage) if isinstance(storage, str) and patience is not None else None
         self._patience = patience
         self._study = self._opened(storage, remember)
-        self._check_pairs()
+        self.patiently(lambda: check_edits(self._study, plan.space, plan.spec))
         self._random = random.Random(fresh_seed(plan.spec.seed, worker_id, self._n_begun()))
 
     def _opened(self, storage: str | optuna.storages.BaseStorage, remember: Collection[int]) -> optuna.Study:
@@ -186,7 +186,8 @@ class Proposer:
 
     @_patient
     def enqueue_first(self, candidates: Iterable[Candidate]) -> None:
-        """These are asked for first, in this order; each is enqueued once in the life of a study."""
+        """These are asked for first, in this order, after what waits already; each is enqueued once in the life of a study."""
+        move_waiting(self._study, self._plan.space)
         for candidate in candidates:
             params = params_from_candidate(candidate, self._plan.space)
             if params is not None:
@@ -194,9 +195,15 @@ class Proposer:
 
     @_patient
     def warm_start(self) -> dict[Candidate, str] | None:
-        """What `keep_warm_start` was given when the study began; None where that has not happened."""
+        """What `keep_warm_start` was given when the study began, each at the nearest point of the space as it is now.
+
+        None where nothing was given yet.
+        """
         kept = self._study.user_attrs.get(_WARM)
-        return None if kept is None else {Candidate.from_json(candidate): origin for candidate, origin in kept}
+        if kept is None:
+            return None
+        moved = ((nearest_in(Candidate.from_json(candidate), self._plan.space), origin) for candidate, origin in kept)
+        return {candidate: origin for candidate, origin in moved if candidate is not None}
 
     @_patient
     def keep_warm_start(self, origins: Mapping[Candidate, str]) -> None:
@@ -321,26 +328,6 @@ class Proposer:
         """How many trials Optuna has numbered."""
         trials = self._study.get_trials(deepcopy=False)
         return trials[-1].number + 1 if trials else 0
-
-    @_patient
-    def _check_pairs(self) -> None:
-        """A study keeps its engines and precisions: Optuna cannot change the choices of a parameter."""
-        pairs = [f"{engine}/{precision}" for engine, precision in self._plan.space.pairs]
-        before = self._study.user_attrs.get(_PAIRS)
-        if before is None:
-            self._study.set_user_attr(_PAIRS, pairs)
-        elif before != pairs:
-            raise SpecError(
-                [
-                    SpecProblem(
-                        key="space.precision",
-                        found=f"engines and precisions {', '.join(pairs)}",
-                        allowed=f"those with which the study {self._plan.spec.study!r} began, {', '.join(before)}; "
-                        "or another name in `study:`",
-                        file=str(self._plan.spec.file or ""),
-                    )
-                ]
-            )
 
 
 def _open_study(plan: StudyPlan, storage: str | optuna.storages.BaseStorage, remember: Collection[int]) -> optuna.Study:

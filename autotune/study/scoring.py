@@ -91,7 +91,7 @@ def objective_values(record: TrialRecord, spec: StudySpec, known: Sequence[Trial
     return values
 
 
-_WORTH_SIMPLICITY = 0.03
+WORTH_SIMPLICITY = 0.03
 """What a simpler configuration may cost of the best value: below the 5 % that two studies are to agree within."""
 
 
@@ -175,7 +175,7 @@ def best(records: Sequence[TrialRecord], spec: StudySpec, prefer: str = "") -> T
     if not ties:
         return None
     top = top_of(ties, objective, comparison)
-    return min((r for r in ties if comparison.behind(r, top, objective) <= _WORTH_SIMPLICITY), key=_complexity)
+    return min((r for r in ties if comparison.behind(r, top, objective) <= WORTH_SIMPLICITY), key=_complexity)
 
 
 def best_ties(records: Sequence[TrialRecord], spec: StudySpec, prefer: str = "") -> list[TrialRecord]:

@@ -13,7 +13,7 @@ from autotune.candidate import Candidate
 from autotune.fingerprint import DeviceFingerprint
 from autotune.records import TrialRecord
 from autotune.space.capability import SearchSpace
-from autotune.space.sampling import candidate_from_params, params_from_candidate
+from autotune.space.sampling import nearest_in
 from autotune.spec.model import StudySpec
 from autotune.store.repository import Store
 from autotune.store.studies import StudyRow
@@ -110,9 +110,9 @@ def warm_candidates(kin: Sequence[Kin], space: SearchSpace, at_most: int) -> dic
     same_model = [k for k in kin if k.kinship < _ANOTHER_MODEL]
     found: dict[Candidate, str] = {}
     for earlier, candidate in _in_turns(same_model or kin):
-        params = params_from_candidate(candidate, space)
-        if params is not None and len(found) < (at_most if same_model else min(1, at_most)):
-            found.setdefault(candidate_from_params(params), earlier.study.name)
+        nearest = nearest_in(candidate, space)
+        if nearest is not None and len(found) < (at_most if same_model else min(1, at_most)):
+            found.setdefault(nearest, earlier.study.name)
     return found
 
 

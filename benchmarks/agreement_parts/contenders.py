@@ -132,7 +132,8 @@ def by_our_open_loop(on: Loadable, server: dict[str, float], due_ns: Times | Non
 def by_hand(on: Loadable, server: dict[str, float], due_ns: Times | None, seconds: float) -> Turn:
     """Nothing of LoadGen's and not our open loop: a thread waits for each arrival and hands it to a worker, as LoadGen's does.
 
-    What this adds to our open loop, whose worker waits for the arrival itself, is what handing over takes.
+    What this adds to our open loop, whose worker waits for the arrival itself, is what handing over takes. LoadGen hears of a
+    batch a little later than this, once its answers have been made for it.
     """
     due_ns, _ = _warmed(on, server, due_ns, seconds)
     clock, done_ns = time.monotonic_ns, [0] * len(due_ns)
@@ -151,6 +152,8 @@ def by_hand(on: Loadable, server: dict[str, float], due_ns: Times | None, second
             for i, due in enumerate((due_ns + begin).tolist()):
                 time.sleep(max(0.0, (due - clock()) / NS))
                 feed.issue([i], [0])
+                if workers.errors:
+                    break
         while not all(done_ns) and not workers.errors:
             time.sleep(0.01)
     finally:

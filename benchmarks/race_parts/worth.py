@@ -82,3 +82,11 @@ def arrival(trials: Sequence[Tried], best: Candidate, turns: Sequence[Turn], sha
     """The trial with which a contender arrived; None: it never did."""
     measured = (t for t in incumbents(trials) if t.candidate in turns[0])
     return next((t for t in measured if share_of(t.candidate, best, turns)["median"] >= share), None)
+
+
+def times_as_long(study: Tried | None, script: Tried | None, script_s: float) -> float:
+    """At least so many times as long as the study the script took, from their arrivals and how long the script was given.
+
+    That is 0, and tells nothing, where the study did not arrive.
+    """
+    return 0.0 if study is None else (script_s if script is None else script.s) / study.s

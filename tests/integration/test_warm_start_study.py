@@ -46,6 +46,27 @@ def test_a_study_goes_on_with_what_it_began_with(tmp_path: Path) -> None:
     assert "to be measured anew" not in done.stderr
 
 
+def test_what_it_began_with_moves_into_a_space_that_was_edited(tmp_path: Path) -> None:
+    """No batches of 32 any more: what waits and what came from the first study is tried with 16, and still told to be its."""
+    fake.write_study(tmp_path, (fake.PRIORS, "priors: []"))
+    fake.autotune(tmp_path, "start", "study.yaml")
+    text = (tmp_path / "study.yaml").read_text().replace("study: fake", "study: again")
+    (tmp_path / "again.yaml").write_text(text)
+    fake.autotune(tmp_path, "start", "again.yaml", "--trials", 1)
+    (tmp_path / "again.yaml").write_text(text.replace("batch_size: [8, 16, 32]", "batch_size: [8, 16]"))
+    done = fake.autotune(tmp_path, "start", "again.yaml", "--trials", 4)
+    trials = json.loads(fake.autotune(tmp_path, "trials", "again.yaml", "--json").stdout)
+    assert "out of range" not in done.stderr
+    assert trials[0]["candidate"]["batch_size"] == 32 and {t["candidate"]["batch_size"] for t in trials[1:]} <= {8, 16}
+    taken = [t for t in trials if "warm_start:fake" in t["flags"]]
+    assert [t["number"] for t in taken] == [1, 2, 4]
+    assert [(c["precision"], c["batch_size"]) for t in taken for c in [t["candidate"]]] == [
+        ("int8", 32),
+        ("fp32", 16),
+        ("int8", 16),
+    ]
+
+
 def test_it_can_be_switched_off(tmp_path: Path) -> None:
     """`warm_start: off` begins with the priors of the file."""
     fake.write_study(tmp_path)

@@ -426,6 +426,33 @@ def test_precise_by_hand() -> None:
     assert not is_precise(reported(104), study(finalists=one)) and is_precise(reported(103), study(finalists=one))
 
 
+def test_the_simplest_goes_on_until_it_is_surely_hardly_slower() -> None:
+    """Both values are known well. In rounds the simplest is 1 % behind, but perhaps 4 %: both go on; not so if 2 % at most."""
+
+    def found(number: int, *rates: float) -> TrialRecord:
+        simple = record(number, **repetitions(number, *rates), knobs={} if number else {"pruning_ratio": 0.5})
+        return replace(simple, throughput_items_per_s=Estimate(value=100, low=98, high=102, n=len(rates), method=""))
+
+    fast, may_be_slow = found(0, 100, 102, 98, 101, 99), found(1, 99, 98, 100, 97.5, 100.5)
+    assert best([fast, may_be_slow], study()) == may_be_slow and is_precise(may_be_slow, study())
+    assert closest([fast, may_be_slow], study()) == [may_be_slow, fast]
+    assert closest([fast, may_be_slow], study(finalists=FinalistsSpec(precision=1))) == []
+    as_fast = found(1, 100.5, 101.5, 98.5, 100.5, 98.0)
+    assert best([fast, as_fast], study()) == as_fast and closest([fast, as_fast], study()) == []
+
+
+def test_what_is_4_per_cent_slower_is_not_the_best_for_its_simplicity(tmp_path: Path) -> None:
+    """3 % of noise: after rounds for the precision alone two of these twelve studies take the simpler for as good."""
+    for seed in range(12):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        machine = VirtualMachine(truth=lambda c: 100.0 if c.batch_size == 2 else 96.0, noise=0.03, seed=seed)
+        run = session(folder, machine)
+        run_finalists(run, searched(run, machine, [*BATCHES[:2], ACCURATE]), math.inf)
+        assert chosen_of(run).candidate.batch_size == 2
+        run.store.close()
+
+
 # Who is worth another measurement
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from race_parts.worth import Tried, arrival, fastest_of, incumbents, share_of, worth_measuring
+from race_parts.worth import Tried, arrival, fastest_of, incumbents, share_of, times_as_long, worth_measuring
 
 from autotune.candidate import Candidate
 
@@ -69,6 +69,13 @@ def test_the_fastest_is_the_one_that_is_ahead_within_turns() -> None:
 def test_a_share_is_a_median_with_its_interval_where_the_turns_suffice() -> None:
     assert share_of(of(8), of(32), TURNS) == pytest.approx({"median": 0.8, "min": 0.8, "max": 0.8, "low": 0.8, "high": 0.8})
     assert share_of(of(8), of(32), TURNS[:5]) == pytest.approx({"median": 0.8, "min": 0.8, "max": 0.8})
+
+
+def test_a_ratio_is_a_lower_bound() -> None:
+    study, script = tried(40, 16, 98), tried(100, 32, 97)
+    assert times_as_long(study, script, 300) == 2.5
+    assert times_as_long(study, None, 300) == 7.5
+    assert times_as_long(None, script, 300) == times_as_long(None, None, 300) == 0
 
 
 def test_a_trial_survives_the_result_file() -> None:
