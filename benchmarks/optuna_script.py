@@ -26,7 +26,7 @@ def quantized(path):
         def get_next(self):
             return next(self.rows, None)
 
-    unsigned = QuantType.QUInt8  # signed activations, the default, are several times slower
+    unsigned = QuantType.QUInt8  # signed activations, the default, take two to three times as long
     quantize_static(path, "int8.onnx", Reader(), quant_format=QuantFormat.QDQ, per_channel=True, activation_type=unsigned)
     return "int8.onnx"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from autotune.errors import SpecError, SpecProblem
@@ -32,15 +33,16 @@ def check_edits(study: Study, space: SearchSpace, spec: StudySpec) -> None:
 
 def move_waiting(study: Study, space: SearchSpace) -> None:
     """Trials that wait to be asked for are moved to the nearest point of the space; of some only some knobs are set."""
+    from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
 
     for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         fixed = trial.system_attrs.get("fixed_params", {})
         params = params_from_candidate(candidate_from_params(fixed), space) if PAIR in fixed else None
-        if params is not None:
-            knobs = {knob_of(name) for name in fixed}
-            moved = {name: value for name, value in params.items() if knob_of(name) in knobs}
-            if moved != fixed:
+        knobs = {knob_of(name) for name in fixed}
+        moved = {name: value for name, value in (params or {}).items() if knob_of(name) in knobs}
+        if moved and moved != fixed:
+            with suppress(UpdateFinishedTrialError):  # another worker asked for it meanwhile, and it is over already
                 study._storage.set_trial_system_attr(trial._trial_id, "fixed_params", moved)
 
 

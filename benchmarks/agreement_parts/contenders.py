@@ -28,7 +28,6 @@ from autotune.spec.model import LoadSpec
 
 SHORT_WARMUP = {"window_s": 0.1, "min_windows": 5, "warmup_s": 0.5, "precision": 0.05}
 
-
 Times = NDArray[np.int64]
 Latencies = NDArray[np.float64]
 
